@@ -1,0 +1,38 @@
+# make train, make test: on a fresh machine each does everything.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: install train test test-slow lint types lock
+
+# -- the environment, made once: exact versions, then the package itself
+.venv/installed: setup.cfg pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	touch $@
+
+install: .venv/installed
+
+train: install
+	$(BIN)/python -m alexnet_jax.main --config=configs/default.py
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+# -- the lock file, from the ranges of setup.cfg
+lock:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet -e '.[dev]'
+	echo '# Made by `make lock`: what the tests ran with.' > requirements.lock
+	.venv-lock/bin/python -m pip freeze --exclude-editable >> requirements.lock
+	rm -rf .venv-lock

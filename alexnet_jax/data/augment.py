@@ -1,0 +1,137 @@
+"""Views of photographs on the device (§4.1, the test's ten of §4.1, §2's mean).
+
+Pure functions of the images, the statistics and one key per example, so that
+a view does not depend on where or when it is drawn. `vmap` and `shard_map`
+may be around them.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from alexnet_jax.data.stats import Statistics
+from alexnet_jax.runtime.errors import UserError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Constants:
+  """What views need of the training set, as `constants` makes it.
+
+  Attributes:
+    mean: float32 [crop, crop, 3] or [3], subtracted from a view.
+    components: float32 [3, 3]; row i is what a multiple of 1 of component i
+      adds to R, G and B.
+  """
+
+  mean: Any
+  components: Any
+
+
+def constants(
+  config: ml_collections.ConfigDict, statistics: Statistics
+) -> Constants:
+  """The arrays that `config.augment` needs of the training set.
+
+  Raises:
+    UserError: a field has no such value, or the crop is too large.
+  """
+  size = statistics.mean_image.shape[0]
+  crop = config.crop_size
+  if not 0 < crop <= size:
+    raise UserError(f'augment.crop_size={crop} is not in 1..{size}')
+  low = (size - crop) // 2
+  means = {
+    'image': statistics.mean_image[low : low + crop, low : low + crop],
+    'rgb': statistics.rgb_mean,
+    'none': np.zeros(3),
+  }
+  # Rounding may leave a tiny negative eigenvalue where colours are flat.
+  variances = np.maximum(statistics.eigenvalues, 0)
+  scales = {'std': np.sqrt(variances), 'eigenvalue': variances}
+  for field, value, table in (
+    ('mean', config.mean, means),
+    ('color_units', config.color_units, scales),
+  ):
+    if value not in table:
+      raise UserError(
+        f'augment.{field} is one of {sorted(table)}, not {value!r}'
+      )
+  components = statistics.eigenvectors * scales[config.color_units]
+  return Constants(
+    mean=means[config.mean].astype(np.float32),
+    components=components.T.astype(np.float32),
+  )
+
+
+def training_views(
+  config: ml_collections.ConfigDict,
+  constants: Constants,
+  images: jax.Array,
+  keys: jax.Array,
+) -> jax.Array:
+  """A random view of each image.
+
+  Args:
+    config: `config.augment`.
+    constants: of `constants`.
+    images: uint8 [B, size, size, 3].
+    keys: [B] typed keys, one per example.
+
+  Returns:
+    float32 [B, crop, crop, 3].
+  """
+  crop = config.crop_size
+  room = images.shape[1] - crop
+
+  def view(image, key):  # [size, size, 3]
+    crop_key, flip_key, color_key = jax.random.split(key, 3)
+    if config.random_crop:  # offsets 0..room, both included
+      corner = jax.random.randint(crop_key, (2,), 0, room + 1)
+    else:
+      corner = jnp.full((2,), room // 2)
+    start = (corner[0], corner[1], jnp.zeros((), corner.dtype))
+    x = jax.lax.dynamic_slice(image, start, (crop, crop, 3))
+    if config.random_flip:
+      x = jnp.where(jax.random.bernoulli(flip_key), x[:, ::-1], x)
+    x = x.astype(jnp.float32) - constants.mean
+    if config.color:
+      multiples = config.color * jax.random.normal(color_key, (3,))
+      x += (multiples[:, None] * constants.components).sum(0)
+    return x
+
+  return jax.vmap(view)(images, keys)
+
+
+def test_views(
+  constants: Constants, images: jax.Array, crop: int, views: int
+) -> jax.Array:
+  """The views that a prediction is averaged over (§4.1).
+
+  Args:
+    constants: of `constants`.
+    images: uint8 [B, size, size, 3].
+    crop: side of a view, pixels.
+    views: 1, the centre; 2, it and its mirror image; 10, the four corners
+      and the centre, then their mirror images.
+
+  Returns:
+    float32 [views, B, crop, crop, 3].
+
+  Raises:
+    UserError: another number of views.
+  """
+  room = images.shape[1] - crop
+  centre = (room // 2, room // 2)
+  corners = [(0, 0), (0, room), (room, 0), (room, room)]
+  places = {1: [centre], 2: [centre], 10: [*corners, centre]}
+  if views not in places:
+    raise UserError(f'views is one of {sorted(places)}, not {views}')
+  cuts = [images[:, y : y + crop, x : x + crop] for y, x in places[views]]
+  if views > 1:
+    cuts += [cut[:, :, ::-1] for cut in cuts]
+  return jnp.stack(cuts).astype(jnp.float32) - constants.mean

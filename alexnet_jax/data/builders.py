@@ -1,0 +1,225 @@
+"""Data sets of 256x256 photographs: written once by `prepare`, read by index.
+
+A data set is a TFDS data set, `<data_dir>/<name>/<version>/`: ArrayRecord
+shards and TFDS's own description, with the statistics of the training split
+beside them. Neither writing nor reading needs TensorFlow, and TFDS alone can
+read it too (`tfds.builder_from_directory`).
+"""
+
+import dataclasses
+import importlib.metadata
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from etils import epath
+from tensorflow_datasets.core import dataset_builder
+
+from alexnet_jax.data import photographs, sources, workers
+from alexnet_jax.data.stats import Statistics, Sums
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.writers import Progress
+
+_STATISTICS = 'statistics.npz'
+_SHARD = 1024  # examples per file: 200 MB of raw pixels
+# Photographs hardly compress (17 % with zstd) and are read 3 times slower then.
+_OPTIONS = 'group_size:1,uncompressed'
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A prepared data set on disk."""
+
+  name: str
+  path: epath.Path
+  class_names: tuple[str, ...]
+  statistics: Statistics
+  fingerprint: dict[str, Any]  # how it was made, with what, how many
+  image_size: int = photographs.SIZE
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.class_names)
+
+  def num_examples(self, split: str) -> int:
+    return self.fingerprint['examples'].get(split, 0)
+
+  def source(self, split: str) -> Sequence[dict[str, Any]]:
+    """Random access to {'image': uint8 [256, 256, 3], 'label': int}.
+
+    The arrays are read-only. The source can be pickled, for worker processes.
+    """
+    if not self.num_examples(split):
+      there = ', '.join(self.fingerprint['examples'])
+      raise UserError(f'{self.name} has no split {split!r}: it has {there}')
+    jpeg = self.fingerprint['request']['encoding'] == 'jpeg'
+    return tfds.builder_from_directory(self.path).as_data_source(
+      split, decoders={'image': _DecodeJpeg()} if jpeg else None
+    )
+
+
+def open_dataset(name: str, data_dir: epath.PathLike) -> Dataset:
+  """Opens a data set that `prepare` wrote.
+
+  Raises:
+    UserError: there is none; the message has the command that makes it.
+  """
+  path = dataset_path(name, data_dir)
+  if not path.exists():
+    arguments = {
+      'shapes': '--source=shapes',
+      'imagenet2012': '--source=imagenet2012 --input=FOLDER_OF_THE_TWO_TARS',
+    }.get(name, f'--source=folder --input=FOLDER --name={name}')
+    raise UserError(
+      f'no data set {name} in {data_dir}: make it with python -m '
+      f'alexnet_jax.prepare {arguments} --data_dir={data_dir}'
+    )
+  info = tfds.builder_from_directory(path).info
+  return Dataset(
+    name=name,
+    path=path,
+    class_names=tuple(info.features['label'].names),
+    statistics=Statistics.load(path / _STATISTICS),
+    fingerprint=dict(info.metadata),
+  )
+
+
+def ensure_shapes(data_dir: epath.PathLike) -> None:
+  """See `preparation.ensure_shapes`."""
+  from alexnet_jax.data import preparation  # which imports this module
+
+  preparation.ensure_shapes(data_dir)
+
+
+def dataset_path(name: str, data_dir: epath.PathLike) -> epath.Path:
+  """Where a data set is, or would be."""
+  return epath.Path(data_dir) / name / str(Photographs.VERSION)
+
+
+class Photographs(dataset_builder.FileReaderBuilder):
+  """The TFDS builder: a pool of processes makes the records, this process
+  writes them in order, TFDS describes them.
+
+  (`tfds.core.GeneratorBasedBuilder` makes and serializes every record in one
+  process, and without TensorFlow holds them all in memory.)
+  """
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def __init__(
+    self,
+    name: str,
+    data_dir: epath.PathLike,
+    found: sources.Source,
+    request: dict[str, Any],
+    skip_bad: bool = False,
+    workers: int | None = None,
+  ):
+    self.name = name  # before TFDS makes paths of it
+    self._found = found
+    self._request = request
+    self._skip_bad = skip_bad
+    self._workers = workers or len(os.sched_getaffinity(0))
+    self._skipped: list[str] = []
+    self._sums = Sums()
+    super().__init__(data_dir=data_dir)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    shape = (photographs.SIZE, photographs.SIZE, 3)
+    image = {
+      'raw': tfds.features.Tensor(
+        shape=shape, dtype=np.uint8, encoding='bytes'
+      ),
+      'jpeg': tfds.features.Image(shape=shape, encoding_format='jpeg'),
+    }[self._request['encoding']]
+    label = tfds.features.ClassLabel(names=self._found.class_names)
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description='256x256 photographs for alexnet_jax',
+      features=tfds.features.FeaturesDict({'image': image, 'label': label}),
+      disable_shuffling=True,  # the order of reading is Grain's
+      metadata=tfds.core.MetadataDict(
+        request=self._request,
+        filter=photographs.FILTER,
+        decoder=photographs.decoder(),
+        versions={
+          package: importlib.metadata.version(package)
+          for package in ('alexnet_jax', 'tensorflow-datasets', 'array_record')
+        },
+        examples={},
+        skipped=[],
+      ),
+    )
+
+  def _download_and_prepare(self, dl_manager, download_config=None) -> None:
+    """Writes records, splits and statistics into TFDS's temporary folder."""
+    examples = self._found.examples
+    total = sum(map(len, examples.values()))
+    with (
+      Progress(total, 'images', self.name) as self._progress,
+      workers.pool(self._workers) as pool,
+    ):
+      splits = [self._write(split, pool) for split in examples]
+    self.info.set_splits(tfds.core.SplitDict(splits))
+    self.info.metadata['skipped'] = self._skipped
+    self.info.metadata['examples'] = {s.name: s.num_examples for s in splits}
+    self._sums.statistics().save(self.data_path / _STATISTICS)
+
+  def _write(self, split: str, pool: Executor) -> tfds.core.SplitInfo:
+    task = workers.Task(
+      self.info.features,
+      jpeg=self._request['encoding'] == 'jpeg',
+      measure=split == 'train',
+    )
+    examples = self._found.examples[split]
+    results = workers.in_order(pool, task, examples, 3 * self._workers)
+    template = self._get_filename_template(split)
+    files = template.sharded_filepaths(math.ceil(len(examples) / _SHARD))
+    lengths = []
+    for file in files:
+      writer = array_record_module.ArrayRecordWriter(str(file), _OPTIONS)
+      lengths.append(0)
+      for result in itertools.islice(results, _SHARD // workers.CHUNK):
+        self._note(result)
+        for record in result.records:
+          writer.write(record)
+        lengths[-1] += len(result.records)
+      writer.close()
+    if not sum(lengths):
+      raise UserError(f'{self.name}: not one {split} photograph is whole')
+    return tfds.core.SplitInfo(
+      name=split,
+      shard_lengths=lengths,
+      num_bytes=sum(file.stat().length for file in files),
+      filename_template=template,
+    )
+
+  def _note(self, result: workers.Result) -> None:
+    if result.problems and not self._skip_bad:
+      raise UserError(
+        f'{result.problems[0]}. Mend or remove it, or leave out all such '
+        'files with --skip_bad'
+      )
+    self._skipped += result.problems
+    self._sums += result.sums
+    skipped = f'{len(self._skipped)} skipped' if self._skipped else ''
+    self._progress.update(len(result.records) + len(result.problems), skipped)
+
+  def _log_download_bytes(self) -> None:
+    """TFDS would speak of a download."""
+
+  _log_download_done = _log_download_bytes
+
+
+class _DecodeJpeg(tfds.decode.Decoder):
+  """Pillow always: TFDS takes OpenCV where it is installed, whose pixels need
+  not be those that the statistics were measured on."""
+
+  def decode_example(self, serialized_example: bytes) -> photographs.Pixels:
+    return photographs.decode_jpeg(serialized_example)

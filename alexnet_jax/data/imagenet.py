@@ -1,0 +1,127 @@
+"""ILSVRC2012 from its official tars, read where they are."""
+
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import tensorflow_datasets as tfds
+
+from alexnet_jax.data.photographs import Photograph
+from alexnet_jax.data.sources import Source, warn
+from alexnet_jax.runtime.errors import UserError
+
+TARS = {
+  'train': 'ILSVRC2012_img_train.tar',  # of one tar per synset
+  'validation': 'ILSVRC2012_img_val.tar',
+}
+COUNTS = {'train': 1_281_167, 'validation': 50_000}
+
+
+def imagenet2012(root: Path) -> Source:
+  """The training and validation photographs in the two tars.
+
+  Class i is line i of the labels that TFDS ships; a validation file's label is
+  found by the number in its name (also from TFDS).
+
+  Args:
+    root: folder that holds the two tars of `TARS`.
+
+  Raises:
+    UserError: a tar is missing, damaged or not what its name says.
+  """
+  for tar in TARS.values():
+    if not (root / tar).is_file():
+      there = ', '.join(sorted(path.name for path in root.glob('*.tar')))
+      raise UserError(
+        f'{tar} is not in --input={root} (tars there: {there or "none"}). It '
+        'keeps its official name; it comes from '
+        'https://image-net.org/download-images'
+      )
+  print(f'listing the tars in {root}', flush=True)
+  ids = _tfds_lines('labels.txt')
+  examples = {
+    'train': list(_imagenet_train(root / TARS['train'], ids)),
+    'validation': list(_imagenet_val(root / TARS['validation'], ids)),
+  }
+  for split, photographs in examples.items():
+    if len(photographs) != COUNTS[split]:
+      classes = len({photograph.label for photograph in photographs})
+      warn(
+        f'{TARS[split]} has {len(photographs):,} images of {classes:,}'
+        f' classes; the official one has {COUNTS[split]:,} of 1,000'
+      )
+  return Source(tuple(ids), examples)
+
+
+def _imagenet_train(path: Path, ids: Sequence[str]) -> Iterator[Photograph]:
+  labels = {wordnet_id: label for label, wordnet_id in enumerate(ids)}
+  for synset in _members(path):
+    name = PurePosixPath(synset.name)
+    if name.suffix != '.tar':
+      raise UserError(
+        f'{path} holds {name}; the official file holds one tar per synset'
+      )
+    if name.stem not in labels:
+      raise UserError(
+        f'{path} holds {name}: {name.stem} is not one of the 1,000 synsets '
+        'of ILSVRC2012'
+      )
+    images = list(
+      _members(path, synset.offset_data, synset.size) if synset.size else ()
+    )
+    if not images:
+      raise UserError(f'{path}: no photographs in {name}')
+    for image in images:
+      yield Photograph(
+        f'{path.name}/{name}/{image.name}',
+        labels[name.stem],
+        str(path),
+        image.offset_data,
+        image.size,
+      )
+
+
+def _imagenet_val(path: Path, ids: Sequence[str]) -> Iterator[Photograph]:
+  answers = _tfds_lines('validation_labels.txt')
+  labels = {wordnet_id: label for label, wordnet_id in enumerate(ids)}
+  for image in _members(path):
+    name = PurePosixPath(image.name).name
+    match = re.fullmatch(r'ILSVRC2012_val_(\d{8})\.JPEG', name)
+    if not match or not 1 <= int(match[1]) <= len(answers):
+      raise UserError(
+        f'{path} holds {name}; the official file holds '
+        f'ILSVRC2012_val_00000001.JPEG to ILSVRC2012_val_{len(answers):08}.JPEG'
+      )
+    yield Photograph(
+      f'{path.name}/{name}',
+      labels[answers[int(match[1]) - 1]],
+      str(path),
+      image.offset_data,
+      image.size,
+    )
+
+
+def _members(
+  path: Path, start: int = 0, size: int | None = None
+) -> Iterator[tarfile.TarInfo]:
+  """The files of a tar, itself a file or `size` bytes at `start` of one."""
+  end = path.stat().st_size if size is None else start + size
+  try:
+    with path.open('rb') as file:
+      file.seek(start)
+      with tarfile.open(fileobj=file, mode='r:') as tar:
+        for member in tar:
+          if member.offset_data + member.size > end:
+            raise tarfile.ReadError(f'{member.name} is cut off')
+          if member.isfile():
+            yield member
+  except tarfile.TarError as error:
+    raise UserError(
+      f'{path} is not a whole tar ({error}); download it again'
+    ) from error
+
+
+def _tfds_lines(file: str) -> list[str]:
+  path = tfds.core.tfds_path(f'datasets/imagenet2012/{file}')
+  return path.read_text().split()

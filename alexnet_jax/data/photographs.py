@@ -1,0 +1,95 @@
+"""One photograph: bytes of any image file to 256x256 RGB (paper §2).
+
+Used by the worker processes of `prepare`; imports no JAX.
+"""
+
+import contextlib
+import dataclasses
+import io
+import struct
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image, ImageOps, features
+
+from alexnet_jax.runtime.errors import UserError
+
+SIZE = 256
+FILTER = 'Pillow bicubic, antialiased; shorter side to 256, central square'
+JPEG = {'quality': 90, 'subsampling': 0}  # 0 is 4:4:4
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class BadImageError(Exception):
+  """The bytes are no whole image; the message says why, not where."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Photograph:
+  """An image file, or `size` bytes at `offset` of an archive."""
+
+  name: str  # unique in its split, for messages and to choose by
+  label: int
+  path: str
+  offset: int = 0
+  size: int = -1  # to the end
+
+  def read(self) -> Pixels:
+    try:
+      with open(self.path, 'rb') as file:
+        file.seek(self.offset)
+        data = file.read(self.size)
+    except OSError as error:  # of the disk, not of the photograph
+      raise UserError(f'cannot read {self.path}: {error.strerror}') from error
+    return square(data)
+
+
+def square(data: bytes) -> Pixels:
+  """Decodes an image file to uint8 [256, 256, 3].
+
+  The format is found from the content. The EXIF orientation is applied, then
+  grey, CMYK and palette images become RGB (alpha is dropped), the shorter side
+  is brought to 256 and the central 256x256 kept. `ImageOps.fit` does the last
+  two in one resampling, so the crop is central to a fraction of a pixel.
+
+  Raises:
+    BadImageError: not an image, or a damaged one.
+  """
+  try:
+    with (
+      warnings.catch_warnings(action='ignore'),  # about EXIF, mostly
+      Image.open(io.BytesIO(data)) as image,
+    ):
+      image.load()
+      with contextlib.suppress(Exception):  # damaged EXIF, whole pixels
+        ImageOps.exif_transpose(image, in_place=True)
+      rgb = image.convert('RGB')
+    return np.asarray(ImageOps.fit(rgb, (SIZE, SIZE), Image.Resampling.BICUBIC))
+  except PIL.UnidentifiedImageError:
+    raise BadImageError('not an image that Pillow can read') from None
+  except (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error),
+    Image.DecompressionBombError,
+  ) as error:
+    raise BadImageError(str(error)) from error
+
+
+def encode_jpeg(pixels: Pixels) -> bytes:
+  buffer = io.BytesIO()
+  Image.fromarray(pixels).save(buffer, 'JPEG', **JPEG)
+  return buffer.getvalue()
+
+
+def decode_jpeg(data: bytes) -> Pixels:
+  with Image.open(io.BytesIO(data)) as image:
+    return np.asarray(image)
+
+
+def decoder() -> str:
+  """Pillow and the JPEG library under it, with versions."""
+  turbo = features.version_feature('libjpeg_turbo')
+  jpeg = f'libjpeg-turbo {turbo}' if turbo else features.version('jpg')
+  return f'Pillow {PIL.__version__}, {jpeg}'

@@ -1,0 +1,125 @@
+"""Batches from prepared records: order, decoding, prefetch (Grain).
+
+The batch of step s is a pure function of (seed, s), so a run resumes by
+opening the stream at step s; there is nothing of an iterator to save. The
+views are cut on the device (`augment`); nothing is random here but order.
+"""
+
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from alexnet_jax.data.builders import Dataset
+
+
+class _Rows(grain.MapDataset):
+  """The rows of each global batch that one process reads, batch by batch."""
+
+  def __init__(
+    self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]
+  ):
+    super().__init__(parent)
+    self._batch_size = batch_size
+    self._rows = list(rows)
+
+  def __len__(self) -> int:
+    return len(self._parent) // self._batch_size * len(self._rows)
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    step, row = divmod(index, len(self._rows))
+    return self._parent[step * self._batch_size + self._rows[row]]
+
+
+def training_batches(
+  dataset: Dataset,
+  *,
+  seed: int,
+  batch_size: int,
+  rows: Sequence[int],
+  start: int = 0,
+  workers: int = 0,
+  prefetch: int = 4,
+) -> grain.DatasetIterator:
+  """An endless stream of this process's part of the training batches.
+
+  Args:
+    dataset: of `builders.open_dataset`.
+    seed: of the order, shuffled anew in each epoch; an epoch holds every
+      example once, a batch may straddle two.
+    batch_size: rows of the global batch.
+    rows: the rows of it to read (`sharding.local_rows`).
+    start: step to open the stream at.
+    workers: processes that read and decode; 0: threads of this one.
+    prefetch: batches kept ready, per worker.
+
+  Returns:
+    An iterator, to be closed, of {'image': uint8 [len(rows), size, size, 3],
+    'label': int32 [len(rows)]}.
+  """
+  records = grain.MapDataset.source(dataset.source('train')).seed(seed)
+  stream = _Rows(records.shuffle().repeat(), batch_size, rows)
+  batches = stream[start * len(rows) :].map(_example).batch(len(rows))
+  return _iterate(batches, workers, prefetch)
+
+
+def evaluation_batches(
+  dataset: Dataset,
+  split: str,
+  *,
+  batch_size: int,
+  rows: Sequence[int],
+  workers: int = 0,
+  prefetch: int = 4,
+) -> grain.DatasetIterator:
+  """Every example of a split once, in order; the last batch is padded.
+
+  Args:
+    dataset: of `builders.open_dataset`.
+    split: 'train', 'validation' or 'test'.
+    batch_size: rows of the global batch.
+    rows: the rows of it to read (`sharding.local_rows`).
+    workers: processes that read and decode; 0: threads of this one.
+    prefetch: batches kept ready, per worker.
+
+  Returns:
+    An iterator, to be closed, of the dict of `training_batches` and 'mask':
+    bool [len(rows)], False where a row only fills the batch.
+  """
+  source = dataset.source(split)
+  padded = -(-len(source) // batch_size) * batch_size
+  positions = grain.MapDataset.range(padded)
+  examples = _Rows(positions, batch_size, rows).map(_Masked(source))
+  return _iterate(examples.batch(len(rows)), workers, prefetch)
+
+
+class _Masked(grain.transforms.Map):
+  """The example at a position, or the last one, masked, past the end."""
+
+  def __init__(self, source):
+    self._source = source
+
+  def map(self, element):
+    last = len(self._source) - 1
+    record = self._source[min(element, last)]
+    return _example(record) | {'mask': np.bool_(element <= last)}
+
+
+def _example(record):
+  return {'image': record['image'], 'label': np.int32(record['label'])}
+
+
+def _iterate(
+  batches: grain.MapDataset, workers: int, prefetch: int
+) -> grain.DatasetIterator:
+  if workers:
+    # Worker i makes batches i, i + workers, ...: one thread each will do.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
+    processes = grain.MultiprocessingOptions(workers, prefetch)
+    stream = batches.to_iter_dataset(options).mp_prefetch(processes)
+  else:
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
+    stream = batches.to_iter_dataset(options)
+  return iter(stream)

@@ -1,0 +1,181 @@
+"""The making of a data set: whole or not there, whatever happens meanwhile."""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from alexnet_jax.data import builders, imagenet, sources
+from alexnet_jax.runtime.errors import UserError
+
+_BYTES = {'raw': 196_700, 'jpeg': 40_000}  # about, per example, on disk
+
+
+def ensure_shapes(data_dir: epath.PathLike) -> None:
+  """Draws the data set `shapes` unless it is there. Processes that come while
+  one draws wait, and say so."""
+  if not builders.dataset_path('shapes', data_dir).exists():
+    prepare('shapes', data_dir=data_dir)
+
+
+def prepare(
+  source: str,
+  *,
+  data_dir: epath.PathLike,
+  name: str | None = None,
+  input_dir: str | None = None,
+  encoding: str = 'raw',
+  validation_share: float = 0.1,
+  test_share: float = 0.0,
+  skip_bad: bool = False,
+  overwrite: bool = False,
+  num_workers: int | None = None,
+) -> builders.Dataset:
+  """Writes a data set, unless it is there already.
+
+  At every moment it is either absent or whole: it is written beside its place
+  and renamed at the end, and what a killed run left is removed by the next.
+
+  Args:
+    source: 'folder', 'imagenet2012' or 'shapes', see `sources`.
+    data_dir: folder of all data sets.
+    name: of this one; by default the source's.
+    input_dir: where the photographs are (not for 'shapes').
+    encoding: 'raw' pixels, or 'jpeg' of quality 90, 4:4:4. The statistics are
+      those of the pixels as they will be read back.
+    validation_share: see `sources.folder`.
+    test_share: likewise.
+    skip_bad: leave out files that cannot be decoded, and list them, instead of
+      stopping at the first.
+    overwrite: replace a data set of this name that was made otherwise.
+    num_workers: processes that decode; by default one per core. What is written
+      does not depend on it.
+
+  Raises:
+    UserError: anything that the user can mend.
+  """
+  if source == 'folder' and not name:
+    raise UserError('--source=folder needs --name=NAME for the data set')
+  name = name or source
+  if not re.fullmatch('[a-z][a-z0-9_]*', name):
+    raise UserError(f'--name={name}: take lower-case letters, digits and _')
+  request = _request(source, input_dir, encoding, validation_share, test_share)
+  path = builders.dataset_path(name, data_dir)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with _locked(path.parent / '.lock', name):
+    if path.exists() and not overwrite:
+      return _reuse(builders.open_dataset(name, data_dir), request)
+    with _scratch(path.parent / 'incomplete') as scratch:
+      found = _find(request)
+      _check_disk(found, encoding, scratch)
+      builder = builders.Photographs(
+        name, scratch, found, request, skip_bad=skip_bad, workers=num_workers
+      )
+      builder.download_and_prepare(
+        download_dir=scratch / 'downloads', file_format='array_record'
+      )
+      if path.exists():
+        path.rename(scratch / 'overwritten')
+      builder.data_path.rename(path)
+  dataset = builders.open_dataset(name, data_dir)
+  print(f'{path}: {_counts(dataset)}', flush=True)
+  return dataset
+
+
+@contextlib.contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+  """Holds a file lock, which the system releases if the process is killed."""
+  with open(path, 'w') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f'waiting for another process that prepares {name}', flush=True)
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def _reuse(
+  dataset: builders.Dataset, request: dict[str, Any]
+) -> builders.Dataset:
+  was = dataset.fingerprint['request']
+  for key in was | request:
+    if was.get(key) != request.get(key):
+      raise UserError(
+        f'{dataset.path} is already there, made with {key} = {was.get(key)}, '
+        f'not {request.get(key)}: choose another --name, or --overwrite it'
+      )
+  print(f'{dataset.path} is already there: {_counts(dataset)}', flush=True)
+  return dataset
+
+
+@contextlib.contextmanager
+def _scratch(path: epath.Path) -> Iterator[epath.Path]:
+  """An empty folder for the time being, cleared of what a killed run left."""
+  shutil.rmtree(path, ignore_errors=True)
+  path.mkdir()
+  try:
+    yield path
+  finally:
+    shutil.rmtree(path)
+
+
+def _request(
+  source: str,
+  input_dir: str | None,
+  encoding: str,
+  validation_share: float,
+  test_share: float,
+) -> dict[str, Any]:
+  """What identifies a data set: stored with it, compared when asked again."""
+  request: dict[str, Any] = {'source': source, 'encoding': encoding}
+  if source != 'shapes':
+    if not input_dir:
+      raise UserError(f'--source={source} needs --input=FOLDER')
+    request['input'] = os.path.abspath(input_dir)
+  if source == 'folder':
+    shares = (validation_share, test_share)
+    if min(shares) < 0 or sum(shares) >= 1:
+      raise UserError(
+        f'--validation_share={validation_share} --test_share={test_share}: '
+        'take shares from 0 on, together below 1'
+      )
+    request['validation_share'] = validation_share
+    request['test_share'] = test_share
+  return request
+
+
+def _find(request: dict[str, Any]) -> sources.Source:
+  match request['source']:
+    case 'shapes':
+      return sources.drawn_shapes()
+    case 'imagenet2012':
+      return imagenet.imagenet2012(Path(request['input']))
+    case 'folder':
+      shares = {s: request[f'{s}_share'] for s in ('validation', 'test')}
+      return sources.folder(Path(request['input']), shares)
+  raise ValueError(f'unknown source: {request["source"]}')
+
+
+def _check_disk(found: sources.Source, encoding: str, path: epath.Path) -> None:
+  need = sum(map(len, found.examples.values())) * _BYTES[encoding]
+  free = shutil.disk_usage(path).free
+  if need > free:
+    raise UserError(
+      f'{path} has {free / 1e9:.1f} GB free and --encoding={encoding} takes '
+      f'about {need / 1e9:.1f} GB: choose another --data_dir'
+      + (' or --encoding=jpeg' if encoding == 'raw' else '')
+    )
+
+
+def _counts(dataset: builders.Dataset) -> str:
+  counts = (f'{n:,} {s}' for s, n in dataset.fingerprint['examples'].items())
+  lines = [f'{", ".join(counts)} images of {dataset.num_classes:,} classes']
+  if skipped := dataset.fingerprint['skipped']:
+    lines += [f'{len(skipped)} left out (--skip_bad):', *skipped]
+  return '\n  '.join(lines)

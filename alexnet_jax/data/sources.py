@@ -1,0 +1,186 @@
+"""Where images come from: a folder tree or drawings (and `imagenet`)."""
+
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from alexnet_jax.data import shapes
+from alexnet_jax.data.photographs import Photograph, Pixels
+from alexnet_jax.runtime.errors import UserError
+
+SPLITS = ('train', 'validation', 'test')
+
+
+class Example(Protocol):
+  """An image to come, cheap to send to a worker process."""
+
+  @property
+  def name(self) -> str: ...
+  @property
+  def label(self) -> int: ...
+  def read(self) -> Pixels: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """All images of a data set, in the order in which they will be stored."""
+
+  class_names: tuple[str, ...]
+  examples: Mapping[str, Sequence[Example]]  # by split
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Drawing:
+  split: str
+  index: int
+
+  @property
+  def name(self) -> str:
+    return f'{self.split}/{self.index}'
+
+  @property
+  def label(self) -> int:
+    return shapes.label(self.split, self.index)
+
+  def read(self) -> Pixels:
+    return shapes.draw(shapes.SEED, self.split, self.index)
+
+
+def drawn_shapes() -> Source:
+  """The embedded synthetic data set."""
+  return Source(
+    shapes.CLASS_NAMES,
+    {
+      split: [Drawing(split, index) for index in range(count)]
+      for split, count in shapes.NUM_EXAMPLES.items()
+    },
+  )
+
+
+def folder(root: Path, shares: Mapping[str, float]) -> Source:
+  """One's own pictures: `train/ validation/ test/<class>/*`, or `<class>/*`.
+
+  Args:
+    root: the tree. `val/` may stand for `validation/`; without `train/` the
+      whole tree is training. Names that start with a dot are left out, every
+      other file below a class is taken for a photograph.
+    shares: of 'validation' and 'test': where the tree has no such folder, that
+      share of each class of the training photographs. Chosen by a hash of the
+      path below `root`: the same on every machine, and nearly the same after
+      photographs were added.
+
+  Raises:
+    UserError: no classes, an empty class, a class that `train` lacks.
+  """
+  if not root.is_dir():
+    raise UserError(f'--input={root}: no such folder')
+  validation = 'validation' if (root / 'validation').is_dir() else 'val'
+  folders = {
+    split: root / name
+    for split, name in zip(SPLITS, ('train', validation, 'test'), strict=True)
+    if (root / name).is_dir()
+  }
+  if folders and 'train' not in folders:
+    there = ', '.join(sorted(path.name + '/' for path in folders.values()))
+    raise UserError(f'{root} has {there} but no train/')
+  folders = folders or {'train': root}
+
+  names = tuple(path.name for path in _class_folders(folders['train']))
+  if not names:
+    raise UserError(
+      f'{folders["train"]} has no class folders: put the pictures of each '
+      'class into a folder named after it'
+    )
+  examples = {
+    split: _photographs(root, path, names) for split, path in folders.items()
+  }
+  shares = {s: share for s, share in shares.items() if s not in examples}
+  examples |= _hold_out(examples['train'], shares)
+  for split, photographs in examples.items():
+    _report_empty(root, split, names, photographs)
+  return Source(names, {s: examples[s] for s in SPLITS if s in examples})
+
+
+def warn(message: str) -> None:
+  print(f'warning: {message}', file=sys.stderr, flush=True)
+
+
+def _class_folders(folder: Path) -> list[Path]:
+  return sorted(
+    path
+    for path in folder.iterdir()
+    if path.is_dir() and not path.name.startswith('.')
+  )
+
+
+def _files(folder: Path) -> list[Path]:
+  """All below `folder`; a broken link too, so that reading it complains."""
+  return sorted(
+    path
+    for path in folder.rglob('*')
+    if not path.is_dir()
+    and not any(p.startswith('.') for p in path.relative_to(folder).parts)
+  )
+
+
+def _photographs(
+  root: Path, folder: Path, names: Sequence[str]
+) -> list[Photograph]:
+  strangers = {path.name for path in _class_folders(folder)} - set(names)
+  if strangers:
+    raise UserError(
+      f'{folder} has classes that train/ lacks: {", ".join(sorted(strangers))}'
+    )
+  return [
+    Photograph(path.relative_to(root).as_posix(), label, str(path))
+    for label, name in enumerate(names)
+    if (folder / name).is_dir()
+    for path in _files(folder / name)
+  ]
+
+
+def _hold_out(
+  photographs: Sequence[Photograph], shares: Mapping[str, float]
+) -> dict[str, list[Photograph]]:
+  """Deals each class out to the splits of `shares` and, the rest, 'train'."""
+  classes: dict[int, list[Photograph]] = {}
+  for photograph in photographs:
+    classes.setdefault(photograph.label, []).append(photograph)
+  split_of = {}
+  for members in classes.values():
+    members = sorted(
+      members, key=lambda p: hashlib.sha256(p.name.encode()).digest()
+    )
+    start = 0
+    for split, share in shares.items():
+      end = start + round(share * len(members))
+      split_of.update(dict.fromkeys(members[start:end], split))
+      start = end
+  dealt: dict[str, list[Photograph]] = {
+    split: [] for split in ('train', *shares) if shares.get(split, 1)
+  }
+  for photograph in photographs:
+    dealt[split_of.get(photograph, 'train')].append(photograph)
+  return dealt
+
+
+def _report_empty(
+  root: Path,
+  split: str,
+  names: Sequence[str],
+  photographs: Sequence[Photograph],
+) -> None:
+  present = {photograph.label for photograph in photographs}
+  empty = [name for label, name in enumerate(names) if label not in present]
+  if not empty:
+    return
+  message = f'{root}: no {split} photographs of {", ".join(empty)}'
+  if split == 'train' or not photographs:
+    raise UserError(
+      f'{message}: add some, remove the empty folder, or mend the share to hold '
+      'out'
+    )
+  warn(message)

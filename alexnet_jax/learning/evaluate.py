@@ -1,0 +1,154 @@
+"""Errors on a split (§6): 1, 2 or 10 views, every example exactly once."""
+
+import contextlib
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax.data import augment, pipeline
+from alexnet_jax.data.builders import Dataset
+from alexnet_jax.learning.state import Setup, open_setup, restore
+from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime.checkpoint import Checkpointer
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.metrics import Metrics
+from alexnet_jax.runtime.writers import Progress
+
+
+class Evaluator:
+  """Compiled evaluation of one split; parameters may change between calls."""
+
+  def __init__(
+    self, setup: Setup, dataset: Dataset, split: str, views: int = 1
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      setup: of `make_setup`.
+      dataset: of `builders.open_dataset`.
+      split: 'train', 'validation' or 'test'.
+      views: 1, 2 or 10 (`augment.test_views`); softmax averaged (§4.1).
+
+    Raises:
+      UserError: there is no such split or number of views.
+    """
+    self._setup, self._dataset, self._split = setup, dataset, split
+    self.num_examples = dataset.num_examples(split)
+    config = setup.config
+    self._batch_size = config.evals.batch_size or config.batch_size
+    self._rows = sharding.local_rows(setup.mesh, self._batch_size)
+    self._step = _make_eval_step(setup, views)
+
+  def __call__(
+    self, params: nnx.State, progress: Progress | None = None
+  ) -> dict[str, float]:
+    """Mean loss and errors over the split.
+
+    Args:
+      params: of the network.
+      progress: told of the examples done.
+
+    Returns:
+      'loss', 'top1_error', 'top5_error'; errors are fractions of 1.
+    """
+    config, total = self._setup.config, None
+    batches = pipeline.evaluation_batches(
+      self._dataset,
+      self._split,
+      batch_size=self._batch_size,
+      rows=self._rows,
+      workers=config.data.workers,
+      prefetch=config.data.prefetch,
+    )
+    with contextlib.closing(batches):
+      for batch in batches:
+        batch = sharding.put_batch(
+          self._setup.mesh, self._rows, self._batch_size, batch
+        )
+        sums = self._step(params, batch)
+        total = sums if total is None else total + sums
+        if progress:
+          jax.block_until_ready(total)
+          progress.update(self._batch_size)
+    assert total is not None and int(total.count) == self.num_examples
+    return total.compute()
+
+
+def _make_eval_step(setup: Setup, views: int) -> Callable:
+  config = setup.config
+
+  def body(params, batch, constants):
+    cuts = augment.test_views(
+      constants, batch['image'], config.augment.crop_size, views
+    )  # [V, b, crop, crop, 3]
+    model = nnx.merge(setup.graphdef, params)
+    # One view after another: the memory of a batch, not of ten.
+    logs = lax.map(lambda x: jax.nn.log_softmax(model(x)), cuts)
+    log_mean = jax.nn.logsumexp(logs, axis=0) - np.log(views)  # [b, classes]
+    sums = Metrics.of(log_mean, batch['label'], batch['mask'])
+    return lax.psum(sums, sharding.DATA)
+
+  mapped = jax.shard_map(
+    body,
+    mesh=setup.mesh,
+    in_specs=(setup.specs().params, sharding.BATCH, P()),
+    out_specs=P(),
+  )
+
+  @jax.jit
+  def eval_step(params, batch, constants):
+    with jax.default_matmul_precision(config.matmul_precision):
+      return mapped(params, batch, constants)
+
+  constants = jax.device_put(setup.constants, NamedSharding(setup.mesh, P()))
+  return lambda params, batch: eval_step(params, batch, constants)
+
+
+def evaluate_checkpoint(
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  checkpoint: int | str,
+  split: str,
+  views: int,
+) -> dict[str, float]:
+  """Evaluates a checkpoint of the run in `workdir` and prints the errors.
+
+  Args:
+    config: as for training.
+    workdir: of the run.
+    checkpoint: 'last', 'best' or the number of a step.
+    split: 'train', 'validation' or 'test'.
+    views: 1, 2 or 10.
+
+  Returns:
+    'loss', 'top1_error', 'top5_error'.
+
+  Raises:
+    UserError: there is no such checkpoint, split or number of views.
+  """
+  dataset, setup = open_setup(config)
+  evaluator = Evaluator(setup, dataset, split, views)
+  folder = epath.Path(workdir) / 'checkpoints'
+  if not folder.exists():
+    raise UserError(f'no checkpoints in {workdir}: train first, or --workdir=')
+  with Checkpointer(folder) as checkpointer:
+    restored = restore(checkpointer, checkpoint, setup)
+  if restored is None:
+    raise UserError(f'no checkpoints in {folder}: train first, or --workdir=')
+  state, _ = restored
+  with Progress(evaluator.num_examples, 'images', split) as progress:
+    values = evaluator(state.params, progress)
+  print(
+    f'step {int(state.step)}: {evaluator.num_examples:,} images of {split}, '
+    f'{views} view(s): loss {values["loss"]:.4f}, top-1 error '
+    f'{values["top1_error"]:.3%}, top-5 error {values["top5_error"]:.3%}',
+    flush=True,
+  )
+  return values

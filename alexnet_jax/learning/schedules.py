@@ -1,0 +1,118 @@
+"""The rate as training goes on (§5), decided on the host.
+
+A schedule knows epochs and errors, not steps or devices. What it has decided
+is `position()`, a JSON value saved with every checkpoint.
+"""
+
+from typing import Any, Protocol
+
+import ml_collections
+
+from alexnet_jax.runtime.errors import UserError
+
+
+class Schedule(Protocol):
+  """The rate of the next step, and when to stop."""
+
+  def rate(self, epoch: float) -> float:
+    """The rate of the step that begins `epoch` epochs into training."""
+
+  def observe(self, epoch: float, error: float) -> None:
+    """Takes in an evaluation's top-1 error on validation."""
+
+  @property
+  def finished(self) -> bool:
+    """Training has nothing more to gain."""
+
+  def position(self) -> dict[str, Any]:
+    """What `resume` needs."""
+
+  def resume(self, position: dict[str, Any]) -> None:
+    """Goes on from `position()` of the same kind of schedule."""
+
+
+class Staircase:
+  """The rate divided by `factor` at the end of each epoch of `drops`."""
+
+  def __init__(self, rate: float, drops: tuple[float, ...], factor: float):
+    if list(drops) != sorted(drops):
+      raise UserError(f'schedule.drops={drops} must rise')
+    self._rate, self._drops, self._factor = rate, drops, factor
+
+  def rate(self, epoch: float) -> float:
+    passed = sum(epoch >= drop for drop in self._drops)
+    return self._rate / self._factor**passed
+
+  def observe(self, epoch: float, error: float) -> None:
+    pass
+
+  finished = False
+
+  def position(self) -> dict[str, Any]:
+    return {}
+
+  def resume(self, position: dict[str, Any]) -> None:
+    pass
+
+
+class Plateau:
+  """The paper's rule: divide the rate when validation stops improving.
+
+  After `patience` epochs without a better top-1 error the rate is divided by
+  `factor`, `max_drops` times; when that would be once more, it is finished.
+  """
+
+  def __init__(
+    self, rate: float, patience: float, max_drops: int, factor: float
+  ):
+    self._rate, self._factor = rate, factor
+    self._patience, self._max_drops = patience, max_drops
+    self._best: float | None = None
+    self._since = 0.0
+    self._drops, self._finished = 0, False
+
+  def rate(self, epoch: float) -> float:
+    return self._rate / self._factor**self._drops
+
+  def observe(self, epoch: float, error: float) -> None:
+    if self._best is None or error < self._best:
+      self._best, self._since = error, epoch
+    elif epoch - self._since >= self._patience:
+      self._since = epoch
+      if self._drops == self._max_drops:
+        self._finished = True
+      else:
+        self._drops += 1
+
+  @property
+  def finished(self) -> bool:
+    return self._finished
+
+  def position(self) -> dict[str, Any]:
+    return {
+      'best': self._best,
+      'since': self._since,
+      'drops': self._drops,
+      'finished': self._finished,
+    }
+
+  def resume(self, position: dict[str, Any]) -> None:
+    self._best, self._since = position['best'], position['since']
+    self._drops, self._finished = position['drops'], position['finished']
+
+
+def make_schedule(config: ml_collections.ConfigDict) -> Schedule:
+  """The schedule of `config.schedule`.
+
+  Raises:
+    UserError: no such kind.
+  """
+  if config.kind == 'staircase':
+    return Staircase(config.rate, tuple(config.drops), config.factor)
+  if config.kind == 'plateau':
+    return Plateau(
+      config.rate, config.patience, config.max_drops, config.factor
+    )
+  raise UserError(
+    f"schedule.kind is 'staircase' or 'plateau', not {config.kind!r}"
+  )

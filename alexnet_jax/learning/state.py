@@ -1,0 +1,174 @@
+"""What training changes (`TrainState`), and what it stands on (`Setup`)."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax.data import augment, builders
+from alexnet_jax.data.builders import Dataset
+from alexnet_jax.learning.optimizer import make_optimizer
+from alexnet_jax.models import towers
+from alexnet_jax.models.alexnet import AlexNet
+from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime.checkpoint import Checkpointer
+from alexnet_jax.runtime.errors import UserError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """Everything a step changes.
+
+  Attributes:
+    step: int32, steps done.
+    params: of the network; tower parameters have a leading axis of towers.
+    opt_state: of the Optax chain: the velocity.
+    nonfinite_step: int32, the first step whose loss or update was not
+      finite; -1: none. A state with another value is never saved.
+  """
+
+  step: Any
+  params: nnx.State
+  opt_state: Any
+  nonfinite_step: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """The network, where it runs and what it sees: what a step closes over.
+
+  Attributes:
+    config: the whole configuration.
+    mesh: ('data', 'tower').
+    graphdef: the network's structure, for `nnx.merge` with its parameters.
+    constants: what views need of the training set.
+    init: makes the initial state; only meant to be traced.
+  """
+
+  config: ml_collections.ConfigDict
+  mesh: Mesh
+  graphdef: nnx.GraphDef
+  constants: augment.Constants
+  init: Callable[[], TrainState]
+
+  def abstract_state(self) -> TrainState:
+    """Shapes, dtypes and shardings of the state, nothing allocated."""
+    return jax.tree.map(
+      lambda leaf, spec: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=NamedSharding(self.mesh, spec)
+      ),
+      jax.eval_shape(self.init),
+      self.specs(),
+    )
+
+  def specs(self) -> TrainState:
+    """The partition spec of each leaf of the state."""
+    return jax.tree.map(_spec, jax.eval_shape(self.init), is_leaf=_is_variable)
+
+  def init_state(self) -> TrainState:
+    """The initial state, made where it lives."""
+    place = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
+    return jax.jit(self.init, out_shardings=place)()
+
+
+def _is_variable(node: Any) -> bool:
+  return isinstance(node, nnx.Variable)
+
+
+def _spec(node: Any) -> Any:
+  """A tower parameter's leading axis is spread over the mesh's towers."""
+  if isinstance(node, towers.TowerParam):
+    return node.replace(P(sharding.TOWER))
+  return node.replace(P()) if _is_variable(node) else P()
+
+
+def make_setup(
+  config: ml_collections.ConfigDict, dataset: Dataset, mesh: Mesh
+) -> Setup:
+  """Builds the network of `config` for the classes of `dataset` on `mesh`.
+
+  Raises:
+    UserError: a field of the configuration has no such value.
+  """
+
+  def make_model() -> AlexNet:
+    return AlexNet(
+      config.model,
+      dataset.num_classes,
+      config.augment.crop_size,
+      dtype=config.dtype,
+      tower_axis=sharding.TOWER,
+      rngs=nnx.Rngs(params=config.seed),
+    )
+
+  graphdef, abstract_params = nnx.split(nnx.eval_shape(make_model))
+  make_optimizer(config.optimizer, abstract_params)  # refuses bad rules early
+
+  def init() -> TrainState:
+    params = nnx.state(make_model())
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=make_optimizer(config.optimizer, params).init(params),
+      nonfinite_step=jnp.full((), -1, jnp.int32),
+    )
+
+  constants = augment.constants(config.augment, dataset.statistics)
+  return Setup(config, mesh, graphdef, constants, init)
+
+
+def open_setup(config: ml_collections.ConfigDict) -> tuple[Dataset, Setup]:
+  """The data set and the setup of `config` on the devices there are.
+
+  Prints the device map. Process 0 draws the data set `shapes` if it is
+  missing, others wait.
+
+  Raises:
+    UserError: the data set is missing, or the configuration makes no sense.
+  """
+  if config.data.name == 'shapes':
+    builders.ensure_shapes(config.data.dir)
+  dataset = builders.open_dataset(config.data.name, config.data.dir)
+  towers_wanted = config.model.towers
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.towers, towers_wanted)
+  print(sharding.device_map(mesh, towers_wanted), flush=True)
+  return dataset, make_setup(config, dataset, mesh)
+
+
+def restore(
+  checkpointer: Checkpointer, which: int | str, setup: Setup
+) -> tuple[TrainState, dict[str, Any]] | None:
+  """The state and the meta data of a checkpoint, on the setup's mesh.
+
+  Args:
+    checkpointer: of the run.
+    which: 'last', 'best' or the number of a step.
+    setup: whose `config.model` must be the checkpoint's.
+
+  Returns:
+    None: 'last' was asked for and there is none yet.
+
+  Raises:
+    UserError: it is missing or damaged, or it is another network.
+  """
+  meta = checkpointer.read_meta(which)
+  if meta is None:
+    return None
+  before = meta['config']['model']
+  now = json.loads(setup.config.model.to_json())
+  for field in sorted(before.keys() | now.keys()):
+    if before.get(field) != now.get(field):
+      raise UserError(
+        f'this is another network: config.model.{field} is '
+        f'{now.get(field)!r} here and {before.get(field)!r} in the '
+        'checkpoint. Give the same, or choose another --workdir'
+      )
+  return checkpointer.restore(which, setup.abstract_state())

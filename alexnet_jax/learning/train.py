@@ -1,0 +1,340 @@
+"""The loop around the step (§5).
+
+Its order is a contract: restore; while step < end: next batch, step, log if
+due, evaluate if due, save if due. The last step is always evaluated and
+saved, and every evaluation is followed by a save.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from absl import logging
+from etils import epath
+
+from alexnet_jax.data import pipeline
+from alexnet_jax.data.builders import Dataset
+from alexnet_jax.learning.evaluate import Evaluator
+from alexnet_jax.learning.schedules import make_schedule
+from alexnet_jax.learning.state import Setup, open_setup, restore
+from alexnet_jax.learning.step import make_train_step
+from alexnet_jax.runtime import backend, sharding, signals
+from alexnet_jax.runtime.cadence import Duration
+from alexnet_jax.runtime.checkpoint import Checkpointer
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.metrics import Metrics
+from alexnet_jax.runtime.writers import MetricsWriter, Progress
+
+
+def train_and_evaluate(
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  profile: tuple[int, int] | None = None,
+) -> int:
+  """Trains, or goes on from the last checkpoint in `workdir`.
+
+  Args:
+    config: as configs/default.py describes it.
+    workdir: folder of the run: checkpoints, metrics.jsonl, TensorBoard.
+    profile: the steps between which a `jax.profiler` trace is written there.
+
+  Returns:
+    0 at the end; `signals.STOPPED` when it was asked to leave before.
+
+  Raises:
+    UserError: anything that the user can mend, a loss that is not finite
+      among them.
+  """
+  dataset, setup = open_setup(config)
+  workdir = epath.Path(workdir)
+  with contextlib.ExitStack() as stack:
+    run = _Run(config, dataset, setup, workdir, stack)
+    if run.ended():
+      print(f'{workdir} is complete: {run.step} steps', flush=True)
+      return 0
+    stop = stack.enter_context(signals.StopRequest())
+    trace = stack.enter_context(_Trace(workdir, profile))
+    batches = run.open_batches(stack)
+    while not run.ended():
+      trace.before(run.step)
+      run.train(next(batches))
+      if run.log_due():
+        run.log()
+      if run.evaluation_due():
+        run.evaluate()
+        run.save()
+      elif run.save_due() or stop:
+        run.save()
+      if stop:
+        break
+  return 0 if run.ended() else signals.STOPPED
+
+
+class _Run:
+  """The state of a run, and each thing the loop does with it."""
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    setup: Setup,
+    workdir: epath.Path,
+    stack: contextlib.ExitStack,
+  ):
+    self.config, self.dataset, self.setup = config, dataset, setup
+    self.num_examples = dataset.num_examples('train')
+    self.end = self._duration(config.length).steps
+    self.log_every = self._duration(config.log_every)
+    self.evaluate_every = self._duration(config.evals.every)
+    self.save_every = self._duration(config.checkpoint.every)
+    self.schedule = make_schedule(config.schedule)
+    self.environment = backend.describe()
+    self.checkpointer = stack.enter_context(
+      Checkpointer(workdir / 'checkpoints', config.checkpoint.keep)
+    )
+    # Refuses what it cannot do before hours of training.
+    self.evaluator = Evaluator(setup, dataset, config.evals.split)
+    final = config.evals.final_split
+    self.final_evaluator = final and Evaluator(setup, dataset, final)
+
+    restored = restore(self.checkpointer, 'last', setup)
+    if restored is None:
+      self.state = setup.init_state()
+      self.step = 0
+    else:
+      self.state, meta = restored
+      self.step = int(self.state.step)
+      self.schedule.resume(meta['schedule'])
+      _log_changes(meta, self.meta())
+      print(f'resuming from step {self.step}', flush=True)
+    if self.ended():
+      return
+    self.train_step = make_train_step(setup)
+    self.previous: Metrics | None = None
+    self.writer = stack.enter_context(
+      MetricsWriter(
+        workdir,
+        None if restored is None else self.step,
+        write=jax.process_index() == 0,
+      )
+    )
+    self.progress = stack.enter_context(
+      Progress(
+        self.end * config.batch_size,
+        'images',
+        workdir.name,
+        initial=self.step * config.batch_size,
+      )
+    )
+    self.meter = _Meter()
+    self.text = ''  # of the last log, beside the progress
+    self.error: float | None = None  # of an evaluation not saved yet
+
+  def _duration(self, text: str) -> Duration:
+    return Duration.parse(text, self.config.batch_size, self.num_examples)
+
+  def epoch(self, step: int | float) -> float:
+    """How many times the training split has been seen after `step` steps."""
+    return float(step * self.config.batch_size / self.num_examples)
+
+  def ended(self) -> bool:
+    return self.step >= self.end or self.schedule.finished
+
+  def open_batches(self, stack: contextlib.ExitStack):
+    """Global batches on the devices, from the next step on."""
+    config = self.config
+    rows = sharding.local_rows(self.setup.mesh, config.batch_size)
+    stream = pipeline.training_batches(
+      self.dataset,
+      seed=config.seed,
+      batch_size=config.batch_size,
+      rows=rows,
+      start=self.step,
+      workers=config.data.workers,
+      prefetch=config.data.prefetch,
+    )
+    stack.callback(stream.close)
+    while True:
+      with self.meter.waiting():
+        batch = next(stream)
+      yield sharding.put_batch(self.setup.mesh, rows, config.batch_size, batch)
+
+  def train(self, batch) -> None:
+    self.rate = self.schedule.rate(self.epoch(self.step))
+    self.state, self.metrics = self.train_step(
+      self.state, batch, jnp.float32(self.rate)
+    )
+    self.step += 1
+    # One step runs while the next is made ready; more would only hold memory
+    # and delay a request to stop.
+    jax.block_until_ready(self.previous)
+    self.previous = self.metrics
+    self.meter.add(self.config.batch_size)
+    self.progress.update(self.config.batch_size, self.text)
+
+  def log_due(self) -> bool:
+    return self.log_every.due(self.step) or self.step == self.end
+
+  def log(self) -> None:
+    """A row with the metrics of this very step."""
+    values = self.metrics.compute()
+    self._check_finite()
+    times = self.meter.read()
+    self.text = (
+      f'loss {values["loss"]:.3f}, top-1 error {values["top1_error"]:.0%}, '
+      f'{times["time/waiting"]:.0%} waiting for data'
+    )
+    row = {f'train/{name}': value for name, value in values.items()}
+    self._write({**row, 'train/rate': self.rate, **times})
+
+  def evaluation_due(self) -> bool:
+    return self.evaluate_every.due(self.step) or self.step == self.end
+
+  def evaluate(self) -> None:
+    """A row of errors on validation, which may move the rate."""
+    self._check_finite()
+    split = self.config.evals.split
+    values = self.evaluator(self.state.params)
+    self.error = values['top1_error']
+    self._write({f'{split}/{name}': value for name, value in values.items()})
+    # A batch may straddle epochs; patience counts the plan's, not the step's.
+    period = self.evaluate_every.length
+    planned = self.step // period * period if period else self.step
+    self.schedule.observe(self.epoch(planned), self.error)
+    self._say(split, values)
+    if self.ended() and self.final_evaluator:
+      split = self.config.evals.final_split
+      values = self.final_evaluator(self.state.params)
+      self._write({f'{split}/{name}': value for name, value in values.items()})
+      self._say(split, values)
+    self.meter.restart()
+
+  def save_due(self) -> bool:
+    return self.save_every.due(self.step)
+
+  def save(self) -> None:
+    """Starts to save; a state that is not finite is never written."""
+    self._check_finite()
+    error, self.error = self.error, None
+    self.checkpointer.save(self.step, self.state, self.meta(), error)
+    self.meter.restart()
+
+  def meta(self) -> dict[str, Any]:
+    return {
+      'config': json.loads(self.config.to_json()),
+      'num_classes': self.dataset.num_classes,
+      'schedule': self.schedule.position(),
+      'environment': self.environment,
+    }
+
+  def _write(self, values: dict[str, float]) -> None:
+    self.writer.scalars(self.step, {'epoch': self.epoch(self.step), **values})
+
+  def _say(self, split: str, values: dict[str, float]) -> None:
+    print(
+      f'step {self.step}, epoch {self.epoch(self.step):.1f}: {split} loss '
+      f'{values["loss"]:.3f}, top-1 error {values["top1_error"]:.2%}, '
+      f'top-5 error {values["top5_error"]:.2%}, rate {self.rate:.2g}',
+      flush=True,
+    )
+
+  def _check_finite(self) -> None:
+    bad = int(self.state.nonfinite_step)
+    if bad >= 0:
+      raise UserError(
+        f'the loss or the update of step {bad} is not finite; the last '
+        'checkpoint is from before. Try a lower config.schedule.rate, '
+        "config.augment.color_units='std' and images that are not scaled "
+        'twice'
+      )
+
+
+class _Meter:
+  """Images per second and the share of time spent waiting for data."""
+
+  def __init__(self) -> None:
+    self.restart()
+
+  def restart(self) -> None:
+    """Starts to measure; between steps something else took time."""
+    self._start, self._images, self._waited = time.perf_counter(), 0, 0.0
+
+  def add(self, images: int) -> None:
+    self._images += images
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - start
+
+  def read(self) -> dict[str, float]:
+    """The times of a row of metrics, since the last one."""
+    seconds = time.perf_counter() - self._start
+    values = {
+      'time/images_per_sec': self._images / seconds,
+      'time/waiting': self._waited / seconds,
+    }
+    self.restart()
+    return values
+
+
+class _Trace:
+  """Writes a `jax.profiler` trace of the steps START to STOP of a run."""
+
+  def __init__(self, workdir: epath.Path, steps: tuple[int, int] | None):
+    self._folder, self._steps = workdir / 'profile', steps
+    self._running = False
+
+  def __enter__(self) -> '_Trace':
+    return self
+
+  def before(self, step: int) -> None:
+    """To be called before each step, with how many are done."""
+    if self._steps is None:
+      return
+    start, stop = self._steps
+    if not self._running and start <= step < stop:
+      jax.profiler.start_trace(self._folder)
+      self._running = True
+    elif self._running and step >= stop:
+      self.close()
+
+  def close(self) -> None:
+    if self._running:
+      jax.profiler.stop_trace()
+      print(f'profile written to {self._folder}', flush=True)
+    self._running, self._steps = False, None
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+def _log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+  """Logs what differs from the run that wrote the checkpoint."""
+  for part in ('config', 'environment'):
+    old, new = _flat(before[part]), _flat(now[part])
+    for name in sorted(old.keys() | new.keys()):
+      if old.get(name) != new.get(name):
+        logging.warning(
+          'resuming with another %s: %s = %r, before %r',
+          part,
+          name,
+          new.get(name),
+          old.get(name),
+        )
+
+
+def _flat(tree: Any, name: str = '') -> dict[str, Any]:
+  """{'a': {'b': 1}} as {'a.b': 1}."""
+  if not isinstance(tree, dict):
+    return {name: tree}
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    flat |= _flat(value, f'{name}.{key}' if name else key)
+  return flat

@@ -1,0 +1,99 @@
+r"""Trains AlexNet, or evaluates what was trained.
+
+  python -m alexnet_jax.main --config=configs/default.py
+
+trains, or goes on where an earlier run in --workdir stopped. Any field of the
+configuration can be set on the command line: --config.batch_size=64. On
+ImageNet, with the errors of the best checkpoint over ten views afterwards:
+
+  python -m alexnet_jax.main --config=configs/imagenet2012.py
+  python -m alexnet_jax.main --config=configs/imagenet2012.py --mode=eval \
+    --checkpoint=best --split=validation --views=10
+
+SIGTERM or Ctrl-C saves and leaves (exit status 75: run again to go on), a
+second Ctrl-C leaves at once.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from alexnet_jax.runtime import errors
+
+# Only flags up here: the data workers import this module, too, and must not
+# start a JAX backend.
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'What to run, such as configs/default.py.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Where checkpoints, metrics and pictures go. Default: runs/<config name>.',
+)
+_MODE = flags.DEFINE_enum(
+  'mode', 'train', ['train', 'eval'], 'Train, or evaluate a checkpoint.'
+)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', 'best', 'With --mode=eval: best, last or the number of a step.'
+)
+_SPLIT = flags.DEFINE_enum(
+  'split',
+  'validation',
+  ['train', 'validation', 'test'],
+  'With --mode=eval: what to evaluate on.',
+)
+_VIEWS = flags.DEFINE_enum(
+  'views',
+  '1',
+  ['1', '2', '10'],
+  'With --mode=eval: views of an image to average: its centre; the mirror '
+  'image, too; four corners and the centre, and their mirror images.',
+)
+_PROFILE = flags.DEFINE_string(
+  'profile',
+  None,
+  'START:STOP writes a jax.profiler trace of these steps to '
+  '<workdir>/profile, for TensorBoard or Perfetto.',
+)
+flags.mark_flag_as_required('config')
+
+
+def main(argv: Sequence[str]) -> int:
+  del argv
+  logging.set_verbosity(logging.INFO)
+  from alexnet_jax.runtime import backend
+
+  config = _CONFIG.value
+  name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
+  workdir = _WORKDIR.value or f'runs/{name}'
+  backend.configure(config.mesh.data, config.mesh.towers, config.deterministic)
+
+  from alexnet_jax.learning import evaluate, train
+
+  if _MODE.value == 'eval':
+    evaluate.evaluate_checkpoint(
+      config,
+      workdir,
+      checkpoint=_CHECKPOINT.value,
+      split=_SPLIT.value,
+      views=int(_VIEWS.value),
+    )
+    return 0
+  return train.train_and_evaluate(config, workdir, profile=_profile())
+
+
+def _profile() -> tuple[int, int] | None:
+  if _PROFILE.value is None:
+    return None
+  start, colon, stop = _PROFILE.value.partition(':')
+  if not (colon and start.isdecimal() and stop.isdecimal()):
+    raise errors.UserError(
+      f'--profile={_PROFILE.value}: write START:STOP, such as 10:20'
+    )
+  return int(start), int(stop)
+
+
+if __name__ == '__main__':
+  errors.run(main)

@@ -1,0 +1,230 @@
+"""AlexNet (§3): the paper's table as data, and the module it describes."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax import nnx
+
+from alexnet_jax.models import layers, towers
+from alexnet_jax.models.towers import TowerParam
+from alexnet_jax.runtime.errors import UserError
+
+Maps = list[jax.Array]  # one array per local tower
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+  """A row of the table: a convolution and what follows it.
+
+  Attributes:
+    name: conv1 to conv5.
+    features: kernels per tower at width 1.
+    kernel: side of a kernel, pixels.
+    stride: pixels between windows.
+    pad: zeros on each side.
+    talk: reads the maps of both towers, else of its own.
+    lrn: response normalization follows (§3.3).
+    pool: max pooling follows (§3.4).
+  """
+
+  name: str
+  features: int
+  kernel: int
+  stride: int = 1
+  pad: int = 0
+  talk: bool = False
+  lrn: bool = False
+  pool: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+  """A row of the table: a fully connected layer that reads both towers."""
+
+  name: str
+  features: int
+
+
+# §3.5 and figure 2, one tower of the two.
+CONVS = (
+  Conv('conv1', 48, 11, stride=4, lrn=True, pool=True),
+  Conv('conv2', 128, 5, pad=2, lrn=True, pool=True),
+  Conv('conv3', 192, 3, pad=1, talk=True),
+  Conv('conv4', 192, 3, pad=1),
+  Conv('conv5', 128, 3, pad=1, pool=True),
+)
+DENSES = (Dense('fc6', 2048), Dense('fc7', 2048))
+
+
+class Affine(nnx.Module):
+  """Weights and biases of one layer on every tower.
+
+  Attributes:
+    kernel: [towers, *shape], the last axis being features.
+    bias: [towers, features].
+  """
+
+  def __init__(self, num: int, shape: tuple[int, ...], init, key: jax.Array):
+    std, bias = init
+    # One key per tower: the draw does not depend on where a tower lives.
+    draw = jax.vmap(lambda key: std * jax.random.normal(key, shape))
+    self.kernel = TowerParam(draw(jax.random.split(key, num)))
+    self.bias = TowerParam(jnp.full((num, shape[-1]), bias, jnp.float32))
+
+  def towers(self, dtype) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Kernel and bias of each tower held here, in the dtype to compute in."""
+    kernel, bias = self.kernel[...], self.bias[...]
+    for i in range(kernel.shape[0]):
+      yield kernel[i].astype(dtype), bias[i].astype(dtype)
+
+
+class Readout(nnx.Module):
+  """fc8, split by input: each tower multiplies its half, one bias for all.
+
+  Attributes:
+    kernel: [towers, features per tower, classes].
+    bias: [classes], the same everywhere.
+  """
+
+  def __init__(self, num: int, shape: tuple[int, int], init, key: jax.Array):
+    half = Affine(num, shape, init, key)
+    self.kernel = half.kernel
+    self.bias = nnx.Param(half.bias[0])
+
+
+class AlexNet(nnx.Module):
+  """The network of the paper; `config.model` documents every choice.
+
+  Args:
+    config: `config.model`.
+    num_classes: outputs of fc8.
+    image_size: side of the square views, pixels.
+    dtype: what to compute in; parameters, LRN sums and logits are float32.
+    tower_axis: the mesh axis of the towers when called inside `shard_map`.
+    rngs: stream `params` draws the weights.
+
+  Raises:
+    UserError: the views are too small, or a field has no such value.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    num_classes: int,
+    image_size: int = 224,
+    *,
+    dtype: str = 'float32',
+    tower_axis: str | None = None,
+    rngs: nnx.Rngs,
+  ):
+    if config.activation not in layers.ACTIVATIONS:
+      raise UserError(
+        f'model.activation is one of {sorted(layers.ACTIVATIONS)}, '
+        f'not {config.activation!r}'
+      )
+    self.activation = config.activation
+    self.dropout = config.dropout
+    self.lrn = {k: v for k, v in config.lrn.items() if k != 'enabled'}
+    self.has_lrn = config.lrn.enabled
+    self.pool = dict(config.pool)
+    self.dtype = dtype
+    self.tower_axis = tower_axis
+
+    def init(row):
+      std, bias = config.init_std[row.name], config.init_bias[row.name]
+      # A layer's fan-in shrinks with the width, conv1's (RGB) does not: so
+      # the signal that reaches fc7 does not depend on the width.
+      return std if row is CONVS[0] else std * config.width**-0.5, bias
+
+    num = config.towers
+    size, features = image_size, 3
+    for row in CONVS:
+      fan_in = features * num if row.talk else features
+      features = _scaled(row.features, config.width)
+      shape = (row.kernel, row.kernel, fan_in, features)
+      layer = Affine(num, shape, init(row), rngs.params())
+      setattr(self, row.name, layer)
+      size = layers.output_size(size, row.kernel, row.stride, row.pad)
+      if row.pool:
+        size = layers.output_size(size, **self.pool)
+    features *= size * size
+    for row in DENSES:
+      shape = (features * num, _scaled(row.features, config.width))
+      setattr(self, row.name, Affine(num, shape, init(row), rngs.params()))
+      features = shape[-1]
+    readout = Dense('fc8', num_classes)
+    shape = (features, num_classes)
+    self.fc8 = Readout(num, shape, init(readout), rngs.params())
+
+  def activations(
+    self, images: jax.Array, keys: jax.Array | None = None
+  ) -> dict[str, Maps | jax.Array]:
+    """Every layer's output, in order; jit drops those that are not used.
+
+    Args:
+      images: [B, size, size, 3], the mean subtracted (§2).
+      keys: [B] typed keys for dropout, one per example; None at test time.
+
+    Returns:
+      conv1, lrn1, pool1, conv2, ... pool5, fc6, fc7: per local tower, after
+      the activation function, fc6 and fc7 after dropout, too; fc8: the
+      logits [B, classes], float32.
+    """
+    act = layers.ACTIVATIONS[self.activation]
+    out: dict[str, Maps | jax.Array] = {}
+    # Each tower sees all of the image.
+    xs = [images.astype(self.dtype)] * self.conv1.kernel.shape[0]
+    for number, row in enumerate(CONVS, start=1):
+      with jax.named_scope(row.name):
+        if row.talk:
+          xs = [towers.exchange(xs, self.tower_axis)] * len(xs)
+        weights = getattr(self, row.name).towers(self.dtype)
+        xs = out[row.name] = [
+          act(layers.conv(x, *weight, row.stride, row.pad))
+          for x, weight in zip(xs, weights, strict=True)
+        ]
+      if row.lrn and self.has_lrn:
+        with jax.named_scope(f'lrn{number}'):
+          xs = out[f'lrn{number}'] = [layers.lrn(x, **self.lrn) for x in xs]
+      if row.pool:
+        with jax.named_scope(f'pool{number}'):
+          xs = out[f'pool{number}'] = [
+            layers.max_pool(x, **self.pool) for x in xs
+          ]
+    xs = [x.reshape(x.shape[0], -1) for x in xs]
+    here = towers.indices(len(xs), self.tower_axis)
+    for number, row in enumerate(DENSES):
+      with jax.named_scope(row.name):
+        x = towers.exchange(xs, self.tower_axis)
+        weights = getattr(self, row.name).towers(self.dtype)
+        xs = [act(x @ kernel + bias) for kernel, bias in weights]
+        if keys is not None and self.dropout:
+          # A mask is a function of example, layer and tower (§4.2).
+          fold = jax.vmap(jax.random.fold_in, (0, None))
+          own = fold(keys, number)
+          xs = [
+            layers.dropout(x, self.dropout, fold(own, tower))
+            for x, tower in zip(xs, here, strict=True)
+          ]
+        out[row.name] = xs
+    with jax.named_scope('fc8'):
+      kernel = self.fc8.kernel[...].astype(self.dtype)
+      halves = [
+        jnp.dot(x, kernel[i], preferred_element_type=jnp.float32)
+        for i, x in enumerate(xs)
+      ]
+      out['fc8'] = towers.total(halves, self.tower_axis) + self.fc8.bias[...]
+    return out
+
+  def __call__(
+    self, images: jax.Array, keys: jax.Array | None = None
+  ) -> jax.Array:
+    """Logits [B, classes] of `images` [B, size, size, 3]: `activations`."""
+    return self.activations(images, keys)['fc8']
+
+
+def _scaled(features: int, width: float) -> int:
+  return max(1, round(features * width))

@@ -1,0 +1,193 @@
+"""The layers of §3 as pure functions of one tower's feature maps.
+
+Feature maps are [batch, height, width, channels]. How a layer is lowered on a
+platform is decided here and nowhere else; the tests hold every lowering to the
+plain formula.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alexnet_jax.runtime.errors import UserError
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  'relu': jax.nn.relu,  # §3.1
+  'tanh': jnp.tanh,  # what §3.1 compares it with
+}
+
+
+def output_size(size: int, window: int, stride: int, pad: int = 0) -> int:
+  """Positions of a window along an axis, rounded up.
+
+  The authors' program lets the last window hang over the far edge, which is
+  how an 11-pixel filter at stride 4 makes 55 positions of 224 pixels.
+
+  Args:
+    size: pixels along the axis.
+    window: pixels a window covers.
+    stride: pixels between windows.
+    pad: zeros put on each side first.
+
+  Raises:
+    UserError: the padded axis is shorter than one window.
+  """
+  room = size + 2 * pad - window
+  if room < 0:
+    raise UserError(
+      f'a window of {window} does not fit {size} pixels padded by {pad}'
+    )
+  return 1 + -(-room // stride)
+
+
+def _edges(
+  size: int, window: int, stride: int, pad: int = 0
+) -> tuple[int, int]:
+  """Padding before and after an axis that makes `output_size` exact."""
+  last = (output_size(size, window, stride, pad) - 1) * stride + window
+  return pad, last - size - pad
+
+
+def conv(
+  x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, pad: int
+) -> jax.Array:
+  """Convolution with the authors' ceil geometry (`output_size`).
+
+  Args:
+    x: [B, H, W, in].
+    kernel: [k, k, in, out].
+    bias: [out].
+    stride: pixels between windows.
+    pad: zeros on each side, before what the last window hangs over.
+
+  Returns:
+    [B, H', W', out].
+  """
+  size = kernel.shape[0]
+  edges = [_edges(extent, size, stride, pad) for extent in x.shape[1:3]]
+  if stride > 1:
+    x, kernel, edges = _space_to_depth(x, kernel, stride, edges)
+  y = lax.conv_general_dilated(
+    x, kernel, (1, 1), edges, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+  return y + bias
+
+
+def _space_to_depth(x, kernel, stride, edges):
+  """A strided convolution as a dense one over blocks of `stride` pixels.
+
+  conv1 has three input channels, too few to fill a matrix unit: folded 4x4,
+  it is a 3x3 convolution of 48 channels, the same sum in another order.
+  """
+  batch, _, _, channels = x.shape
+  size, _, _, out = kernel.shape
+  blocks = -(-size // stride)
+  grow = blocks * stride - size  # the filter's own zeros, right and below
+  kernel = jnp.pad(kernel, ((0, grow), (0, grow), (0, 0), (0, 0)))
+  kernel = kernel.reshape(blocks, stride, blocks, stride, channels, out)
+  kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
+  kernel = kernel.reshape(blocks, blocks, -1, out)
+  x = jnp.pad(x, ((0, 0), *[(low, high + grow) for low, high in edges], (0, 0)))
+  height, width = x.shape[1] // stride, x.shape[2] // stride
+  x = x.reshape(batch, height, stride, width, stride, channels)
+  x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, -1)
+  return x, kernel, 'VALID'
+
+
+def lrn(
+  x: jax.Array,
+  *,
+  size: int = 5,
+  k: float = 2.0,
+  alpha: float = 1e-4,
+  beta: float = 0.75,
+  alpha_over: Literal['sum', 'mean'] = 'sum',
+) -> jax.Array:
+  """Local response normalization across channels (§3.3).
+
+  `x / (k + alpha * s) ** beta`, s over the `size` nearest channels (fewer at
+  the border).
+
+  Args:
+    x: [..., channels], the maps of one tower only.
+    size: channels in a neighbourhood, n in the paper.
+    k: the constant under the power.
+    alpha: weight of the squares.
+    beta: the power.
+    alpha_over: what alpha multiplies: the plain 'sum' of squares, as the
+      paper's text has it, or their 'mean' (the sum over n), as the authors'
+      program, Caffe and PyTorch have it.
+
+  Returns:
+    The shape and dtype of `x`; sums are taken in float32.
+
+  Raises:
+    UserError: another `alpha_over`.
+  """
+  if alpha_over not in ('sum', 'mean'):
+    raise UserError(f"alpha_over is 'sum' or 'mean', not {alpha_over!r}")
+  scale = alpha if alpha_over == 'sum' else alpha / size
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  channels = x.shape[-1]
+  before, after = size // 2, (size - 1) // 2
+  squares = jnp.pad(wide * wide, [(0, 0)] * (x.ndim - 1) + [(before, after)])
+  # Shifted adds: a window over the last axis is slow in XLA on the CPU.
+  total = sum(squares[..., i : i + channels] for i in range(size))
+  denominator = k + scale * total
+  if beta == 0.75:  # two square roots are many times cheaper than a power
+    root = lax.rsqrt(denominator)
+    factor = root * jnp.sqrt(root)
+  else:
+    factor = denominator**-beta
+  return (wide * factor).astype(x.dtype)
+
+
+def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
+  """Overlapping max pooling (§3.4); windows round up, edges never win.
+
+  Args:
+    x: [B, H, W, channels].
+    window: pixels a window covers.
+    stride: pixels between windows.
+
+  Returns:
+    [B, H', W', channels].
+  """
+  edges = [_edges(extent, window, stride) for extent in x.shape[1:3]]
+  rows, columns = (
+    output_size(extent, window, stride) for extent in x.shape[1:3]
+  )
+  x = jnp.pad(x, ((0, 0), *edges, (0, 0)), constant_values=-jnp.inf)
+  # The maximum of shifted slices, whose gradient XLA's CPU backend computes
+  # three times faster than a window's. Ties share the gradient.
+  y: jax.Array | None = None
+  for i in range(window):
+    for j in range(window):
+      tap = x[
+        :,
+        i : i + (rows - 1) * stride + 1 : stride,
+        j : j + (columns - 1) * stride + 1 : stride,
+      ]
+      y = tap if y is None else jnp.maximum(y, tap)
+  assert y is not None
+  return y
+
+
+def dropout(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
+  """Dropout (§4.2) in its inverted form: nothing to scale at test time.
+
+  Args:
+    x: [B, features].
+    rate: share of units set to zero.
+    keys: [B] typed keys, one per example.
+
+  Returns:
+    [B, features]; the units kept are divided by 1 - rate.
+  """
+  keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(
+    keys
+  )
+  return jnp.where(keep, x / (1 - rate), 0)

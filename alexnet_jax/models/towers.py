@@ -1,0 +1,50 @@
+"""The two towers of §3.2 and the only ways they talk.
+
+A value that lives on towers is a list with one array per tower held here. On
+a mesh, each device holds the towers that its slice of axis 'tower' holds;
+without one (`axis` None), all of them are here.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+AXIS = 'tower'
+
+
+class TowerParam(nnx.Param):
+  """A parameter with a leading axis of size `towers`: a slice per tower."""
+
+
+def exchange(xs: list[jax.Array], axis: str | None) -> jax.Array:
+  """Every tower's maps to every tower: the talk before conv3, fc6 and fc7.
+
+  Args:
+    xs: one [..., channels] per local tower.
+    axis: the mesh axis that towers are spread over; None: all are local.
+
+  Returns:
+    [..., towers * channels], in the order of the towers.
+  """
+  x = jnp.concatenate(xs, axis=-1)
+  if axis is not None and lax.axis_size(axis) > 1:
+    x = lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True)
+  return x
+
+
+def total(xs: list[jax.Array], axis: str | None) -> jax.Array:
+  """The sum over all towers, the same on each: what fc8 ends with.
+
+  Args:
+    xs: one array per local tower, all of one shape.
+    axis: the mesh axis that towers are spread over; None: all are local.
+  """
+  x = sum(xs[1:], start=xs[0])
+  return x if axis is None else lax.psum(x, axis)
+
+
+def indices(local: int, axis: str | None) -> list[jax.Array | int]:
+  """Global numbers of the `local` towers held here."""
+  first = 0 if axis is None else lax.axis_index(axis) * local
+  return [first + i for i in range(local)]

@@ -1,0 +1,64 @@
+"""The JAX backend: settings that must stand before it starts, and what it
+runs on."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def configure(data: int, towers: int, deterministic: bool) -> None:
+  """Settings that a backend reads once; call before any has started.
+
+  Args:
+    data: `config.mesh.data`.
+    towers: `config.mesh.towers`. CPUs get as many virtual devices as the mesh
+      asks for, unless the user has chosen a number.
+    deterministic: `config.deterministic`, which only GPUs need.
+  """
+  if jax.config.jax_num_cpu_devices < 0:  # type: ignore[attr-defined]
+    jax.config.update('jax_num_cpu_devices', max(data, 1) * towers)
+  if deterministic:
+    flags = os.environ.get('XLA_FLAGS', '')
+    os.environ['XLA_FLAGS'] = f'{flags} --xla_gpu_deterministic_ops=true'
+
+
+def describe() -> dict[str, Any]:
+  """What numbers were made with: versions, commit, devices, CPU threads."""
+  packages = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain')
+  devices = jax.devices()
+  return {
+    'alexnet_jax': importlib.metadata.version('alexnet_jax'),
+    'commit': _commit(),
+    'python': platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in packages},
+    'machine': f'{platform.system()} {platform.machine()}',
+    'platform': devices[0].platform,
+    'devices': [device.device_kind for device in devices],
+    'processes': jax.process_count(),
+    # XLA's CPU sums in another order with another number of threads.
+    'cpu_threads': len(os.sched_getaffinity(0)),
+  }
+
+
+def _commit() -> str:
+  """The commit of the checkout this package is in, '' outside of one."""
+  here = Path(__file__).parent
+  git = ['git', '-C', str(here)]
+  try:
+    commit = subprocess.run(
+      [*git, 'rev-parse', '--short=12', 'HEAD'],
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout.strip()
+    changed = subprocess.run(
+      [*git, 'diff', '--quiet', 'HEAD', '--', '.'], check=False
+    ).returncode
+  except (OSError, subprocess.CalledProcessError):
+    return ''
+  return f'{commit}+changes' if changed else commit

@@ -1,0 +1,295 @@
+"""Checkpoints that are whole or do not count. The only file that knows Orbax.
+
+    checkpoints/
+      1200/
+        state/         Orbax's files: the arrays of the state
+        meta.json      what else the run needs, and the validation error
+        manifest.json  size and SHA-256 of every file above, written last
+
+A checkpoint exists once it has a manifest, and it is read only if each file
+still agrees with it: Orbax by itself restores a flipped bit silently.
+"""
+
+import contextlib
+import json
+import logging as std_logging
+from collections.abc import Container, Iterator, Mapping
+from concurrent import futures
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.files import (
+  MANIFEST,
+  UNFINISHED,
+  find_damage,
+  write_atomically,
+  write_manifest,
+)
+
+STATE, META = 'state', 'meta.json'
+
+
+class Checkpointer:
+  """The checkpoints of one run: the last few, and the best.
+
+  A save goes on in the background while training continues; the next save
+  waits for it. Every process of a run makes the same calls; process 0 writes
+  everything but the arrays. Use it as a context manager, or `close` it.
+  """
+
+  def __init__(self, directory: epath.PathLike, keep: int = 3):
+    """Touches nothing on disk.
+
+    Args:
+      directory: folder of the checkpoints, made at the first save.
+      keep: how many of the last to keep, at least 1; the best comes on top.
+    """
+    logging.get_absl_logger().addFilter(_quiet)
+    directory = epath.Path(directory)
+    if not directory.is_absolute():
+      directory = directory.absolute()
+    self._directory = directory
+    self._keep = keep
+    self._orbax = ocp.StandardCheckpointer()
+    self._background = futures.ThreadPoolExecutor(1, 'checkpoint')
+    self._saving: futures.Future | None = None
+    # What is wrong with each checkpoint looked at; None is nothing.
+    self._damage: dict[int, str | None] = {}
+
+  def save(
+    self,
+    step: int,
+    state: Any,
+    meta: Mapping[str, Any],
+    error: float | None = None,
+  ) -> None:
+    """Starts to save; returns once the state is copied off the devices.
+
+    Args:
+      step: the checkpoint's name. One that this object has saved or restored
+        is left as it is; any other of that name is replaced.
+      state: pytree of arrays, on any sharding; may be donated right after.
+      meta: what JSON can hold.
+      error: the lower the better, for 'best'. None if it was not measured.
+
+    Raises:
+      UserError: the previous save failed, or this one could not begin.
+    """
+    self.wait()
+    if self._damage.get(step, UNFINISHED) is None:
+      return
+    self._damage.pop(step, None)  # of what this one replaces
+    path = self._path(step)
+    text = json.dumps({'error': error, 'meta': meta}, indent=2)
+    with _explained(path):
+      if jax.process_index() == 0:
+        self._remove_all_but(set(self.steps()) - {step})
+      self._orbax.save(path / STATE, state, force=True)
+    self._saving = self._background.submit(self._finish, step, text)
+
+  def wait(self) -> None:
+    """Waits for the save under way.
+
+    Raises:
+      UserError: it failed; earlier checkpoints are as they were.
+    """
+    saving, self._saving = self._saving, None
+    if saving is not None:
+      saving.result()
+
+  def close(self) -> None:
+    """Waits for the save under way, and ends the threads."""
+    try:
+      self.wait()
+    finally:
+      self._background.shutdown()
+      self._orbax.close()
+
+  def __enter__(self) -> 'Checkpointer':
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def steps(self) -> list[int]:
+    """Steps whose save was completed, ascending; damage does not show."""
+    return [s for s in self._folders() if (self._path(s) / MANIFEST).exists()]
+
+  def restore(
+    self, which: int | str, abstract_state: Any
+  ) -> tuple[Any, dict[str, Any]] | None:
+    """Reads a checkpoint whose every file agrees with its manifest.
+
+    Args:
+      which: a step; 'best', the lowest error, the earliest of equals; or
+        'last', the last that is not damaged, with a warning for each skipped.
+      abstract_state: pytree of `jax.ShapeDtypeStruct` whose shardings say
+        where the arrays go; not necessarily those they were saved with.
+
+    Returns:
+      (state, meta), or None if 'last' was asked and no save was completed.
+
+    Raises:
+      UserError: there is no such checkpoint, it is damaged, or it is of
+        another network.
+    """
+    step = self._choose(which)
+    if step is None:
+      return None
+    path = self._path(step) / STATE
+    self._check_structure(path, abstract_state)
+    return self._orbax.restore(path, abstract_state), self._read(step)['meta']
+
+  def read_meta(self, which: int | str) -> dict[str, Any] | None:
+    """Reads the `meta` that `restore` would return, under the same rules."""
+    step = self._choose(which)
+    return None if step is None else self._read(step)['meta']
+
+  def _finish(self, step: int, text: str) -> None:
+    """Completes a save, in the background; prunes then, and not before."""
+    path = self._path(step)
+    with _explained(path):
+      self._orbax.wait_until_finished()
+      if jax.process_index() == 0:
+        write_atomically(path / META, text)
+        write_manifest(path)
+        whole = [s for s in self.steps() if not self._known_damage(s)]
+        self._remove_all_but({*whole[-self._keep :], self._best(whole)})
+    self._damage[step] = None
+
+  def _path(self, step: int) -> epath.Path:
+    return self._directory / str(step)
+
+  def _folders(self) -> list[int]:
+    """Steps that were saved or begun, ascending."""
+    if not self._directory.exists():
+      return []
+    names = (path.name for path in self._directory.iterdir())
+    return sorted(int(n) for n in names if n.isdecimal() and n == str(int(n)))
+
+  def _remove_all_but(self, keep: Container[int | None]) -> None:
+    for step in self._folders():
+      if step not in keep:
+        # The manifest first: half of a checkpoint must not look complete.
+        (self._path(step) / MANIFEST).unlink(missing_ok=True)
+        self._path(step).rmtree()
+
+  def _read(self, step: int) -> dict[str, Any]:
+    """Returns meta.json: {'error': float | None, 'meta': dict}."""
+    if damage := find_damage(self._path(step), META):
+      raise UserError(f'checkpoint {self._path(step)} is damaged: {damage}')
+    return json.loads((self._path(step) / META).read_text())
+
+  def _best(self, steps: list[int]) -> int | None:
+    errors = {step: self._read(step)['error'] for step in steps}
+    measured = [step for step in steps if errors[step] is not None]
+    return min(measured, key=errors.__getitem__, default=None)
+
+  def _choose(self, which: int | str) -> int | None:
+    """The step to read, verified; None for 'last' if there is none."""
+    self.wait()
+    if which == 'last':
+      return self._last()
+    steps = self.steps()
+    there_are = f'complete are those of steps {steps}'
+    if which == 'best':
+      step = self._best(steps)
+      if step is None:
+        raise UserError(
+          f'no checkpoint in {self._directory} has a validation error, so '
+          f'none is the best; {there_are}'
+        )
+    elif str(which).isdecimal():
+      step = int(which)
+      if step not in self._folders():
+        raise UserError(
+          f'no checkpoint of step {step} in {self._directory}; {there_are}'
+        )
+    else:
+      raise UserError(
+        f"{which!r} is not a checkpoint: ask for 'last', 'best' or a step"
+      )
+    if damage := self._look(step):
+      raise UserError(
+        f'checkpoint {self._path(step)} is damaged: {damage}; {there_are}'
+      )
+    return step
+
+  def _last(self) -> int | None:
+    folders = self._folders()
+    for step in reversed(folders):
+      known = step in self._damage
+      damage = self._look(step)
+      if damage is None:
+        return step
+      if not known:
+        logging.warning(
+          'skipping damaged checkpoint %s: %s', self._path(step), damage
+        )
+    if self.steps():
+      raise UserError(
+        f'every checkpoint in {self._directory} is damaged: put an intact '
+        'copy back, or start again in another --workdir'
+      )
+    return None
+
+  def _look(self, step: int) -> str | None:
+    if step not in self._damage:
+      self._damage[step] = find_damage(self._path(step))
+    return self._damage[step]
+
+  def _known_damage(self, step: int) -> str | None:
+    return self._damage.get(step) or find_damage(self._path(step), META)
+
+  def _check_structure(self, path: epath.Path, abstract_state: Any) -> None:
+    """Refuses other names, shapes and dtypes (Orbax casts silently)."""
+    saved = _describe(self._orbax.metadata(path).item_metadata.tree)
+    wanted = _describe(abstract_state)
+    differences = [
+      f'{name} is {saved.get(name, "missing")}, '
+      f'not {wanted.get(name, "expected")}'
+      for name in sorted(saved.keys() | wanted.keys())
+      if saved.get(name) != wanted.get(name)
+    ]
+    if differences:
+      raise UserError(
+        f'checkpoint {path.parent} is of another network: '
+        + '; '.join(differences[:5])
+        + (f'; and {len(differences) - 5} more' if differences[5:] else '')
+      )
+
+
+def _describe(tree: Any) -> dict[str, str]:
+  """{'params/conv1/bias': 'float32[96]', ...}"""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): (
+      f'{np.dtype(leaf.dtype)}{list(leaf.shape)}'
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+@contextlib.contextmanager
+def _explained(path: epath.Path) -> Iterator[None]:
+  """Any failure to write, the disk's or Orbax's, as one message."""
+  try:
+    yield
+  except Exception as error:
+    reason = str(error).partition('\n')[0][-200:]  # the cause comes last
+    raise UserError(
+      f'checkpoint {path} could not be written: {reason}. Earlier checkpoints '
+      'are intact: make room or mend this, then run again to resume'
+    ) from error
+
+
+def _quiet(record: std_logging.LogRecord) -> bool:
+  """Shows Orbax's warnings only; its failures are raised, so told already."""
+  if '/orbax/checkpoint/' not in record.pathname:
+    return True
+  return record.levelno >= std_logging.WARNING and not record.exc_info

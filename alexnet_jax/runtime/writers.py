@@ -1,0 +1,186 @@
+"""Where a run writes: metrics.jsonl, TensorBoard, pictures, a progress line."""
+
+import io
+import json
+import socket
+import sys
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import tqdm
+from etils import epath
+from PIL import Image
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer import record_writer
+
+from alexnet_jax.runtime.files import write_atomically
+
+METRICS_FILE = 'metrics.jsonl'
+
+
+class MetricsWriter:
+  """Writes one row per event to `workdir/metrics.jsonl` and to TensorBoard.
+
+  Rows reach the operating system one by one, so a killed process loses none.
+  A resumed run drops what an earlier one wrote past the step it resumes from
+  (and a line torn by the kill), then writes those rows again: but for times,
+  the file is the one an uninterrupted run would have written.
+  """
+
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    resume_step: int | None = None,
+    write: bool = True,
+  ):
+    """Opens the files.
+
+    Args:
+      workdir: folder of the run, made if missing.
+      resume_step: the restored step; its own rows are kept. None starts a new
+        log.
+      write: False makes every method do nothing (all processes but one).
+    """
+    self._write = write
+    if not write:
+      return
+    workdir = epath.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    first_step = 0 if resume_step is None else resume_step + 1
+    path = workdir / METRICS_FILE
+    _drop_rows(path, first_step)
+    self._rows = path.open('a')
+    # TensorBoard reads the files of a folder in the order of their names.
+    name = f'events.out.tfevents.{time.time():.6f}.{socket.gethostname()}'
+    self._events = record_writer.RecordWriter((workdir / name).open('wb'))
+    self._event(file_version='brain.Event:2')
+    # TensorBoard's purge_step: forget steps >= this one of earlier files.
+    self._event(
+      step=first_step,
+      session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
+    )
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes one row; keys such as 'train/loss', values Python or array
+    scalars."""
+    if not self._write:
+      return
+    values = {key: np.asarray(value).item() for key, value in values.items()}
+    self._rows.write(json.dumps({'step': step, **values}) + '\n')
+    self._rows.flush()
+    self._summary(
+      step,
+      *(
+        summary_pb2.Summary.Value(tag=key, simple_value=value)
+        for key, value in values.items()
+      ),
+    )
+
+  def image(self, step: int, tag: str, image: np.ndarray) -> None:
+    """Shows a picture in TensorBoard: uint8 [H, W, 3] or [H, W]."""
+    if not self._write:
+      return
+    png = io.BytesIO()
+    Image.fromarray(image).save(png, 'PNG')
+    picture = summary_pb2.Summary.Image(
+      height=image.shape[0],
+      width=image.shape[1],
+      colorspace=1 if image.ndim == 2 else 3,  # TensorBoard's grey, RGB
+      encoded_image_string=png.getvalue(),
+    )
+    self._summary(step, summary_pb2.Summary.Value(tag=tag, image=picture))
+
+  def close(self) -> None:
+    if self._write:
+      self._rows.close()
+      self._events.close()
+
+  def __enter__(self) -> 'MetricsWriter':
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def _summary(self, step: int, *values: summary_pb2.Summary.Value) -> None:
+    self._event(step=step, summary=summary_pb2.Summary(value=values))
+
+  def _event(self, **fields) -> None:
+    event = event_pb2.Event(wall_time=time.time(), **fields)
+    self._events.write(event.SerializeToString())
+    self._events.flush()
+
+
+def _drop_rows(path: epath.Path, first_step: int) -> None:
+  """Drops rows of `first_step` and later, and lines that are not whole."""
+
+  def keep(line: str) -> bool:
+    try:
+      return line.endswith('\n') and json.loads(line)['step'] < first_step
+    except (ValueError, TypeError, KeyError):
+      return False
+
+  if path.exists():
+    lines = path.read_text().splitlines(keepends=True)
+    write_atomically(path, ''.join(filter(keep, lines)))
+
+
+class Progress:
+  """Rate and time left, on stderr: a bar on a terminal, else plain lines.
+
+  Plain lines come at most every ten seconds, the first and the last always.
+  """
+
+  def __init__(
+    self, total: int, unit: str, description: str = '', initial: int = 0
+  ):
+    """Starts the clock.
+
+    Args:
+      total: number of units in the whole job.
+      unit: their name, plural.
+      description: shown first.
+      initial: units done by an earlier run; they do not count in the rate.
+    """
+    terminal = sys.stderr.isatty()
+    self._bar = _Bar(
+      total=total,
+      initial=initial,
+      desc=description,
+      unit=' ' + unit,
+      file=sys.stderr if terminal else _Lines(),
+      mininterval=0.2 if terminal else 10,
+      miniters=1,  # look at the clock in each update
+      dynamic_ncols=terminal,
+      bar_format=('{desc}: ' if description else '')
+      + ('{percentage:3.0f}%|{bar}| ' if terminal else '')
+      + '{n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, {elapsed} gone, '
+      '{remaining} left{postfix}',
+    )
+
+  def update(self, n: int = 1, text: str = '') -> None:
+    """Adds n units; `text` is shown at the end of the line."""
+    self._bar.set_postfix_str(text, refresh=False)
+    self._bar.update(n)
+
+  def close(self) -> None:
+    self._bar.close()
+
+  def __enter__(self) -> 'Progress':
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+class _Bar(tqdm.tqdm):
+  monitor_interval = 0  # no thread of its own: processes may fork beside it
+
+
+class _Lines(io.TextIOBase):
+  """Gives tqdm's redrawn line to stderr as one line after another."""
+
+  def write(self, text: str) -> int:
+    if line := text.strip():
+      print(line, file=sys.stderr, flush=True)
+    return len(text)

@@ -1,0 +1,160 @@
+"""Two towers on two devices learn `shapes`, the data set drawn on first use.
+
+  command   python -m alexnet_jax.main --config=configs/default.py
+  hardware  2 CPU cores are enough
+  time      TODO
+  expected  TODO
+
+Every field there is stands here, with the value of the paper's text and where
+it comes from, except the lines marked *small*. Every other file in this
+folder is this one with a few overrides.
+"""
+
+import os
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Every field, commented."""
+  config = ConfigDict()
+
+  # Order, crops, flips, colours, dropout and initial weights all follow it.
+  config.seed = 0
+  # Images per step over all devices (§5: 128).
+  config.batch_size = 32  # *small*
+  # How long to train (§5: about 90 cycles). Lengths here are '90 epochs' or
+  # '500 steps'; an epoch is as many images as the training split has.
+  config.length = '12 epochs'  # *small*
+  # What the network computes in: 'float32' or 'bfloat16'. Parameters,
+  # velocity, response norm sums, logits and loss are float32 in either case.
+  config.dtype = 'float32'
+  # How accelerators multiply float32: 'highest' is float32, 'default' is what
+  # the hardware likes best (TF32 on GPUs, bfloat16 passes on TPUs).
+  config.matmul_precision = 'highest'
+  # Repeat to the bit on GPUs, too, at some cost in speed; CPUs and TPUs do.
+  config.deterministic = False
+  # Between two progress lines and rows of training metrics.
+  config.log_every = '20 steps'
+
+  config.data = data = ConfigDict()
+  # A data set made by `python -m alexnet_jax.prepare`.
+  data.name = 'shapes'  # *small*
+  # Where data sets live.
+  data.dir = os.environ.get('ALEXNET_DATA_DIR') or 'data'
+  # Worker processes that read and decode; 0: threads of this process.
+  data.workers = 0
+  # Batches kept ready, per worker.
+  data.prefetch = 4
+
+  config.augment = augment = ConfigDict()
+  # Side of the views that the network sees (§4.1).
+  augment.crop_size = 224
+  # Training views: a random crop, else the central one (§4.1).
+  augment.random_crop = True
+  # Mirror half of them (§4.1).
+  augment.random_flip = True
+  # Width of the random multiples of the principal components of RGB that are
+  # added to an image (§4.1: 0.1); 0 switches it off.
+  augment.color = 0.1
+  # What a multiple of 1 stands for: 'std', a component's standard deviation,
+  # or 'eigenvalue', its variance, as the text literally says: noise far
+  # larger than the image.
+  augment.color_units = 'std'
+  # What is subtracted (§2): 'image', the training set's mean image (its
+  # central crop, wherever the view was cut), 'rgb', its mean colour, 'none'.
+  augment.mean = 'image'
+
+  config.model = model = ConfigDict()
+  # Towers of the network, 1 or 2 (§3.2). Where they run is config.mesh.
+  model.towers = 2
+  # Every layer's kernels and units, times this.
+  model.width = 0.25  # *small*
+  # 'relu' (§3.1) or 'tanh'.
+  model.activation = 'relu'
+  # Share of units of fc6 and fc7 dropped in training (§4.2).
+  model.dropout = 0.5
+  # Local response normalization after conv1 and conv2 (§3.3).
+  model.lrn = ConfigDict()
+  model.lrn.enabled = True
+  model.lrn.size = 5
+  model.lrn.k = 2.0
+  model.lrn.alpha = 1e-4
+  model.lrn.beta = 0.75
+  # What alpha multiplies: the 'sum' of squares (the text) or their 'mean'
+  # (the authors' program, Caffe, PyTorch).
+  model.lrn.alpha_over = 'sum'
+  # Overlapping pooling (§3.4).
+  model.pool = ConfigDict()
+  model.pool.window = 3
+  model.pool.stride = 2
+  # Standard deviation of the initial weights at width 1; at another width,
+  # all but conv1's are multiplied by width ** -0.5. The text says 0.01
+  # everywhere (§5), with which the network does not leave chance; 0.03 in
+  # conv3 to conv5 is what the authors' program did.
+  model.init_std = ConfigDict()
+  model.init_std.conv1 = 0.01
+  model.init_std.conv2 = 0.01
+  model.init_std.conv3 = 0.03
+  model.init_std.conv4 = 0.03
+  model.init_std.conv5 = 0.03
+  model.init_std.fc6 = 0.01
+  model.init_std.fc7 = 0.01
+  model.init_std.fc8 = 0.01
+  # Initial biases (§5).
+  model.init_bias = ConfigDict()
+  model.init_bias.conv1 = 0.0
+  model.init_bias.conv2 = 1.0
+  model.init_bias.conv3 = 0.0
+  model.init_bias.conv4 = 1.0
+  model.init_bias.conv5 = 1.0
+  model.init_bias.fc6 = 1.0
+  model.init_bias.fc7 = 1.0
+  model.init_bias.fc8 = 0.0
+
+  config.optimizer = optimizer = ConfigDict()
+  # v <- momentum v - decay rate w - rate gradient; w <- w + v (§5).
+  optimizer.momentum = 0.9
+  optimizer.weight_decay = 5e-4
+  # (pattern, multiplier): the first pattern that is found in a parameter's
+  # name, such as 'conv1/kernel', decides.
+  optimizer.rate_multipliers = (('', 1.0),)
+  # Decay on weights only.
+  optimizer.decay_multipliers = (('bias', 0.0), ('', 1.0))
+
+  config.schedule = schedule = ConfigDict()
+  # 'staircase': rates by epoch; 'plateau': divide the rate when the top-1
+  # error on validation stops falling (§5).
+  schedule.kind = 'staircase'  # *small*
+  schedule.rate = 0.01
+  # staircase: the rate is divided by `factor` at the end of these epochs.
+  schedule.drops = (8.0, 11.0)  # *small*
+  # plateau: epochs without a better error before a drop, and how many drops
+  # (§5: three); when that would be one more, training stops.
+  schedule.patience = 5.0
+  schedule.max_drops = 3
+  schedule.factor = 10.0
+
+  config.mesh = mesh = ConfigDict()
+  # Devices the batch is spread over; -1: what is left (on CPUs 1).
+  mesh.data = -1
+  # Devices the towers are spread over: 1 or model.towers. On a machine with
+  # one accelerator both towers run there.
+  mesh.towers = 2
+
+  config.evals = evals = ConfigDict()
+  # Errors on this split, one central view each.
+  evals.split = 'validation'
+  evals.every = '1 epoch'
+  # Images per step; 0: batch_size.
+  evals.batch_size = 0
+  # Errors on this split, too, at the end of training; '': none.
+  evals.final_split = 'test'
+
+  config.checkpoint = checkpoint = ConfigDict()
+  # Also saved after each evaluation and at the end.
+  checkpoint.every = '1 epoch'
+  # The newest kept; the best one on validation is kept besides.
+  checkpoint.keep = 3
+
+  return config.lock()

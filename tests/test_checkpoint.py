@@ -1,0 +1,483 @@
+"""Checkpoints: to the bit, on any mesh, and never a damaged or half one."""
+
+import itertools
+import json
+import logging
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax.runtime import files
+from alexnet_jax.runtime.checkpoint import Checkpointer
+from alexnet_jax.runtime.errors import UserError
+
+
+def make_mesh(data: int, tower: int):
+  types = (jax.sharding.AxisType.Explicit,) * 2
+  devices = jax.devices()[: data * tower]
+  return jax.make_mesh((data, tower), ('data', 'tower'), types, devices=devices)
+
+
+def make_state(mesh, seed: int = 0):
+  """A little of everything that a run saves; bits, not only numbers."""
+  rng = np.random.default_rng(seed)
+  towers = NamedSharding(mesh, P('tower'))
+  everywhere = NamedSharding(mesh, P())
+  bits = rng.integers(0, 2**32, (2, 3, 5), dtype=np.uint32)
+  params = {
+    'conv1': {
+      'kernel': jax.device_put(bits.view(np.float32), towers),  # NaNs as well
+      'bias': jax.device_put(
+        jnp.asarray(rng.normal(size=(2, 4)), jnp.bfloat16), towers
+      ),
+    },
+    'fc8': {'bias': jax.device_put(jnp.arange(7.0), everywhere)},
+  }
+  tx = optax.chain(optax.trace(0.9), optax.scale(-1.0))
+  return jax.device_put(
+    {
+      'params': params,
+      'opt_state': tx.init(params),
+      'step': np.int32(rng.integers(100)),
+      'key': rng.integers(0, 2**32, 2, dtype=np.uint32),
+    },
+    jax.tree.map(
+      lambda x: x.sharding if isinstance(x, jax.Array) else everywhere,
+      {'params': params, 'opt_state': tx.init(params), 'step': 0, 'key': 0},
+    ),
+  )
+
+
+def abstract(state, mesh=None):
+  def leaf(x):
+    sharding = x.sharding
+    if mesh is not None:
+      sharding = NamedSharding(mesh, sharding.spec)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+  return jax.tree.map(leaf, state)
+
+
+def assert_same_bits(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  for a, b in zip(
+    jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
+  ):
+    assert a.dtype == b.dtype and a.shape == b.shape
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def small(step: int):
+  return {'w': jnp.full((3,), step, jnp.float32), 'step': jnp.int32(step)}
+
+
+def save_all(folder, steps, errors=None, keep=10):
+  with Checkpointer(folder, keep) as checkpointer:
+    for i, step in enumerate(steps):
+      error = errors[i] if errors else None
+      checkpointer.save(step, small(step), {'step': step}, error)
+
+
+def last(folder):
+  """(step, warned) of what a new process restores, state and meta agreeing."""
+  with Checkpointer(folder) as checkpointer:
+    state, meta = checkpointer.restore('last', abstract(small(0)))
+  assert_same_bits(state, small(meta['step']))
+  return meta['step']
+
+
+# Round trips.
+
+
+def test_round_trip_is_exact(tmp_path):
+  state = make_state(make_mesh(2, 2))
+  meta = {'config': {'lr': 0.1}, 'schedule': [1, 2.5], 'text': 'é', 'n': None}
+  with Checkpointer(tmp_path / 'new' / 'folder') as checkpointer:
+    assert checkpointer.restore('last', abstract(state)) is None
+    assert checkpointer.read_meta('last') is None
+    checkpointer.save(7, state, meta, 0.25)
+    restored, restored_meta = checkpointer.restore('last', abstract(state))
+    assert checkpointer.read_meta('best') == meta
+  assert_same_bits(restored, state)
+  assert restored_meta == meta
+
+
+@pytest.mark.parametrize(
+  ('before', 'after'),
+  itertools.permutations([(1, 1), (1, 2), (2, 2), (4, 2)], 2),
+)
+def test_moves_between_meshes(tmp_path, before, after):
+  state = make_state(make_mesh(*before))
+  mesh = make_mesh(*after)
+  with Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, state, {})
+  with Checkpointer(tmp_path) as checkpointer:
+    restored, _ = checkpointer.restore(1, abstract(state, mesh))
+  assert_same_bits(restored, state)
+  for leaf, old in zip(
+    jax.tree.leaves(restored), jax.tree.leaves(state), strict=True
+  ):
+    assert leaf.sharding == NamedSharding(mesh, old.sharding.spec)
+
+
+def test_a_relative_path(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  save_all('runs/a', [1])
+  assert last('runs/a') == 1
+
+
+def test_training_goes_on_during_a_save(tmp_path, monkeypatch):
+  """The arrays are donated, and overwritten, before the save is done."""
+  step = jax.jit(
+    lambda state: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), state),
+    donate_argnums=0,
+  )
+  state = {'w': jnp.zeros((300, 1000)), 'step': jnp.int32(0)}
+  may_finish = threading.Event()
+  write = files.write_manifest
+  monkeypatch.setattr(
+    'alexnet_jax.runtime.checkpoint.write_manifest',
+    lambda path: may_finish.wait(60) and write(path),
+  )
+  with Checkpointer(tmp_path) as checkpointer:
+    state = step(state)
+    checkpointer.save(1, state, {})
+    for _ in range(20):
+      state = step(state)
+    assert int(state['step']) == 21
+    assert checkpointer.steps() == []  # still being saved
+    may_finish.set()
+    checkpointer.wait()
+    assert checkpointer.steps() == [1]
+    restored, _ = checkpointer.restore(1, abstract(state))
+  assert set(np.unique(restored['w'])) == {1.0}
+  assert int(restored['step']) == 1
+
+
+# What is kept.
+
+
+def test_keeps_the_last_and_the_best(tmp_path):
+  errors = [0.5, 0.1, 0.2, 0.1, None, 0.3, 0.4, None]
+  save_all(tmp_path, range(1, 9), errors, keep=3)
+  with Checkpointer(tmp_path) as checkpointer:
+    # 2 and 4 are equally good: the earlier is the best, as for the schedule.
+    assert checkpointer.steps() == [2, 6, 7, 8]
+    assert checkpointer.read_meta('best') == {'step': 2}
+    assert checkpointer.read_meta('last') == {'step': 8}
+    # A later process knows of it.
+    checkpointer.save(9, small(9), {'step': 9}, 0.05)
+    checkpointer.save(10, small(10), {'step': 10}, 0.05)
+    checkpointer.wait()
+    assert checkpointer.steps() == [8, 9, 10]
+    assert checkpointer.read_meta('best') == {'step': 9}
+
+
+def test_a_step_saved_or_restored_is_left_alone(tmp_path):
+  save_all(tmp_path, [1])
+  before = (tmp_path / '1' / 'manifest.json').stat()
+  with Checkpointer(tmp_path) as checkpointer:
+    checkpointer.restore('last', abstract(small(0)))
+    checkpointer.save(1, small(1), {'step': 1})
+  assert (tmp_path / '1' / 'manifest.json').stat() == before
+
+
+def test_the_old_goes_only_once_the_new_is_complete(tmp_path, monkeypatch):
+  save_all(tmp_path, [1], [0.5], keep=1)
+
+  def fail(path):
+    assert (path.parent / '1' / 'manifest.json').exists()
+    raise OSError(28, 'No space left on device')
+
+  with Checkpointer(tmp_path, keep=1) as checkpointer:
+    monkeypatch.setattr('alexnet_jax.runtime.checkpoint.write_manifest', fail)
+    checkpointer.save(2, small(2), {'step': 2}, 0.1)
+    with pytest.raises(UserError, match=r'/2 could not be.*No space left'):
+      checkpointer.wait()
+    assert checkpointer.steps() == [1]
+    monkeypatch.undo()
+    checkpointer.save(2, small(2), {'step': 2}, 0.1)
+    checkpointer.wait()
+    assert checkpointer.steps() == [2]
+  assert last(tmp_path) == 2
+
+
+# Asking for what is not there.
+
+
+def test_absent_steps_are_named(tmp_path):
+  save_all(tmp_path, [10, 20])
+  with Checkpointer(tmp_path) as checkpointer:
+    with pytest.raises(UserError, match=r'step 15.*\[10, 20\]'):
+      checkpointer.read_meta(15)
+    with pytest.raises(UserError, match=r'none is the best.*\[10, 20\]'):
+      checkpointer.read_meta('best')
+    with pytest.raises(UserError, match="'lats' is not.*'last', 'best'"):
+      checkpointer.read_meta('lats')
+    assert checkpointer.read_meta('20') == {'step': 20}  # a flag's text
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'w': ((4,), 'float32')}, r'w is float32\[3\], not float32\[4\]'),
+    ({'w': ((3,), 'bfloat16')}, r'w is float32\[3\], not bfloat16\[3\]'),
+    ({'v': ((3,), 'float32')}, r'v is missing, not float32\[3\]'),
+    ({'w': None}, r'w is float32\[3\], not expected'),
+  ],
+)
+def test_another_network_is_refused(tmp_path, change, message):
+  save_all(tmp_path, [1])
+  wanted = abstract(small(0))
+  for name, leaf in change.items():
+    if leaf is None:
+      del wanted[name]
+    else:
+      wanted[name] = jax.ShapeDtypeStruct(
+        leaf[0], leaf[1], sharding=wanted['step'].sharding
+      )
+  with (
+    Checkpointer(tmp_path) as checkpointer,
+    pytest.raises(UserError, match=message),
+  ):
+    checkpointer.restore('last', wanted)
+
+
+# Damage.
+
+
+def flip_a_bit(file: Path):
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+
+
+def truncate(file: Path):
+  os.truncate(file, file.stat().st_size - 1)
+
+
+def files_of(folder: Path) -> list[str]:
+  return sorted(
+    str(file.relative_to(folder))
+    for file in folder.rglob('*')
+    if file.is_file()
+  )
+
+
+@pytest.mark.parametrize('damage', [flip_a_bit, truncate, Path.unlink])
+def test_damage_to_any_file_is_noticed(tmp_path, caplog, damage):
+  save_all(tmp_path, [1, 2])
+  intact = tmp_path / 'intact'
+  shutil.copytree(tmp_path / '2', intact)
+  names = files_of(intact)
+  assert {'manifest.json', 'meta.json'} < set(names) and len(names) > 8
+  for name in names:
+    shutil.rmtree(tmp_path / '2')
+    shutil.copytree(intact, tmp_path / '2')
+    damage(tmp_path / '2' / name)
+    caplog.clear()
+    with Checkpointer(tmp_path) as checkpointer:
+      assert checkpointer.read_meta('last') == {'step': 1}, name
+      assert checkpointer.read_meta('last') == {'step': 1}, name
+      (warning,) = caplog.messages  # once, though asked twice
+      assert str(tmp_path / '2') in warning
+      # The manifest does not know its own name: a bit of it names another.
+      assert name in warning or name == 'manifest.json', warning
+      with pytest.raises(UserError, match='2 is damaged'):
+        checkpointer.read_meta(2)
+  assert last(tmp_path) == 1
+
+
+def test_every_bit_of_the_manifest_matters(tmp_path):
+  save_all(tmp_path, [1])
+  manifest = tmp_path / '1' / 'manifest.json'
+  whole = json.loads(manifest.read_text())
+  content = manifest.read_bytes()
+  for i in random.Random(0).sample(range(len(content)), 200):
+    flipped = bytearray(content)
+    flipped[i] ^= 1 << (i % 8)
+    manifest.write_bytes(flipped)
+    if files.find_damage(manifest.parent) is None:
+      # Only white space may change unnoticed.
+      assert json.loads(flipped) == whole
+
+
+def test_a_damaged_checkpoint_is_saved_anew(tmp_path):
+  save_all(tmp_path, [1, 2, 3])
+  flip_a_bit(tmp_path / '3' / 'meta.json')
+  flip_a_bit(tmp_path / '2' / 'state' / '_METADATA')
+  with Checkpointer(tmp_path, keep=2) as checkpointer:
+    assert checkpointer.read_meta('last') == {'step': 1}
+    checkpointer.save(2, small(2), {'step': 2})
+    checkpointer.wait()
+    assert checkpointer.steps() == [1, 2]  # 3 counts for nothing
+    checkpointer.save(3, small(3), {'step': 3})
+    checkpointer.wait()
+    assert checkpointer.steps() == [2, 3]
+  assert last(tmp_path) == 3
+
+
+def test_damage_to_the_best_is_an_error(tmp_path):
+  save_all(tmp_path, [1, 2], [0.1, 0.2])
+  flip_a_bit(tmp_path / '1' / 'state' / '_METADATA')
+  with (
+    Checkpointer(tmp_path) as checkpointer,
+    pytest.raises(UserError, match=r'1 is damaged: state/_METADATA'),
+  ):
+    checkpointer.restore('best', abstract(small(0)))
+
+
+def test_all_damaged_never_starts_from_nothing(tmp_path):
+  save_all(tmp_path, [1, 2])
+  for step in '12':
+    flip_a_bit(tmp_path / step / 'state' / 'manifest.ocdbt')
+  with (
+    Checkpointer(tmp_path) as checkpointer,
+    pytest.raises(UserError, match='every checkpoint .* is damaged'),
+  ):
+    checkpointer.read_meta('last')
+
+
+def test_a_first_save_cut_short_starts_from_nothing(tmp_path, caplog):
+  save_all(tmp_path, [1])
+  (tmp_path / '1' / 'manifest.json').unlink()
+  with Checkpointer(tmp_path) as checkpointer:
+    assert checkpointer.read_meta('last') is None
+    assert 'cut short' in caplog.text
+    checkpointer.save(5, small(5), {'step': 5})
+  assert files_of(tmp_path)[0].startswith('5/')  # and clears up
+
+
+def test_only_looking_changes_nothing(tmp_path):
+  """An evaluation may look while training saves."""
+  save_all(tmp_path, [1])
+  (tmp_path / '2' / 'state.orbax-checkpoint-tmp').mkdir(parents=True)
+  before = files_of(tmp_path), os.listdir(tmp_path / '2')
+  assert last(tmp_path) == 1
+  assert (files_of(tmp_path), os.listdir(tmp_path / '2')) == before
+
+
+def test_a_manifest_leads_nowhere_else(tmp_path):
+  secret = tmp_path / 'secret'
+  secret.write_text('')
+  folder = tmp_path / 'folder'
+  folder.mkdir()
+  empty = {'size': 0, 'sha256': files._sha256(files.epath.Path(secret))}
+  for name in ('../secret', str(secret), '/dev/zero'):
+    (folder / 'manifest.json').write_text(json.dumps({name: empty}))
+    damage = files.find_damage(files.epath.Path(folder))
+    assert damage == f'{name} is missing'
+
+
+@pytest.mark.parametrize(
+  'text', ['', '{}', '[]', 'null', '{"a": 1}', '{"a": {}}', '\xff', '[' * 99999]
+)
+def test_a_manifest_of_nonsense(tmp_path, text):
+  (tmp_path / 'manifest.json').write_text(text, encoding='latin1')
+  assert 'manifest.json' in files.find_damage(files.epath.Path(tmp_path))
+
+
+# Failing and being killed.
+
+
+def test_a_full_disk_is_one_message(tmp_path, caplog):
+  big = {'w': jnp.asarray(np.random.default_rng(0).normal(size=100_000))}
+  unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with Checkpointer(tmp_path) as checkpointer:
+    checkpointer.save(1, small(1), {'step': 1})
+    checkpointer.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, unlimited[1]))
+    try:
+      checkpointer.save(2, big, {})
+      with pytest.raises(UserError, match='2 could not be.*File too large'):
+        checkpointer.save(3, small(3), {})
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert checkpointer.read_meta('last') == {'step': 1}
+    checkpointer.save(3, small(3), {'step': 3})  # and training may go on
+  assert last(tmp_path) == 3
+  assert 'Traceback' not in caplog.text
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):
+  (tmp_path / 'file').touch()
+  with Checkpointer(tmp_path / 'file' / 'checkpoints') as checkpointer:
+    with pytest.raises(UserError, match='could not be written'):
+      checkpointer.save(1, small(1), {})
+      checkpointer.wait()
+
+
+def test_orbax_is_quiet_and_warns(tmp_path, caplog):
+  caplog.set_level(logging.INFO)
+  save_all(tmp_path, [1, 2])
+  assert last(tmp_path) == 2
+  assert not [r for r in caplog.records if 'orbax' in r.pathname]
+
+
+_SAVE_FOR_EVER = """
+import sys, jax, jax.numpy as jnp
+from alexnet_jax.runtime.checkpoint import Checkpointer
+save = lambda c, s: c.save(
+  s, {'w': jnp.full((3,), s, jnp.float32), 'step': jnp.int32(s)}, {'step': s},
+  error=1 / s)
+with Checkpointer(sys.argv[1], keep=2) as checkpointer:
+  meta = checkpointer.read_meta('last')
+  step = meta['step'] if meta else 0
+  print('start', step, flush=True)
+  while True:
+    step += 1
+    save(checkpointer, step)
+    print(step, flush=True)
+"""
+
+
+def kill_while_saving(folder, seed: int) -> None:
+  """One life: starts at the last checkpoint, is killed at a random moment."""
+  process = subprocess.Popen(
+    [sys.executable, '-c', _SAVE_FOR_EVER, str(folder)],
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  try:
+    assert process.stdout is not None
+    started = int(process.stdout.readline().split()[1])
+    rng = random.Random(seed)
+    # The first saves are the slowest: kill there as well.
+    for _ in range(rng.choice([0, 1, 5, 15])):
+      process.stdout.readline()
+    time.sleep(rng.uniform(0, 0.1))
+  finally:
+    process.kill()
+  told = [int(line) for line in process.stdout.read().split()]
+  process.wait()
+  found = last(folder) if any(folder.glob('*/manifest.json')) else 0
+  # `save` of step s returns once that of s - 1 is complete.
+  assert found >= max([started, *(step - 1 for step in told)])
+  complete = [int(path.parent.name) for path in folder.glob('*/manifest.json')]
+  for step in sorted(complete)[-2:]:
+    assert files.find_damage(files.epath.Path(folder / str(step))) is None
+
+
+def test_kill_at_random_moments(tmp_path):
+  for seed in range(3):
+    kill_while_saving(tmp_path, seed)
+
+
+@pytest.mark.slow
+def test_kill_at_many_random_moments(tmp_path):
+  for seed in range(10, 40):
+    kill_while_saving(tmp_path, seed)
