@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from alexnet_jax.data import builders, imagenet, sources
+from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime.errors import UserError
 
 _BYTES = {'raw': 196_700, 'jpeg': 40_000}  # about, per example, on disk
@@ -36,7 +37,7 @@ def prepare(
   skip_bad: bool = False,
   overwrite: bool = False,
   num_workers: int | None = None,
-) -> builders.Dataset:
+) -> Dataset:
   """Writes a data set, unless it is there already.
 
   At every moment it is either absent or whole: it is written beside its place
@@ -101,8 +102,8 @@ def _locked(path: Path, name: str) -> Iterator[None]:
 
 
 def _reuse(
-  dataset: builders.Dataset, request: dict[str, Any]
-) -> builders.Dataset:
+  dataset: Dataset, request: dict[str, Any]
+) -> Dataset:
   was = dataset.fingerprint['request']
   for key in was | request:
     if was.get(key) != request.get(key):
@@ -173,7 +174,7 @@ def _check_disk(found: sources.Source, encoding: str, path: epath.Path) -> None:
     )
 
 
-def _counts(dataset: builders.Dataset) -> str:
+def _counts(dataset: Dataset) -> str:
   counts = (f'{n:,} {s}' for s, n in dataset.fingerprint['examples'].items())
   lines = [f'{", ".join(counts)} images of {dataset.num_classes:,} classes']
   if skipped := dataset.fingerprint['skipped']:

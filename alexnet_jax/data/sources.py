@@ -180,7 +180,6 @@ def _report_empty(
   message = f'{root}: no {split} photographs of {", ".join(empty)}'
   if split == 'train' or not photographs:
     raise UserError(
-      f'{message}: add some, remove the empty folder, or mend the share to hold '
-      'out'
+      f'{message}: add some, remove the empty folder, or hold out another share'
     )
   warn(message)

@@ -48,15 +48,24 @@ class Checkpointer:
 
     Args:
       directory: folder of the checkpoints, made at the first save.
-      keep: how many of the last to keep, at least 1; the best comes on top.
+      keep: how many of the last to keep; the best comes on top.
+
+    Raises:
+      UserError: `keep` is not at least 1.
     """
+    if keep < 1:
+      raise UserError(f'{keep} checkpoints cannot be kept: keep at least 1')
     logging.get_absl_logger().addFilter(_quiet)
     directory = epath.Path(directory)
     if not directory.is_absolute():
       directory = directory.absolute()
     self._directory = directory
     self._keep = keep
-    self._orbax = ocp.StandardCheckpointer()
+    # Where a folder cannot be made, asynchronous making of it leaves threads
+    # that wait five minutes for it.
+    self._orbax = ocp.StandardCheckpointer(
+      async_options=ocp.AsyncOptions(create_directories_asynchronously=False)
+    )
     self._background = futures.ThreadPoolExecutor(1, 'checkpoint')
     self._saving: futures.Future | None = None
     # What is wrong with each checkpoint looked at; None is nothing.

@@ -59,7 +59,7 @@ def find_damage(folder: epath.Path, only: str | None = None) -> str | None:
     }
   except FileNotFoundError:
     return UNFINISHED
-  except (OSError, ValueError, TypeError, KeyError, AttributeError):
+  except Exception:  # damaged bytes may be anything
     return f'{MANIFEST} cannot be read'
   files = _files(folder)  # a name that leads out of the folder is not in it
   for name in [only] if only else sorted(manifest):
