@@ -74,6 +74,9 @@ def get_config() -> ConfigDict:
   model.activation = 'relu'
   # Share of units of fc6 and fc7 dropped in training (§4.2).
   model.dropout = 0.5
+  # 'paper': outputs are halved at test time (§4.2); 'inverted': doubled in
+  # training, with which this network, started as §5 says, does not learn.
+  model.dropout_form = 'paper'
   # Local response normalization after conv1 and conv2 (§3.3).
   model.lrn = ConfigDict()
   model.lrn.enabled = True

@@ -40,8 +40,8 @@ _COMMON = (_WIDTH - 224, 224)
 # Circle around a shape.
 _RADIUS = (44, 88)
 # Least difference in brightness, 0..255, between a shape and its background,
-# before light and noise. Half of all shapes darker: the same network stays at
-# chance for the length of the default run.
+# before light and noise. Always of one sign: where half of the shapes are the
+# darker ones, a network of width 1/4 leaves chance much later.
 _CONTRAST = 60
 
 
@@ -107,9 +107,17 @@ def label(split: str, index: int) -> int:
 def draw(
   seed: int, split: str, index: int, size: int = _WIDTH
 ) -> npt.NDArray[np.uint8]:
-  """Draws one image, uint8 [size, size, 3], RGB, from its arguments alone."""
+  """Draws one image, uint8 [size, size, 3], RGB, from its arguments alone.
+
+  Args:
+    seed: of the whole data set.
+    split: a key of NUM_EXAMPLES.
+    index: of the example in its split; its class is `label(split, index)`.
+    size: side in pixels, at best a power of two; the scene stays the same.
+  """
+  name = CLASS_NAMES[label(split, index)]
   rng = _generator(seed, split, index)
-  shape = _place(rng, CLASS_NAMES[label(split, index)])
+  shape = _place(rng, name)
   behind, colours = _colours(rng)
 
   canvas = _Canvas(size)
@@ -249,16 +257,17 @@ class _Canvas:
     self,
     rng: np.random.Generator,
     channels: int,
-    amplitude: tuple[float, float],
+    amplitudes: tuple[float, float],
   ) -> Pixels:
     """1/f noise [channels, S, S]: equal power in each octave, mean zero."""
+    amplitude = np.float32(rng.uniform(*amplitudes))
+    # The octaves that a larger size adds must not change what is drawn next.
+    rng = rng.spawn(1)[0]
     field = np.zeros([channels, 1, 1], np.float32)
     while field.shape[-1] < self.size:
       field = _double(_double(field, 1), 2)
       field += rng.random(field.shape, np.float32) * 2 - 1
-    return field[:, : self.size, : self.size] * np.float32(
-      rng.uniform(*amplitude)
-    )
+    return field[:, : self.size, : self.size] * amplitude
 
 
 def _wave(phase: Pixels) -> Pixels:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -138,7 +139,7 @@ class _Run:
   def _duration(self, text: str) -> Duration:
     return Duration.parse(text, self.config.batch_size, self.num_examples)
 
-  def epoch(self, step: int | float) -> float:
+  def epoch(self, step: int | Fraction) -> float:
     """How many times the training split has been seen after `step` steps."""
     return float(step * self.config.batch_size / self.num_examples)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,13 @@ CONVS = (
 DENSES = (Dense('fc6', 2048), Dense('fc7', 2048))
 
 
+class Init(NamedTuple):
+  """How a layer starts: normal weights, constant biases (§5)."""
+
+  std: float
+  bias: float
+
+
 class Affine(nnx.Module):
   """Weights and biases of one layer on every tower.
 
@@ -67,12 +75,13 @@ class Affine(nnx.Module):
     bias: [towers, features].
   """
 
-  def __init__(self, num: int, shape: tuple[int, ...], init, key: jax.Array):
-    std, bias = init
+  def __init__(
+    self, num: int, shape: tuple[int, ...], init: Init, key: jax.Array
+  ):
     # One key per tower: the draw does not depend on where a tower lives.
-    draw = jax.vmap(lambda key: std * jax.random.normal(key, shape))
+    draw = jax.vmap(lambda key: init.std * jax.random.normal(key, shape))
     self.kernel = TowerParam(draw(jax.random.split(key, num)))
-    self.bias = TowerParam(jnp.full((num, shape[-1]), bias, jnp.float32))
+    self.bias = TowerParam(jnp.full((num, shape[-1]), init.bias, jnp.float32))
 
   def towers(self, dtype) -> Iterator[tuple[jax.Array, jax.Array]]:
     """Kernel and bias of each tower held here, in the dtype to compute in."""
@@ -89,7 +98,9 @@ class Readout(nnx.Module):
     bias: [classes], the same everywhere.
   """
 
-  def __init__(self, num: int, shape: tuple[int, int], init, key: jax.Array):
+  def __init__(
+    self, num: int, shape: tuple[int, ...], init: Init, key: jax.Array
+  ):
     half = Affine(num, shape, init, key)
     self.kernel = half.kernel
     self.bias = nnx.Param(half.bias[0])
@@ -97,6 +108,8 @@ class Readout(nnx.Module):
 
 class AlexNet(nnx.Module):
   """The network of the paper; `config.model` documents every choice.
+
+  Attributes conv1 to conv5, fc6 and fc7 are `Affine`, fc8 is a `Readout`.
 
   Args:
     config: `config.model`.
@@ -110,6 +123,8 @@ class AlexNet(nnx.Module):
     UserError: the views are too small, or a field has no such value.
   """
 
+  fc8: Readout
+
   def __init__(
     self,
     config: ml_collections.ConfigDict,
@@ -120,44 +135,51 @@ class AlexNet(nnx.Module):
     tower_axis: str | None = None,
     rngs: nnx.Rngs,
   ):
-    if config.activation not in layers.ACTIVATIONS:
+    for field, value, known in (
+      ('model.activation', config.activation, sorted(layers.ACTIVATIONS)),
+      ('dtype', dtype, ['bfloat16', 'float32']),
+    ):
+      if value not in known:
+        raise UserError(f'config.{field} is one of {known}, not {value!r}')
+    if not (config.width > 0 and config.towers > 0 and config.dropout < 1):
       raise UserError(
-        f'model.activation is one of {sorted(layers.ACTIVATIONS)}, '
-        f'not {config.activation!r}'
+        f'config.model.width={config.width}, towers={config.towers} and '
+        f'dropout={config.dropout}: above 0, above 0 and below 1, please'
       )
     self.activation = config.activation
     self.dropout = config.dropout
+    self.dropout_form = config.dropout_form
     self.lrn = {k: v for k, v in config.lrn.items() if k != 'enabled'}
     self.has_lrn = config.lrn.enabled
     self.pool = dict(config.pool)
     self.dtype = dtype
     self.tower_axis = tower_axis
 
-    def init(row):
-      std, bias = config.init_std[row.name], config.init_bias[row.name]
-      # A layer's fan-in shrinks with the width, conv1's (RGB) does not: so
-      # the signal that reaches fc7 does not depend on the width.
-      return std if row is CONVS[0] else std * config.width**-0.5, bias
+    def make(
+      name: str, kind: type[Affine] | type[Readout], *shape: int
+    ) -> None:
+      std = config.init_std[name]
+      if name != CONVS[0].name:
+        # A layer's fan-in shrinks with the width, conv1's (RGB) does not:
+        # so the signal that reaches fc7 does not depend on the width.
+        std *= config.width**-0.5
+      init = Init(std, config.init_bias[name])
+      setattr(self, name, kind(config.towers, shape, init, rngs.params()))
 
-    num = config.towers
     size, features = image_size, 3
-    for row in CONVS:
-      fan_in = features * num if row.talk else features
-      features = _scaled(row.features, config.width)
-      shape = (row.kernel, row.kernel, fan_in, features)
-      layer = Affine(num, shape, init(row), rngs.params())
-      setattr(self, row.name, layer)
-      size = layers.output_size(size, row.kernel, row.stride, row.pad)
-      if row.pool:
+    for conv in CONVS:
+      fan_in = features * config.towers if conv.talk else features
+      features = _scaled(conv.features, config.width)
+      make(conv.name, Affine, conv.kernel, conv.kernel, fan_in, features)
+      size = layers.output_size(size, conv.kernel, conv.stride, conv.pad)
+      if conv.pool:
         size = layers.output_size(size, **self.pool)
     features *= size * size
-    for row in DENSES:
-      shape = (features * num, _scaled(row.features, config.width))
-      setattr(self, row.name, Affine(num, shape, init(row), rngs.params()))
-      features = shape[-1]
-    readout = Dense('fc8', num_classes)
-    shape = (features, num_classes)
-    self.fc8 = Readout(num, shape, init(readout), rngs.params())
+    for dense in DENSES:
+      fan_in = features * config.towers
+      features = _scaled(dense.features, config.width)
+      make(dense.name, Affine, fan_in, features)
+    make('fc8', Readout, features, num_classes)
 
   def activations(
     self, images: jax.Array, keys: jax.Array | None = None
@@ -176,15 +198,15 @@ class AlexNet(nnx.Module):
     act = layers.ACTIVATIONS[self.activation]
     out: dict[str, Maps | jax.Array] = {}
     # Each tower sees all of the image.
-    xs = [images.astype(self.dtype)] * self.conv1.kernel.shape[0]
+    xs = [images.astype(self.dtype)] * self.fc8.kernel.shape[0]
     for number, row in enumerate(CONVS, start=1):
       with jax.named_scope(row.name):
         if row.talk:
           xs = [towers.exchange(xs, self.tower_axis)] * len(xs)
         weights = getattr(self, row.name).towers(self.dtype)
         xs = out[row.name] = [
-          act(layers.conv(x, *weight, row.stride, row.pad))
-          for x, weight in zip(xs, weights, strict=True)
+          act(layers.conv(x, kernel, bias, row.stride, row.pad))
+          for x, (kernel, bias) in zip(xs, weights, strict=True)
         ]
       if row.lrn and self.has_lrn:
         with jax.named_scope(f'lrn{number}'):
@@ -196,20 +218,23 @@ class AlexNet(nnx.Module):
           ]
     xs = [x.reshape(x.shape[0], -1) for x in xs]
     here = towers.indices(len(xs), self.tower_axis)
-    for number, row in enumerate(DENSES):
-      with jax.named_scope(row.name):
+    for number, dense in enumerate(DENSES):
+      with jax.named_scope(dense.name):
         x = towers.exchange(xs, self.tower_axis)
-        weights = getattr(self, row.name).towers(self.dtype)
+        weights = getattr(self, dense.name).towers(self.dtype)
         xs = [act(x @ kernel + bias) for kernel, bias in weights]
-        if keys is not None and self.dropout:
-          # A mask is a function of example, layer and tower (§4.2).
-          fold = jax.vmap(jax.random.fold_in, (0, None))
-          own = fold(keys, number)
-          xs = [
-            layers.dropout(x, self.dropout, fold(own, tower))
-            for x, tower in zip(xs, here, strict=True)
-          ]
-        out[row.name] = xs
+        # A mask is a function of example, layer and tower (§4.2).
+        own = None if keys is None else _fold(keys, number)
+        xs = [
+          layers.dropout(
+            x,
+            self.dropout,
+            None if own is None else _fold(own, tower),
+            self.dropout_form,
+          )
+          for x, tower in zip(xs, here, strict=True)
+        ]
+        out[dense.name] = xs
     with jax.named_scope('fc8'):
       kernel = self.fc8.kernel[...].astype(self.dtype)
       halves = [
@@ -223,7 +248,12 @@ class AlexNet(nnx.Module):
     self, images: jax.Array, keys: jax.Array | None = None
   ) -> jax.Array:
     """Logits [B, classes] of `images` [B, size, size, 3]: `activations`."""
-    return self.activations(images, keys)['fc8']
+    logits = self.activations(images, keys)['fc8']
+    assert isinstance(logits, jax.Array)
+    return logits
+
+
+_fold = jax.vmap(jax.random.fold_in, (0, None))
 
 
 def _scaled(features: int, width: float) -> int:

@@ -205,18 +205,38 @@ def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
   return y
 
 
-def dropout(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
-  """Dropout (§4.2) in its inverted form: nothing to scale at test time.
+def dropout(
+  x: jax.Array,
+  rate: float,
+  keys: jax.Array | None,
+  form: Literal['paper', 'inverted'] = 'paper',
+) -> jax.Array:
+  """Dropout (§4.2).
+
+  The two forms are the same function only once the weights have grown to fit:
+  from one initialization, 'inverted' trains with 1 / (1 - rate) larger
+  activations at each such layer.
 
   Args:
     x: [B, features].
-    rate: share of units set to zero.
-    keys: [B] typed keys, one per example.
+    rate: share of units set to zero in training.
+    keys: [B] typed keys, one per example; None at test time.
+    form: 'paper' multiplies by 1 - rate at test time, as §4.2 says;
+      'inverted' divides by it in training.
 
   Returns:
-    [B, features]; the units kept are divided by 1 - rate.
+    [B, features].
+
+  Raises:
+    UserError: another `form`.
   """
+  if form not in ('paper', 'inverted'):
+    raise UserError(
+      f"model.dropout_form is 'paper' or 'inverted', not {form!r}"
+    )
+  if keys is None:
+    return x * (1 - rate) if form == 'paper' else x
   keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(
     keys
   )
-  return jnp.where(keep, x / (1 - rate), 0)
+  return jnp.where(keep, x if form == 'paper' else x / (1 - rate), 0)

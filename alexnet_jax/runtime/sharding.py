@@ -1,5 +1,7 @@
 """The mesh ('data', 'tower'), what lies where on it, and the device map."""
 
+import itertools
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -95,9 +97,9 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
       f'a batch of {batch_size} does not divide over {data} devices '
       '(config.batch_size, config.evals.batch_size, config.mesh.data)'
     )
-  sharding = batch_sharding(mesh)
-  held = sharding.addressable_devices_indices_map((batch_size,)).values()
-  return sorted({row for (index,) in held for row in range(batch_size)[index]})
+  held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  rows = (range(batch_size)[index[0]] for index in held.values() if index)
+  return sorted(set(itertools.chain.from_iterable(rows)))
 
 
 def put_batch(mesh: Mesh, rows: list[int], batch_size: int, batch):
