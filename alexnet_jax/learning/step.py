@@ -61,8 +61,8 @@ def make_train_step(
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
     bad = sum(jnp.sum(~jnp.isfinite(u)) for u in jax.tree.leaves(updates))
-    bad = lax.psum(bad, sharding.TOWER) + ~jnp.isfinite(loss)
-    first_bad = (state.nonfinite_step < 0) & (bad > 0)
+    finite = jnp.isfinite(loss) & (lax.psum(bad, sharding.TOWER) == 0)
+    first_bad = (state.nonfinite_step < 0) & ~finite
     step = state.step + 1
     state = TrainState(
       step=step,

@@ -1,0 +1,105 @@
+"""AlexNet's layers in NumPy float64, from the formulas of the paper."""
+
+import numpy as np
+
+
+def windows(x: np.ndarray, size: int, stride: int, fill: float) -> np.ndarray:
+  """Every window of [B, H, W, C], as [B, H', W', size, size, C].
+
+  The last window may hang over the right and bottom edge, where it sees
+  `fill`: 1 + ceil((n - size) / stride) positions.
+  """
+  height, width = (1 + int(np.ceil((n - size) / stride)) for n in x.shape[1:3])
+  grown = np.full(
+    (
+      x.shape[0],
+      (height - 1) * stride + size,
+      (width - 1) * stride + size,
+      x.shape[3],
+    ),
+    fill,
+  )
+  grown[:, : x.shape[1], : x.shape[2]] = x
+  out = np.empty((x.shape[0], height, width, size, size, x.shape[3]))
+  for i in range(height):
+    for j in range(width):
+      top, left = i * stride, j * stride
+      out[:, i, j] = grown[:, top : top + size, left : left + size]
+  return out
+
+
+def conv(x, kernel, bias, stride, pad):
+  """[B, H, W, in] with [k, k, in, out]: a sum over each window."""
+  x = np.pad(x.astype(np.float64), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  patches = windows(x, kernel.shape[0], stride, 0.0)
+  return np.tensordot(patches, kernel.astype(np.float64), 3) + bias
+
+
+def lrn(x, size=5, k=2.0, alpha=1e-4, beta=0.75, alpha_over='sum'):
+  """§3.3, channel by channel."""
+  out = np.empty(x.shape, np.float64)
+  if alpha_over == 'mean':
+    alpha = alpha / size
+  channels = x.shape[-1]
+  for i in range(channels):
+    low, high = max(0, i - size // 2), min(channels - 1, i + size // 2)
+    total = (x[..., low : high + 1].astype(np.float64) ** 2).sum(-1)
+    out[..., i] = x[..., i] / (k + alpha * total) ** beta
+  return out
+
+
+def max_pool(x, size=3, stride=2):
+  """§3.4; windows round up."""
+  return windows(x, size, stride, -np.inf).max((3, 4))
+
+
+def forward(params, images, act=lambda x: np.maximum(x, 0)):
+  """Figure 2, one tower after the other: every activation by name.
+
+  Args:
+    params: {'conv1': {'kernel': [2, ...], 'bias': [2, ...]}, ...}.
+    images: [B, 224, 224, 3].
+  """
+
+  def weights(name, tower):
+    kernel, bias = params[name]['kernel'], params[name]['bias']
+    return kernel[tower].astype(np.float64), bias[tower].astype(np.float64)
+
+  out = {}
+  towers = range(len(params['conv1']['kernel']))
+
+  def record(name, xs):
+    out[name] = xs
+    return xs
+
+  def both(xs):
+    return [np.concatenate(xs, axis=-1)] * len(xs)
+
+  def convs(name, xs, stride=1, pad=0):
+    return record(
+      name,
+      [act(conv(xs[t], *weights(name, t), stride, pad)) for t in towers],
+    )
+
+  xs = convs('conv1', [images] * len(towers), stride=4)
+  xs = record('lrn1', [lrn(x) for x in xs])
+  xs = record('pool1', [max_pool(x) for x in xs])
+  xs = convs('conv2', xs, pad=2)
+  xs = record('lrn2', [lrn(x) for x in xs])
+  xs = record('pool2', [max_pool(x) for x in xs])
+  xs = convs('conv3', both(xs), pad=1)
+  xs = convs('conv4', xs, pad=1)
+  xs = convs('conv5', xs, pad=1)
+  xs = record('pool5', [max_pool(x) for x in xs])
+  xs = [x.reshape(len(x), -1) for x in xs]
+  for name in ('fc6', 'fc7'):
+    joined = both(xs)
+    products = []
+    for t in towers:
+      kernel, bias = weights(name, t)
+      # §4.2: trained with half of them dropped, so half of each at test time.
+      products.append(0.5 * act(joined[t] @ kernel + bias))
+    xs = record(name, products)
+  kernel = params['fc8']['kernel'].astype(np.float64)
+  out['fc8'] = sum(xs[t] @ kernel[t] for t in towers) + params['fc8']['bias']
+  return out

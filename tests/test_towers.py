@@ -1,0 +1,166 @@
+"""Towers on two devices are the towers on one: §3.2 is only a placement."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import max_norm_error
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax.learning.state import make_setup
+from alexnet_jax.learning.step import make_train_step
+from alexnet_jax.models import towers
+from alexnet_jax.runtime import sharding
+from configs import default
+
+BATCH = 8
+
+
+def make(data, spread, width=0.125, crop=96, num_classes=7):
+  """The setup of a small network on a (data, spread) mesh."""
+  config = default.get_config()
+  config.batch_size = BATCH
+  config.model.width = width
+  config.augment.crop_size = crop
+  rng = np.random.default_rng(0)
+  dataset = types.SimpleNamespace(
+    num_classes=num_classes,
+    statistics=types.SimpleNamespace(
+      mean_image=rng.uniform(100, 150, (crop + 32, crop + 32, 3)),
+      rgb_mean=np.full(3, 125.0),
+      eigenvalues=np.array([4000.0, 300.0, 60.0]),
+      eigenvectors=np.linalg.qr(rng.normal(size=(3, 3)))[0],
+    ),
+  )
+  mesh = sharding.make_mesh(data, spread, config.model.towers)
+  return make_setup(config, dataset, mesh)
+
+
+def batch(setup, step):
+  rng = np.random.default_rng(step)
+  size = setup.config.augment.crop_size + 32
+  coarse = rng.integers(0, 256, (BATCH, size // 16, size // 16, 3), np.uint8)
+  rows = sharding.local_rows(setup.mesh, BATCH)
+  images = coarse.repeat(16, 1).repeat(16, 2)
+  labels = rng.integers(0, 7, BATCH, np.int32)
+  return sharding.put_batch(
+    setup.mesh, rows, BATCH, {'image': images, 'label': labels}
+  )
+
+
+def logits_and_gradients(setup):
+  """Of the initial network on central views, without dropout."""
+  params = setup.init_state().params
+  size = setup.config.augment.crop_size
+
+  def body(params, batch):
+    images = batch['image'][:, :size, :size].astype(jnp.float32) - 125.0
+
+    def loss(params):
+      logits = nnx.merge(setup.graphdef, params)(images)
+      picked = jnp.take_along_axis(logits, batch['label'][:, None], 1)
+      total = jax.nn.logsumexp(logits, 1).sum() - picked.sum()
+      return jax.lax.psum(total, sharding.DATA), logits
+
+    grads, logits = jax.grad(loss, has_aux=True)(params)
+    return logits, grads
+
+  specs = setup.specs().params
+  mapped = jax.shard_map(
+    body,
+    mesh=setup.mesh,
+    in_specs=(specs, P(sharding.DATA)),
+    out_specs=(P(sharding.DATA), specs),
+  )
+  return jax.device_get(jax.jit(mapped)(params, batch(setup, 0)))
+
+
+def three_steps(setup):
+  state, step = setup.init_state(), make_train_step(setup)
+  losses = []
+  for i in range(3):
+    state, metrics = step(state, batch(setup, i), jnp.float32(1e-3))
+    losses.append(metrics.compute()['loss'])
+  return losses, jax.device_get(state)
+
+
+def assert_close(got, want):
+  names = jax.tree_util.tree_leaves_with_path(want)
+  for a, (path, b) in zip(jax.tree.leaves(got), names, strict=True):
+    assert max_norm_error(a, b) <= 1e-5, jax.tree_util.keystr(path)
+
+
+def test_logits_and_gradients():
+  assert_close(
+    logits_and_gradients(make(1, 2)), logits_and_gradients(make(1, 1))
+  )
+
+
+def test_three_optimizer_steps():
+  assert_close(three_steps(make(1, 2)), three_steps(make(1, 1)))
+
+
+@pytest.mark.slow
+def test_full_width_logits_gradients_and_three_steps():
+  full = {'width': 1.0, 'crop': 224}
+  assert_close(
+    logits_and_gradients(make(1, 2, **full)),
+    logits_and_gradients(make(1, 1, **full)),
+  )
+  assert_close(three_steps(make(1, 2, **full)), three_steps(make(1, 1, **full)))
+
+
+def test_the_data_axis_sums_the_same_gradients():
+  """Over examples the sum has another order, but the same terms."""
+  want = logits_and_gradients(make(1, 1))
+  for mesh in ((2, 1), (2, 2), (4, 2)):
+    assert_close(logits_and_gradients(make(*mesh)), want)
+
+
+def test_tower_parameters_lie_on_their_tower_only():
+  setup = make(2, 2)
+  state = setup.init_state()
+  for tree in (state.params, state.opt_state):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      readout_bias = leaf.ndim == 1
+      spec = P() if readout_bias else P(sharding.TOWER)
+      assert leaf.sharding.spec == spec, jax.tree_util.keystr(path)
+      if not readout_bias:
+        assert {s.data.shape[0] for s in leaf.addressable_shards} == {1}
+
+
+@pytest.mark.parametrize('spread', [1, 2])
+def test_exchange_and_total_follow_the_order_of_the_towers(spread):
+  mesh = sharding.make_mesh(1, spread, 2)
+  held = 2 // spread
+
+  def body(x):  # [held, 3]
+    xs = list(x)
+    joined = towers.exchange(xs, sharding.TOWER)
+    numbers = jnp.stack(
+      [jnp.asarray(i, jnp.float32) for i in towers.indices(held, 'tower')]
+    )
+    return joined[None], towers.total(xs, sharding.TOWER), numbers
+
+  tower = P(sharding.TOWER)
+  mapped = jax.shard_map(
+    body, mesh=mesh, in_specs=tower, out_specs=(tower, P(), tower)
+  )
+  x = np.arange(6, dtype=np.float32).reshape(2, 3)
+  x = jax.device_put(x, NamedSharding(mesh, tower))
+  joined, total, numbers = jax.jit(mapped)(x)
+  for row in np.asarray(joined):
+    np.testing.assert_array_equal(row, [0, 1, 2, 3, 4, 5])
+  np.testing.assert_array_equal(total, [3, 5, 7])
+  np.testing.assert_array_equal(numbers, [0, 1])
+
+
+def test_without_a_mesh_all_towers_are_here():
+  xs = [jnp.ones(2), jnp.zeros(2)]
+  np.testing.assert_array_equal(towers.exchange(xs, None), [1, 1, 0, 0])
+  np.testing.assert_array_equal(towers.total(xs, None), [1, 1])
+  assert towers.indices(2, None) == [0, 1]
