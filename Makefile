@@ -1,5 +1,5 @@
 # make train, make test: on a fresh machine each does everything.
-PYTHON ?= python3.11
+PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: install train test test-slow lint types lock
