@@ -66,8 +66,10 @@ def main(argv: Sequence[str]) -> int:
   from alexnet_jax.runtime import backend
 
   config = _CONFIG.value
-  name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
-  workdir = _WORKDIR.value or f'runs/{name}'
+  file = Path(config_flags.get_config_filename(flags.FLAGS['config']))
+  if not file.exists():
+    raise errors.UserError(f'--config={file}: there is no such file')
+  workdir = _WORKDIR.value or f'runs/{file.stem}'
   backend.configure(config.mesh.data, config.mesh.towers, config.deterministic)
 
   from alexnet_jax.learning import evaluate, train
@@ -87,12 +89,12 @@ def main(argv: Sequence[str]) -> int:
 def _profile() -> tuple[int, int] | None:
   if _PROFILE.value is None:
     return None
-  start, colon, stop = _PROFILE.value.partition(':')
-  if not (colon and start.isdecimal() and stop.isdecimal()):
-    raise errors.UserError(
-      f'--profile={_PROFILE.value}: write START:STOP, such as 10:20'
-    )
-  return int(start), int(stop)
+  start, _, stop = _PROFILE.value.partition(':')
+  if start.isdecimal() and stop.isdecimal() and int(start) < int(stop):
+    return int(start), int(stop)
+  raise errors.UserError(
+    f'--profile={_PROFILE.value}: write START:STOP, such as 10:20'
+  )
 
 
 if __name__ == '__main__':

@@ -43,7 +43,7 @@ _ENCODING = flags.DEFINE_enum(
   'raw',
   ['raw', 'jpeg'],
   'raw: 197 kB an image, 252 GB for ImageNet, read at thousands of images/s '
-  'per core. jpeg: quality 90, 4:4:4, about 30 kB, read 6 times slower.',
+  'per core. jpeg: quality 90, 4:4:4, about 30 kB, read 4 times slower.',
 )
 _VALIDATION_SHARE = flags.DEFINE_float(
   'validation_share',

@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
   config.batch_size = 32  # *small*
   # How long to train (§5: about 90 cycles). Lengths here are '90 epochs' or
   # '500 steps'; an epoch is as many images as the training split has.
-  config.length = '12 epochs'  # *small*
+  config.length = '7 epochs'  # *small*
   # What the network computes in: 'float32' or 'bfloat16'. Parameters,
   # velocity, response norm sums, logits and loss are float32 in either case.
   config.dtype = 'float32'
@@ -131,7 +131,7 @@ def get_config() -> ConfigDict:
   schedule.kind = 'staircase'  # *small*
   schedule.rate = 0.01
   # staircase: the rate is divided by `factor` at the end of these epochs.
-  schedule.drops = (8.0, 11.0)  # *small*
+  schedule.drops = (5.0, 6.5)  # *small*
   # plateau: epochs without a better error before a drop, and how many drops
   # (§5: three); when that would be one more, training stops.
   schedule.patience = 5.0

@@ -6,7 +6,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import small_runs
 from absl import flags
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
@@ -40,3 +42,63 @@ def photographs() -> Path:
   if not folder:
     pytest.skip('ALEXNET_TEST_DATA is not set: no real photographs here')
   return Path(folder)
+
+
+# -- small runs of the real program (test_train, test_resume)
+
+
+@pytest.fixture(scope='session')
+def cache_dir(tmp_path_factory) -> Path:
+  """Where compiled programs are kept: most runs compile the same ones."""
+  return tmp_path_factory.mktemp('compiled')
+
+
+@pytest.fixture(scope='module')
+def cached(cache_dir):
+  """Keeps what this process compiles, too."""
+  options = {
+    'jax_compilation_cache_dir': str(cache_dir),
+    'jax_persistent_cache_min_compile_time_secs': 0,
+  }
+  before = {name: getattr(jax.config, name) for name in options}
+  _set(options)
+  yield
+  _set(before)
+
+
+def _set(options: dict) -> None:
+  for name, value in options.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()  # it looks at the options once
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory) -> Path:
+  """Folder of the data set `pictures`."""
+  return small_runs.prepare_pictures(
+    tmp_path_factory.mktemp('data'), 'pictures'
+  )
+
+
+@pytest.fixture
+def config(data_dir):
+  """Of a small run, to be changed at will."""
+  return small_runs.small_config(data_dir)
+
+
+@pytest.fixture
+def program(config, cache_dir):
+  """The program on a workdir, with `config` or another."""
+  return lambda workdir, other=config: small_runs.Program(
+    other, workdir, cache_dir
+  )
+
+
+@pytest.fixture(scope='session')
+def reference(data_dir, cache_dir, tmp_path_factory) -> Path:
+  """Workdir of the small run, uninterrupted. Not to be changed."""
+  workdir = tmp_path_factory.mktemp('reference') / 'run'
+  small_runs.Program(
+    small_runs.small_config(data_dir), workdir, cache_dir
+  ).run()
+  return workdir

@@ -36,30 +36,28 @@ def test_image_depends_on_nothing_but_its_arguments():
 def test_bytes_are_pinned():
   images = [shapes.draw(shapes.SEED, split, 7) for split in SPLITS]
   digest = hashlib.sha256(np.stack(images).tobytes()).hexdigest()
-  assert digest[:16] == 'PIN'
+  assert digest[:16] == 'da401f284bbfa8f9'
 
 
 def test_seeds_and_splits_differ():
-  images = [
-    shapes.draw(seed, split, 0) for seed in (1, 2) for split in SPLITS
-  ]
+  images = [shapes.draw(seed, split, 0) for seed in (1, 2) for split in SPLITS]
   assert all(image.shape == (256, 256, 3) for image in images)
   assert all(image.dtype == np.uint8 for image in images)
   assert len({image.tobytes() for image in images}) == len(images)
 
 
-@pytest.mark.parametrize('size', [32, 100, 512])
+@pytest.mark.parametrize('size', [64, 128, 512])
 def test_other_sizes_show_the_same_scene(size):
+  """Means over a 32x32 grid agree to 6 of 255 (RMS), all but fine noise."""
+
+  def means(image):
+    block = image.shape[0] // 32
+    return image.reshape(32, block, 32, block, 3).mean((1, 3))
+
   image = shapes.draw(shapes.SEED, 'train', 3, size=size)
   assert image.shape == (size, size, 3)
-  # Noise is drawn anew at each size, the rest is only scaled: the mean colours
-  # of a 4x4 grid stay within 24 of 255.
-  blocks = [
-    np.stack([b.mean((0, 1)) for r in np.array_split(x, 4) for b in
-              np.array_split(r, 4, axis=1)])
-    for x in (image, shapes.draw(shapes.SEED, 'train', 3))
-  ]
-  np.testing.assert_allclose(*blocks, atol=24)
+  apart = means(image) - means(shapes.draw(shapes.SEED, 'train', 3))
+  assert np.sqrt((apart**2).mean()) < 6
 
 
 @pytest.mark.parametrize('split', SPLITS)
@@ -83,14 +81,14 @@ def test_shape_is_whole_in_every_crop():
 
 
 def test_shape_stands_out():
-  """Inside and around it mean colours differ; it covers a fair share."""
+  """It covers a fair share, and is lighter than the rest on average."""
   for index in range(100):
     mask = _mask('test', index)
     assert 0.01 < mask.mean() < 0.4
     image = shapes.draw(shapes.SEED, 'test', index).astype(float)
     inside = np.average(image, (0, 1), mask[..., None].repeat(3, -1))
     around = np.average(image, (0, 1), 1 - mask[..., None].repeat(3, -1))
-    assert np.linalg.norm(inside - around) > shapes._CONTRAST / 3
+    assert inside.mean() - around.mean() > shapes._CONTRAST / 2
 
 
 def test_coverage_is_the_area_of_the_polygon():
@@ -118,8 +116,9 @@ def test_mirror_image_is_the_same_class(name):
   contours = shapes._SHAPES[name]
 
   def picture(angle, flip):
-    turn = np.array([[np.cos(angle), np.sin(angle)],
-                     [-np.sin(angle), np.cos(angle)]])
+    turn = np.array(
+      [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    )
     posed = [c * [flip, 1] @ turn * 60 + 128 for c in contours]
     return shapes._Canvas(256).coverage(posed)
 
@@ -136,13 +135,15 @@ def test_mirror_image_is_the_same_class(name):
 
 def _pixels(split: str, n: int) -> tuple[np.ndarray, np.ndarray]:
   """The first n images as [n, 32 * 32 * 3], block means, and labels."""
-  images = np.stack([
-    shapes.draw(shapes.SEED, split, i)
-    .reshape(32, 8, 32, 8, 3)
-    .mean((1, 3))
-    .ravel()
-    for i in range(n)
-  ])
+  images = np.stack(
+    [
+      shapes.draw(shapes.SEED, split, i)
+      .reshape(32, 8, 32, 8, 3)
+      .mean((1, 3))
+      .ravel()
+      for i in range(n)
+    ]
+  )
   return images / 128 - 1, np.arange(n) % 10
 
 

@@ -12,7 +12,6 @@ import itertools
 import math
 import os
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.writers import Progress
 
 _STATISTICS = 'statistics.npz'
-_SHARD = 1024  # examples per file: 200 MB of raw pixels
+SHARD = 1024  # examples per file: 200 MB of raw pixels
 # Photographs hardly compress (17 % with zstd) and are read 3 times slower then.
 _OPTIONS = 'group_size:1,uncompressed'
 
@@ -163,29 +162,29 @@ class Photographs(dataset_builder.FileReaderBuilder):
     total = sum(map(len, examples.values()))
     with (
       Progress(total, 'images', self.name) as self._progress,
-      workers.pool(self._workers) as pool,
+      workers.pool(self._workers) as submit,
     ):
-      splits = [self._write(split, pool) for split in examples]
+      splits = [self._write(split, submit) for split in examples]
     self.info.set_splits(tfds.core.SplitDict(splits))
     self.info.metadata['skipped'] = self._skipped
     self.info.metadata['examples'] = {s.name: s.num_examples for s in splits}
     self._sums.statistics().save(self.data_path / _STATISTICS)
 
-  def _write(self, split: str, pool: Executor) -> tfds.core.SplitInfo:
+  def _write(self, split: str, submit: workers.Submit) -> tfds.core.SplitInfo:
     task = workers.Task(
       self.info.features,
       jpeg=self._request['encoding'] == 'jpeg',
       measure=split == 'train',
     )
     examples = self._found.examples[split]
-    results = workers.in_order(pool, task, examples, 3 * self._workers)
+    results = workers.in_order(submit, task, examples, 3 * self._workers)
     template = self._get_filename_template(split)
-    files = template.sharded_filepaths(math.ceil(len(examples) / _SHARD))
+    files = template.sharded_filepaths(math.ceil(len(examples) / SHARD))
     lengths = []
     for file in files:
       writer = array_record_module.ArrayRecordWriter(str(file), _OPTIONS)
       lengths.append(0)
-      for result in itertools.islice(results, _SHARD // workers.CHUNK):
+      for result in itertools.islice(results, SHARD // workers.CHUNK):
         self._note(result)
         for record in result.records:
           writer.write(record)

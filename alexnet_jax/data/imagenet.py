@@ -67,9 +67,7 @@ def _imagenet_train(path: Path, ids: Sequence[str]) -> Iterator[Photograph]:
         f'{path} holds {name}: {name.stem} is not one of the 1,000 synsets '
         'of ILSVRC2012'
       )
-    images = list(
-      _members(path, synset.offset_data, synset.size) if synset.size else ()
-    )
+    images = list(_members(path, synset.offset_data, synset.size))
     if not images:
       raise UserError(f'{path}: no photographs in {name}')
     for image in images:
@@ -116,6 +114,10 @@ def _members(
             raise tarfile.ReadError(f'{member.name} is cut off')
           if member.isfile():
             yield member
+        # `tarfile` takes a cut between two members for the end.
+        file.seek(tar.offset)
+        if tar.offset >= end or file.read(512) != bytes(512):
+          raise tarfile.ReadError('its end is cut off')
   except tarfile.TarError as error:
     raise UserError(
       f'{path} is not a whole tar ({error}); download it again'

@@ -63,6 +63,8 @@ def square(data: bytes) -> Pixels:
       warnings.catch_warnings(action='ignore'),  # about EXIF, mostly
       Image.open(io.BytesIO(data)) as image,
     ):
+      if image.mode[0] in 'IF':  # Pillow would clip them, to white
+        raise BadImageError('more than 8 bits a channel: save it with 8')
       image.load()
       with contextlib.suppress(Exception):  # damaged EXIF, whole pixels
         ImageOps.exif_transpose(image, in_place=True)

@@ -69,21 +69,23 @@ def prepare(
   request = _request(source, input_dir, encoding, validation_share, test_share)
   path = builders.dataset_path(name, data_dir)
   path.parent.mkdir(parents=True, exist_ok=True)
-  with _locked(path.parent / '.lock', name):
+  with (
+    _locked(path.parent / '.lock', name),
+    _scratch(path.parent / 'incomplete') as scratch,
+  ):
     if path.exists() and not overwrite:
       return _reuse(builders.open_dataset(name, data_dir), request)
-    with _scratch(path.parent / 'incomplete') as scratch:
-      found = _find(request)
-      _check_disk(found, encoding, scratch)
-      builder = builders.Photographs(
-        name, scratch, found, request, skip_bad=skip_bad, workers=num_workers
-      )
-      builder.download_and_prepare(
-        download_dir=scratch / 'downloads', file_format='array_record'
-      )
-      if path.exists():
-        path.rename(scratch / 'overwritten')
-      builder.data_path.rename(path)
+    found = _find(request)
+    _check_disk(found, encoding, path.parent)
+    builder = builders.Photographs(
+      name, scratch, found, request, skip_bad=skip_bad, workers=num_workers
+    )
+    builder.download_and_prepare(
+      download_dir=scratch / 'downloads', file_format='array_record'
+    )
+    if path.exists():
+      path.rename(scratch / 'overwritten')
+    builder.data_path.rename(path)
   dataset = builders.open_dataset(name, data_dir)
   print(f'{path}: {_counts(dataset)}', flush=True)
   return dataset
@@ -101,9 +103,7 @@ def _locked(path: Path, name: str) -> Iterator[None]:
     yield
 
 
-def _reuse(
-  dataset: Dataset, request: dict[str, Any]
-) -> Dataset:
+def _reuse(dataset: Dataset, request: dict[str, Any]) -> Dataset:
   was = dataset.fingerprint['request']
   for key in was | request:
     if was.get(key) != request.get(key):
@@ -168,8 +168,8 @@ def _check_disk(found: sources.Source, encoding: str, path: epath.Path) -> None:
   free = shutil.disk_usage(path).free
   if need > free:
     raise UserError(
-      f'{path} has {free / 1e9:.1f} GB free and --encoding={encoding} takes '
-      f'about {need / 1e9:.1f} GB: choose another --data_dir'
+      f'{path} has {free / 1e9:.2f} GB free and --encoding={encoding} takes '
+      f'about {need / 1e9:.2f} GB: choose another --data_dir'
       + (' or --encoding=jpeg' if encoding == 'raw' else '')
     )
 

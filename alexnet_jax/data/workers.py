@@ -1,17 +1,18 @@
 """The process pool of `prepare`: photographs in, records out, in order."""
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import io
 import itertools
 import multiprocessing
-import os
+import queue
 import signal
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -53,40 +54,59 @@ class Task:
         data = photographs.encode_jpeg(image)
         stored, image = io.BytesIO(data), photographs.decode_jpeg(data)
       images.append(image)
-      record = {'image': stored, 'label': example.label}
-      records.append(self.features.serialize_example(record))
+      records.append(self._record({'image': stored, 'label': example.label}))
     measure = self.measure and images
     return Result(records, problems, Sums.of(images) if measure else Sums())
 
+  def _record(self, example: dict[str, Any]) -> bytes:
+    # `features.serialize_example` lets the order of the two fields differ from
+    # process to process.
+    serializer = tfds.core.ExampleSerializer(
+      self.features.get_serialized_info()
+    )
+    encoded = self.features.encode_example(example)
+    message = serializer.get_tf_example(encoded)
+    return message.SerializeToString(deterministic=True)
+
+
+Submit = Callable[[Callable[[Any], Any], Any], Future]
+
 
 @contextlib.contextmanager
-def pool(workers: int) -> Iterator[concurrent.futures.Executor]:
-  """A pool that dies with its parent and leaves no work behind on an error."""
-  executor = concurrent.futures.ProcessPoolExecutor(
-    workers, multiprocessing.get_context('spawn'), _start_worker
-  )
+def pool(workers: int) -> Iterator[Submit]:
+  """Gives a function that runs `task(chunk)` in one of `workers` processes.
+
+  Each process has a pipe of its own, so that either side sees when the other
+  was killed. (Those of `ProcessPoolExecutor` share theirs: one killed while it
+  sends blocks it for good, and all outlive a killed parent.)
+  """
+  context = multiprocessing.get_context('spawn')
+  processes = []
+  idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+  for _ in range(workers):
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    idle.put(ours)
+    processes.append(process)
+  threads = ThreadPoolExecutor(workers)
   try:
-    yield executor
-  except BrokenProcessPool as error:
-    raise UserError(
-      'a worker process was killed, perhaps for want of memory: try fewer '
-      '--workers'
-    ) from error
+    yield lambda task, chunk: threads.submit(_run, idle, task, chunk)
   finally:
-    executor.shutdown(cancel_futures=True)
+    for process in processes:
+      process.terminate()
+    threads.shutdown(cancel_futures=True)
 
 
 def in_order(
-  executor: concurrent.futures.Executor,
-  task: Task,
-  examples: Sequence[Example],
-  in_flight: int,
+  submit: Submit, task: Task, examples: Sequence[Example], in_flight: int
 ) -> Iterator[Result]:
   """Results chunk by chunk, with at most `in_flight` begun and not yielded."""
   chunks = (
     examples[start : start + CHUNK] for start in range(0, len(examples), CHUNK)
   )
-  futures = (executor.submit(task, chunk) for chunk in chunks)  # when asked
+  futures = (submit(task, chunk) for chunk in chunks)  # when asked
   waiting = collections.deque(itertools.islice(futures, in_flight))
   while waiting:
     result = waiting.popleft().result()
@@ -94,15 +114,35 @@ def in_order(
     yield result
 
 
-def _start_worker() -> None:
+def _run(
+  idle: queue.SimpleQueue[Connection], task: Callable[[Any], Any], chunk: Any
+) -> Any:
+  """Here, in a thread: one request to a process that has nothing to do."""
+  connection = idle.get()
+  try:
+    connection.send((task, chunk))
+    result = connection.recv()
+  except (EOFError, OSError) as error:
+    raise UserError(
+      'a worker process was killed, perhaps for want of memory: try fewer '
+      '--workers'
+    ) from error
+  finally:
+    idle.put(connection)
+  if isinstance(result, Exception):
+    raise result
+  return result
+
+
+def _serve(connection: Connection) -> None:
+  """There, in the process: answers until the other side is gone."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-  threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-  # The queue's pipe stays open on both ends in a worker, so nothing else tells
-  # it that its parent was killed.
-  parent = multiprocessing.parent_process()
-  assert parent is not None
-  parent.join()
-  os._exit(1)
+  with contextlib.suppress(EOFError, OSError):
+    while True:
+      task, chunk = connection.recv()
+      try:
+        result = task(chunk)
+      except Exception as error:
+        error.add_note(traceback.format_exc())
+        result = error
+      connection.send(result)

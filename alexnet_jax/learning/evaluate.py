@@ -39,6 +39,7 @@ class Evaluator:
     Raises:
       UserError: there is no such split or number of views.
     """
+    dataset.source(split)  # refuses a split that is not there
     self._setup, self._dataset, self._split = setup, dataset, split
     self.num_examples = dataset.num_examples(split)
     config = setup.config

@@ -54,11 +54,12 @@ def train_and_evaluate(
   dataset, setup = open_setup(config)
   workdir = epath.Path(workdir)
   with contextlib.ExitStack() as stack:
+    # First, for it must outlive the save that the checkpointer waits for.
+    stop = stack.enter_context(signals.StopRequest())
     run = _Run(config, dataset, setup, workdir, stack)
     if run.ended():
       print(f'{workdir} is complete: {run.step} steps', flush=True)
       return 0
-    stop = stack.enter_context(signals.StopRequest())
     trace = stack.enter_context(_Trace(workdir, profile))
     batches = run.open_batches(stack)
     while not run.ended():

@@ -1,9 +1,11 @@
 """A user's mistake is one message, never a traceback."""
 
+import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
-from absl import app
+from absl import app, flags
 
 
 class UserError(ValueError):
@@ -13,6 +15,8 @@ class UserError(ValueError):
 
 def run(main: Callable[[Sequence[str]], int | None], **kwargs) -> None:
   """`absl.app.run(main)`, with a `UserError` as one message and exit code 2.
+
+  So is anything that flags or the configuration file they name raise.
 
   Args:
     main: the program, called with the arguments that are not flags; its value
@@ -29,7 +33,39 @@ def run(main: Callable[[Sequence[str]], int | None], **kwargs) -> None:
         )
       return main(argv)
     except UserError as error:
-      print(f'error: {error}', file=sys.stderr)
-      return 2
+      return _refuse(str(error))
 
-  app.run(guarded, **kwargs)
+  def parse(argv: Sequence[str]) -> Sequence[str]:
+    try:
+      return flags.FLAGS(argv)
+    except Exception as error:  # a configuration file is a program
+      sys.exit(_refuse(_explain(error)))
+
+  app.run(guarded, flags_parser=parse, **kwargs)
+
+
+def _refuse(message: str) -> int:
+  print(f'error: {message}', file=sys.stderr)
+  return 2
+
+
+def _explain(error: BaseException) -> str:
+  """What is wrong with the flags, or where in the configuration file."""
+  place, cause = '', error
+  link: BaseException | None = error
+  while link:
+    for frame in traceback.extract_tb(link.__traceback__):
+      if frame.name in ('<module>', 'get_config'):
+        place = f'{frame.filename}, line {frame.lineno}: '
+        cause = link
+    link = link.__context__
+  # ConfigDict wraps a KeyError, whose text is quoted, in an AttributeError,
+  # and lists every field there is before the nearest.
+  while cause.args and isinstance(cause.args[0], Exception):
+    cause = cause.args[0]
+  text = str(cause)
+  if isinstance(cause, KeyError):
+    text = str(cause.args[0])
+    place = place or 'the configuration has no such field: '
+  text = re.sub(' Other fields present: "{.*}"', '', text, flags=re.DOTALL)
+  return place + text

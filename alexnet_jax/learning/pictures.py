@@ -1,0 +1,34 @@
+"""Pictures that a run leaves: what the first layer has learned (figure 3)."""
+
+import numpy as np
+from flax import nnx
+
+
+def conv1_kernels(params: nnx.State, columns: int = 16) -> np.ndarray:
+  """The kernels of conv1, tower above tower as in figure 3.
+
+  Each is scaled to its own range, so that faint ones show, too.
+
+  Args:
+    params: of the network, on any mesh that this process can read.
+    columns: kernels in a row.
+
+  Returns:
+    uint8 [H, W, 3], kernels enlarged three times.
+  """
+  kernels = np.asarray(params['conv1']['kernel'][...])  # [T, 11, 11, 3, F]
+  towers, size, _, channels, features = kernels.shape
+  rows = -(-features // columns)
+  kernels = kernels.transpose(0, 4, 1, 2, 3)
+  low = kernels.min((2, 3, 4), keepdims=True)
+  span = kernels.max((2, 3, 4), keepdims=True) - low
+  tiles = np.full(
+    (towers, rows * columns, size + 1, size + 1, channels), 255, np.uint8
+  )
+  scaled = 255 * (kernels - low) / np.maximum(span, 1e-12)
+  tiles[:, :features, :size, :size] = scaled.round()
+  tiles = tiles.reshape(towers * rows, columns, size + 1, size + 1, channels)
+  grid = tiles.transpose(0, 2, 1, 3, 4).reshape(
+    towers * rows * (size + 1), columns * (size + 1), channels
+  )
+  return grid.repeat(3, 0).repeat(3, 1)

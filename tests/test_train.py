@@ -1,0 +1,409 @@
+"""The program trains, stops, evaluates, and refuses in one message."""
+
+import gzip
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_runs
+from flax import nnx
+from ml_collections import ConfigDict
+from tensorboard.backend.event_processing import event_accumulator
+
+from alexnet_jax.data import builders
+from alexnet_jax.learning import evaluate, train
+from alexnet_jax.models.alexnet import AlexNet
+from alexnet_jax.runtime import signals
+from alexnet_jax.runtime.errors import UserError
+
+pytestmark = pytest.mark.usefixtures('cached')
+
+
+def steps_of(rows: list[dict], key: str) -> list[int]:
+  return [row['step'] for row in rows if key in row]
+
+
+# ---- What a run leaves behind.
+
+
+def test_a_run_trains_evaluates_and_saves(reference):
+  rows = small_runs.rows(reference)
+  assert steps_of(rows, 'train/loss') == list(range(1, 19))
+  # 36 images in batches of 8: epochs end within steps 5 and 14.
+  assert steps_of(rows, 'validation/loss') == [5, 9, 14, 18]
+  assert steps_of(rows, 'test/loss') == [18]
+  for row in rows:
+    assert row['epoch'] == row['step'] * 8 / 36
+    for split, count in {**small_runs.IMAGES, 'train': 8}.items():
+      for error in ('top1_error', 'top5_error'):
+        if f'{split}/{error}' in row:  # a whole number of this many images
+          wrong = row[f'{split}/{error}'] * count
+          assert wrong == pytest.approx(round(wrong), abs=1e-9)
+
+
+def test_the_rate_of_a_row_is_the_plateau_rules(reference):
+  """The rule of §5 by hand, from the errors in the file."""
+  rate, best, since, drops = 0.01, np.inf, 0.0, 0
+  for row in small_runs.rows(reference):
+    if 'train/rate' in row:
+      assert row['train/rate'] == pytest.approx(rate, rel=1e-12)
+    elif 'validation/loss' in row:
+      # The step that ends an epoch may be a part of a step late.
+      epoch = float(int(row['epoch']))
+      if row['validation/top1_error'] < best:
+        best, since = row['validation/top1_error'], epoch
+      elif epoch - since >= 1:
+        rate, since, drops = rate / 10, epoch, drops + 1
+  assert drops  # else this tested nothing
+
+
+def test_tensorboard_shows_the_rows(reference):
+  events = event_accumulator.EventAccumulator(str(reference))
+  events.Reload()
+  for key in ('train/loss', 'train/rate', 'validation/top1_error', 'test/loss'):
+    rows = [row for row in small_runs.rows(reference) if key in row]
+    scalars = events.Scalars(key)
+    assert [scalar.step for scalar in scalars] == [row['step'] for row in rows]
+    np.testing.assert_allclose(
+      [scalar.value for scalar in scalars], [row[key] for row in rows], 1e-6
+    )
+
+
+def test_the_last_checkpoints_and_the_best_stay(reference):
+  names = {int(path.name) for path in (reference / 'checkpoints').iterdir()}
+  errors = {
+    row['step']: row['validation/top1_error']
+    for row in small_runs.rows(reference)
+    if 'validation/loss' in row
+  }
+  best = min(errors, key=errors.__getitem__)
+  assert names == {14, 16, 18, best}
+
+
+def test_a_complete_run_does_nothing_twice(program, reference, tmp_path):
+  workdir = shutil.copytree(reference, tmp_path / 'run')
+
+  def files() -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
+
+  before = files()
+  out = program(workdir).run()
+  assert f'{workdir} is complete: 18 steps' in out
+  assert files() == before
+
+
+# ---- What stops it.
+
+
+def test_sigterm_saves_and_leaves(program, config, reference, tmp_path):
+  workdir = tmp_path / 'run'
+  process = program(workdir).start_until(6)
+  process.terminate()
+  out = small_runs.finish(process, signals.STOPPED)
+  assert 'SIGTERM: saving after this step' in out
+  step = small_runs.last_step(workdir)
+  assert 6 <= step < 18
+  assert (workdir / 'checkpoints' / str(step) / 'manifest.json').exists()
+  assert f'resuming from step {step}' in program(workdir).run()
+  small_runs.assert_equal_runs(config, workdir, reference)
+
+
+def test_a_second_ctrl_c_leaves_at_once(program, tmp_path):
+  process = program(tmp_path / 'run').start_until(2)
+  process.send_signal(signal.SIGINT)
+  while 'SIGINT: saving' not in process.stderr.readline():
+    assert process.poll() is None
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == -signal.SIGINT
+  assert 'Traceback' not in err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+  program, config, reference, tmp_path
+):
+  workdir = shutil.copytree(reference, tmp_path / 'run')
+  config.length = '24 steps'
+  config.schedule.rate = 1e30
+  out = program(workdir, config).run(status=2)
+  (message,) = re.findall('^error: .*', out, re.MULTILINE)
+  bad = int(re.search(r'step (\d+) is not finite', message)[1])
+  assert bad in (19, 20)  # huge weights, or already their loss
+  assert 'config.schedule.rate' in message  # what to try
+  assert small_runs.last_step(workdir) < bad
+  folder = workdir / 'checkpoints'
+  for step in [int(path.name) for path in folder.iterdir()]:
+    assert step < bad
+    arrays, _ = small_runs.saved(config, workdir, step)
+    assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_a_changed_network_is_refused(config, reference):
+  config.model.lrn.alpha = 2e-4
+  with pytest.raises(UserError, match=r'config\.model\.lrn.*0\.0002.*0\.0001'):
+    train.train_and_evaluate(config, reference)
+
+
+def test_a_changed_rate_goes_on_and_is_logged(
+  config, reference, tmp_path, caplog
+):
+  workdir = shutil.copytree(reference, tmp_path / 'run')
+  config.schedule.rate = 0.02
+  config.optimizer.momentum = 0.8
+  config.length = '20 steps'
+  assert train.train_and_evaluate(config, workdir) == 0
+  rows = small_runs.rows(workdir)
+  assert rows[: len(small_runs.rows(reference))] == small_runs.rows(reference)
+  # Three drops are behind it.
+  rates = [
+    r['train/rate'] for r in rows if r['step'] > 18 and 'train/rate' in r
+  ]
+  assert rates == pytest.approx([2e-5, 2e-5])
+  for change in (
+    'schedule.rate = 0.02, before 0.01',
+    'optimizer.momentum = 0.8, before 0.9',
+    "length = '20 steps', before '4 epochs'",
+  ):
+    assert f'resuming with another config: {change}' in caplog.text
+
+
+# ---- One network on any mesh.
+
+
+@pytest.fixture(scope='module')
+def mesh_runs(data_dir, tmp_path_factory, cached):
+  """Runs of five steps, made when they are asked for."""
+  folder, done = tmp_path_factory.mktemp('meshes'), {}
+
+  def run(data: int, towers: int) -> Path:
+    if (data, towers) not in done:
+      config = small_runs.small_config(
+        data_dir, length='5 steps', mesh__data=data, mesh__towers=towers
+      )
+      workdir = folder / f'{data}x{towers}'
+      assert train.train_and_evaluate(config, workdir) == 0
+      done[data, towers] = workdir
+    return done[data, towers]
+
+  return run
+
+
+# The reference ran on (1, 2).
+MESHES = [(1, 1), (2, 1), (2, 2)]
+
+
+@pytest.mark.parametrize(('data', 'towers'), MESHES)
+def test_every_mesh_trains_the_same_network(data, towers, mesh_runs, reference):
+  rows = small_runs.rows(mesh_runs(data, towers))
+  assert 'test/loss' in rows.pop()
+  assert_close_rows(rows, small_runs.rows(reference)[: len(rows)])
+
+
+def assert_close_rows(rows: list[dict], wanted: list[dict]):
+  """Losses within 1e-5, counts of errors the same."""
+  assert len(rows) == len(wanted)
+  for row, other in zip(rows, wanted, strict=True):
+    assert row.keys() == other.keys()
+    for key in row:
+      tolerance = 1e-5 if key.endswith('/loss') else 1e-12
+      assert row[key] == pytest.approx(other[key], rel=tolerance), key
+
+
+def test_a_run_goes_on_on_another_mesh(config, mesh_runs, reference, tmp_path):
+  workdir = shutil.copytree(mesh_runs(2, 2), tmp_path / 'run')
+  config.length = '9 steps'
+  config.mesh.data, config.mesh.towers = 1, 1
+  assert train.train_and_evaluate(config, workdir) == 0
+  rows = [r for r in small_runs.rows(workdir) if 'test/loss' not in r]
+  wanted = [r for r in small_runs.rows(reference) if r['step'] <= 9]
+  assert_close_rows(rows, wanted)
+
+
+# ---- Evaluation, against logits of views cut by NumPy.
+
+
+def oracle(
+  config: ConfigDict, workdir: Path, which: str, split: str, views: int
+) -> tuple[float, float]:
+  """Top-1 and top-5 error of a checkpoint: softmax averaged over views."""
+  dataset = builders.open_dataset('pictures', config.data.dir)
+  source = dataset.source(split)
+  images = np.stack([source[i]['image'] for i in range(len(source))])
+  labels = np.array([source[i]['label'] for i in range(len(source))])
+  crop, room = 64, 256 - 64
+  places = {
+    1: [(room // 2, room // 2)],
+    10: [(y, x) for y in (0, room) for x in (0, room)] + [(room // 2,) * 2],
+  }[views]
+  cuts = [images[:, y : y + crop, x : x + crop] for y, x in places]
+  if views > 1:
+    cuts += [cut[:, :, ::-1] for cut in cuts]
+  low = room // 2
+  mean = dataset.statistics.mean_image[low : low + crop, low : low + crop]
+
+  model = AlexNet(
+    config.model, dataset.num_classes, crop, rngs=nnx.Rngs(params=1)
+  )
+  arrays, _ = small_runs.saved(config, workdir, which)
+  graphdef, params = nnx.split(model)
+  names = jax.tree_util.tree_leaves_with_path(params)
+  params = jax.tree.unflatten(
+    jax.tree.structure(params),
+    [arrays[f'.params{jax.tree_util.keystr(path)}'] for path, _ in names],
+  )
+  apply = jax.jit(lambda views: nnx.merge(graphdef, params)(views))
+  probabilities = 0
+  for cut in cuts:
+    logits = np.asarray(apply(jnp.asarray(cut - mean, jnp.float32)), np.float64)
+    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities += exps / exps.sum(axis=1, keepdims=True)
+  order = np.argsort(-probabilities, axis=1)
+  wrong = order != labels[:, None]
+  return wrong[:, 0].mean(), wrong[:, :5].all(axis=1).mean()
+
+
+@pytest.mark.parametrize('views', [1, 10])
+@pytest.mark.parametrize(
+  ('which', 'split'), [('best', 'validation'), ('last', 'test'), ('16', 'test')]
+)
+def test_evaluation_counts_every_example_once(
+  which, split, views, config, reference, capsys
+):
+  config.evals.batch_size = 8
+  top1, top5 = oracle(config, reference, which, split, views)
+  values = evaluate.evaluate_checkpoint(config, reference, which, split, views)
+  assert (values['top1_error'], values['top5_error']) == (top1, top5)
+  step = {'best': 5, 'last': 18, '16': 16}[which]
+  line = capsys.readouterr().out.splitlines()[-1]
+  count = small_runs.IMAGES[split]
+  assert line.startswith(
+    f'step {step}: {count} images of {split}, {views} view(s): '
+  )
+  assert line.endswith(f'top-1 error {top1:.3%}, top-5 error {top5:.3%}')
+
+
+def test_the_last_rows_of_a_run_are_those_of_evaluation(config, reference):
+  for split in ('validation', 'test'):
+    values = evaluate.evaluate_checkpoint(config, reference, 'last', split, 1)
+    row = [r for r in small_runs.rows(reference) if f'{split}/loss' in r][-1]
+    for key, value in values.items():
+      assert value == pytest.approx(row[f'{split}/{key}'], rel=1e-6)
+
+
+def test_eval_mode_prints_the_errors(program, config, reference):
+  top1, top5 = oracle(config, reference, 'last', 'test', 10)
+  out = program(reference).run(
+    '--mode=eval', '--checkpoint=last', '--split=test', '--views=10'
+  )
+  assert f'top-1 error {top1:.3%}, top-5 error {top5:.3%}' in out
+
+
+# ---- The trace of the profiler.
+
+
+def test_a_profile_names_the_layers(config, tmp_path):
+  config.length = '4 steps'
+  config.evals.final_split = ''
+  train.train_and_evaluate(config, tmp_path, profile=(1, 3))
+  (plane,) = (tmp_path / 'profile').rglob('*.xplane.pb')
+  content = plane.read_bytes()
+  layers = ['conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8']
+  for name in [*layers, 'lrn1', 'lrn2', 'pool1', 'pool2', 'pool5', 'loss']:
+    # Forward and backward, with the layer's name for both.
+    assert f'/jvp({name})/'.encode() in content, name
+    assert f'/transpose(jvp({name}))/'.encode() in content, name
+  for name in ('augment', 'update'):
+    assert f'/{name}/'.encode() in content, name
+  (trace,) = (tmp_path / 'profile').rglob('*.trace.json.gz')
+  events = json.loads(gzip.decompress(trace.read_bytes()))['traceEvents']
+  assert any('train_step' in event.get('name', '') for event in events)
+
+
+# ---- Mistakes that only a run can find.
+
+
+def test_a_missing_data_set_is_one_line(program, config, tmp_path):
+  config.data.name = 'mine'
+  out = program(tmp_path / 'run', config).run(status=2)
+  (line,) = [x for x in out.splitlines() if not re.match(r'[IW]\d{4} ', x)]
+  assert line == (
+    f'error: no data set mine in {config.data.dir}: make it with python -m '
+    'alexnet_jax.prepare --source=folder --input=FOLDER --name=mine '
+    f'--data_dir={config.data.dir}'
+  )
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('steps', ['10-20', '20:10'])
+def test_a_mistyped_profile_is_one_message(steps, program, tmp_path):
+  out = program(tmp_path / 'run').run(f'--profile={steps}', status=2)
+  assert f'error: --profile={steps}: write START:STOP, such as 10:20' in out
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'words'),
+  [
+    ({'mesh__data': 8}, ['16', 'there are 8', 'cpu:0', 'cpu:7']),
+    ({'mesh__data': 3}, ['batch of 8', '3 devices']),
+    ({'mesh__towers': 3}, ['config.mesh.towers=3', 'use 1 or 2']),
+    ({'mesh__data': 0}, ['config.mesh.data=0']),
+    ({'evals__split': 'tests'}, ["'tests'", 'train, validation, test']),
+    ({'length': '4 weeks'}, ["'4 weeks'", "'90 epochs'"]),
+    ({'schedule__kind': 'cosine'}, ["'cosine'", "'plateau'"]),
+    ({'augment__crop_size': 300}, ['augment.crop_size=300', '1..256']),
+    ({'augment__crop_size': 10}, ['10 pixels']),
+    ({'augment__mean': 'img'}, ['augment.mean', "'img'"]),
+    ({'model__activation': 'gelu'}, ['config.model.activation', "'gelu'"]),
+    ({'dtype': 'float16'}, ['config.dtype', "'float16'"]),
+    (
+      {'optimizer__rate_multipliers': (('kernel', 1.0),)},
+      ['no rule', 'conv1/bias'],
+    ),
+    ({'checkpoint__keep': 0}, ['keep at least 1']),
+  ],
+)
+def test_a_run_that_cannot_be_is_refused(overrides, words, data_dir, tmp_path):
+  config = small_runs.small_config(data_dir, **overrides)
+  with pytest.raises(UserError) as refusal:
+    train.train_and_evaluate(config, tmp_path / 'run')
+  for word in words:
+    assert word in str(refusal.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_test_that_is_not_there_is_refused_before_training(tmp_path):
+  splits = ('train', 'validation')
+  data_dir = small_runs.prepare_pictures(tmp_path, 'pictures', splits)
+  config = small_runs.small_config(data_dir)
+  message = "no split 'test': it has train, validation"
+  with pytest.raises(UserError, match=message):
+    train.train_and_evaluate(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('which', 'split', 'views', 'words'),
+  [
+    ('7', 'test', 1, ['no checkpoint of step 7', '[5, 14, 16, 18]']),
+    ('newest', 'test', 1, ["'newest'", "'last', 'best' or a step"]),
+    ('last', 'testing', 1, ["'testing'", 'train, validation, test']),
+  ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(
+  which, split, views, words, config, reference
+):
+  with pytest.raises(UserError) as refusal:
+    evaluate.evaluate_checkpoint(config, reference, which, split, views)
+  for word in words:
+    assert word in str(refusal.value)
+
+
+def test_evaluation_needs_a_run(config, tmp_path):
+  with pytest.raises(UserError, match='train first'):
+    evaluate.evaluate_checkpoint(config, tmp_path, 'last', 'test', 1)
