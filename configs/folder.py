@@ -20,6 +20,6 @@ def get_config() -> ConfigDict:
   config.data.name = 'mine'
   config.model.width = 1.0
   config.batch_size = 64
-  config.length = '20 epochs'
-  config.schedule.drops = (17.0, 19.0)
+  config.length = '18 epochs'
+  config.schedule.drops = (15.0, 17.0)
   return config

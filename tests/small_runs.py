@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -89,7 +90,7 @@ class Program:
   workdir: Path
   cache: Path
 
-  def start(self, *more: str) -> subprocess.Popen:
+  def start(self, *more: str, **options) -> subprocess.Popen:
     defaults = _flat(default.get_config())
     flags = [
       f'--config.{name}={value}'
@@ -109,15 +110,16 @@ class Program:
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
+      **options,
     )
 
   def run(self, *more: str, status: int = 0) -> str:
     """Runs to the end; returns stdout and stderr together."""
     return finish(self.start(*more), status)
 
-  def start_until(self, step: int, *more: str) -> subprocess.Popen:
+  def start_until(self, step: int, **options) -> subprocess.Popen:
     """Starts, and returns once it has logged a step."""
-    process = self.start(*more)
+    process = self.start(**options)
     while process.poll() is None and last_step(self.workdir) < step:
       time.sleep(0.005)
     assert process.poll() is None, process.communicate()
@@ -130,6 +132,13 @@ def finish(process: subprocess.Popen, status: int = 0) -> str:
   assert process.returncode == status, out + err
   assert 'Traceback' not in err, err
   return out + err
+
+
+def kill(process: subprocess.Popen) -> None:
+  """SIGKILL; and none of its workers holds on to its pipes for long."""
+  process.kill()
+  process.communicate(timeout=60)
+  assert process.returncode == -signal.SIGKILL
 
 
 def last_step(workdir: Path) -> int:

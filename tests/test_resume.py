@@ -1,5 +1,6 @@
 """Whatever ends a run, the next one ends as if nothing had happened."""
 
+import os
 import random
 import shutil
 import signal
@@ -9,15 +10,15 @@ from pathlib import Path
 import pytest
 import small_runs
 
+from alexnet_jax.runtime import signals
+
 
 def kill_at_random(program: small_runs.Program, seed: int) -> None:
   """Runs until a random moment: SIGKILL some time after a random step."""
   rng = random.Random(seed)
   process = program.start_until(rng.randint(1, 12))
   time.sleep(rng.uniform(0, 0.1))
-  process.kill()
-  process.communicate()
-  assert process.returncode == -signal.SIGKILL
+  small_runs.kill(process)
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been(
@@ -52,9 +53,7 @@ def test_killed_again_and_again(program, config, reference, tmp_path):
   step = 0
   while step < 13:
     step = max(step, small_runs.last_step(workdir)) + rng.randint(2, 4)
-    process = program(workdir).start_until(step)
-    process.kill()
-    process.communicate()
+    small_runs.kill(program(workdir).start_until(step))
   program(workdir).run()
   small_runs.assert_equal_runs(config, workdir, reference)
 
@@ -65,8 +64,7 @@ def test_a_killed_run_leaves_no_workers(program, config, tmp_path):
   process = program(tmp_path / 'run', config).start_until(2)
   children = descendants(process.pid)
   assert children
-  process.kill()
-  process.communicate()
+  small_runs.kill(process)
   end = time.monotonic() + 60
   while any(alive(child) for child in children):
     assert time.monotonic() < end, 'a worker outlives its run by a minute'
@@ -87,6 +85,21 @@ def alive(pid: int) -> bool:
   except FileNotFoundError:
     return False
   return stat.rpartition(')')[2].split()[0] != 'Z'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_workers_leave_it_to_the_run_to_leave(
+  number, program, config, reference, tmp_path
+):
+  """A terminal's Ctrl-C, like Slurm's SIGTERM, is sent to all processes."""
+  config.data.workers = 1
+  workdir = tmp_path / 'run'
+  process = program(workdir, config).start_until(3, start_new_session=True)
+  os.killpg(process.pid, number)
+  small_runs.finish(process, signals.STOPPED)
+  program(workdir, config).run()
+  small_runs.assert_equal_runs(config, workdir, reference)
 
 
 @pytest.mark.parametrize('middle', [True, False], ids=['middle', 'end'])

@@ -20,6 +20,7 @@ from etils import epath
 
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
+from alexnet_jax.learning import pictures
 from alexnet_jax.learning.evaluate import Evaluator
 from alexnet_jax.learning.schedules import make_schedule
 from alexnet_jax.learning.state import Setup, open_setup, restore
@@ -209,6 +210,10 @@ class _Run:
     planned = self.step // period * period if period else self.step
     self.schedule.observe(self.epoch(planned), self.error)
     self._say(split, values)
+    if jax.process_count() == 1:
+      self.writer.image(
+        self.step, 'conv1', pictures.conv1_kernels(self.state.params)
+      )
     if self.ended() and self.final_evaluator:
       split = self.config.evals.final_split
       values = self.final_evaluator(self.state.params)

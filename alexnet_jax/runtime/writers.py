@@ -45,7 +45,7 @@ class MetricsWriter:
     self._write = write
     if not write:
       return
-    workdir = epath.Path(workdir)
+    workdir = self._workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     first_step = 0 if resume_step is None else resume_step + 1
     path = workdir / METRICS_FILE
@@ -78,11 +78,13 @@ class MetricsWriter:
     )
 
   def image(self, step: int, tag: str, image: np.ndarray) -> None:
-    """Shows a picture in TensorBoard: uint8 [H, W, 3] or [H, W]."""
+    """Shows a picture, uint8 [H, W, 3] or [H, W], in TensorBoard; the newest
+    is `workdir/<tag>.png`, too."""
     if not self._write:
       return
     png = io.BytesIO()
     Image.fromarray(image).save(png, 'PNG')
+    (self._workdir / f'{tag}.png').write_bytes(png.getvalue())
     picture = summary_pb2.Summary.Image(
       height=image.shape[0],
       width=image.shape[1],

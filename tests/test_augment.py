@@ -1,0 +1,176 @@
+"""Views of §4.1 against slices and sums in NumPy."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import max_norm_error
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax.data import augment
+from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime.errors import UserError
+from configs import default
+
+SIZE, CROP = 40, 8  # offsets 0..32, as of 224 in 256
+
+
+def make_config(**overrides):
+  config = default.get_config().augment
+  config.update({'crop_size': CROP, **overrides})
+  return config
+
+
+def make_statistics():
+  rng = np.random.default_rng(0)
+  rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+  return types.SimpleNamespace(
+    mean_image=rng.uniform(100, 150, (SIZE, SIZE, 3)),
+    rgb_mean=np.array([120.0, 115.0, 105.0]),
+    eigenvalues=np.array([4000.0, 300.0, 60.0]),
+    eigenvectors=rotation,
+  )
+
+
+def images(count):
+  """Whose every pixel says where it is: uint8 [count, S, S, 3]."""
+  rows, columns = np.mgrid[:SIZE, :SIZE]
+  place = np.stack([rows, columns, 3 * rows + columns], -1)
+  return np.broadcast_to(place, (count, SIZE, SIZE, 3)).astype(np.uint8)
+
+
+def views(config, count, seed=0):
+  constants = augment.constants(config, make_statistics())
+  keys = jax.random.split(jax.random.key(seed), count)
+  got = augment.training_views(config, constants, images(count), keys)
+  assert got.dtype == jnp.float32 and got.shape == (count, CROP, CROP, 3)
+  return np.asarray(got, np.float64)
+
+
+def test_crops_and_flips():
+  got = views(make_config(color=0.0, mean='none'), 3000)
+  flipped = got[:, 0, 0, 1] > got[:, 0, -1, 1]
+  upright = np.where(flipped[:, None, None, None], got[:, :, ::-1], got)
+  tops, lefts = upright[:, 0, 0, 0].astype(int), upright[:, 0, 0, 1].astype(int)
+  whole = images(1)[0]
+  for view, top, left in zip(upright, tops, lefts, strict=True):
+    np.testing.assert_array_equal(
+      view, whole[top : top + CROP, left : left + CROP]
+    )
+  # Each of 33 offsets, both ends included: 91 expected, five deviations 47.
+  for offsets in (tops, lefts):
+    counts = np.bincount(offsets, minlength=33)
+    assert counts.size == 33 and counts.min() > 43 and counts.max() < 139
+  assert abs(np.corrcoef(tops, lefts)[0, 1]) < 0.1
+  # Half are mirrored: five standard deviations are 0.046.
+  assert abs(flipped.mean() - 0.5) < 0.046
+
+
+def test_each_switch():
+  plain = make_config(
+    color=0.0, mean='none', random_crop=False, random_flip=False
+  )
+  centre = images(2)[:, 16:24, 16:24]
+  np.testing.assert_array_equal(views(plain, 2), centre)
+  statistics = make_statistics()
+  for mean, value in (
+    ('rgb', statistics.rgb_mean),
+    ('image', statistics.mean_image[16:24, 16:24]),
+  ):
+    config = plain.copy_and_resolve_references()
+    config.mean = mean
+    assert max_norm_error(views(config, 2), centre - value) <= 1e-6
+
+
+def test_the_mean_images_centre_is_subtracted_wherever_the_view_is_cut():
+  moved = make_config(color=0.0, random_flip=False)
+  bare = make_config(color=0.0, random_flip=False, mean='none')
+  mean = make_statistics().mean_image[16:24, 16:24]
+  assert max_norm_error(views(moved, 9), views(bare, 9) - mean) <= 1e-6
+
+
+@pytest.mark.parametrize('units', ['std', 'eigenvalue'])
+def test_colour_noise(units):
+  """One vector per image, E diag(s) a: its covariance is E diag(0.1 s)^2 E^T.
+
+  The vector is found as a difference from the same views without noise.
+  """
+  count = 20000
+  still = make_config(color_units=units, color=0.1)
+  none = make_config(color_units=units, color=0.0)
+  noise = views(still, count) - views(none, count)
+  vectors = noise[:, 0, 0]
+  assert np.abs(noise - vectors[:, None, None]).max() < 1e-2 * noise.std()
+  statistics = make_statistics()
+  variances = statistics.eigenvalues
+  scale = 0.1 * (np.sqrt(variances) if units == 'std' else variances)
+  rotated = vectors @ statistics.eigenvectors  # column i: component i
+  # 20,000 draws: a standard deviation is known to 0.5 %, five times that.
+  np.testing.assert_allclose(rotated.std(0), scale, rtol=0.025)
+  assert np.abs(rotated.mean(0) / scale).max() < 0.036
+  assert np.abs(np.corrcoef(rotated.T) - np.eye(3)).max() < 0.036
+
+
+@pytest.mark.parametrize('mesh', [(2, 1), (1, 2), (4, 2)])
+def test_views_do_not_depend_on_the_mesh(mesh):
+  config, count = make_config(), 8
+  mesh = sharding.make_mesh(*mesh, 2)
+  constants = augment.constants(config, make_statistics())
+  batch = sharding.put_batch(mesh, list(range(count)), count, images(count))
+
+  def body(x):
+    local = x.shape[0]
+    rows = lax.axis_index('data') * local + jnp.arange(local)
+    key = jax.random.key(0)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+    return augment.training_views(config, constants, x, keys)
+
+  mapped = jax.shard_map(
+    body, mesh=mesh, in_specs=P('data'), out_specs=P('data')
+  )
+  got = jax.jit(mapped)(batch)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(
+    jax.random.key(0), jnp.arange(count)
+  )
+  want = jax.jit(augment.training_views, static_argnums=0)(
+    _Frozen(config), constants, images(count), keys
+  )
+  np.testing.assert_array_equal(got, want)
+
+
+class _Frozen:
+  """A configuration that jit can hash."""
+
+  def __init__(self, config):
+    self.__dict__.update(config)
+
+
+def test_test_views():
+  constants = augment.constants(make_config(), make_statistics())
+  mean = make_statistics().mean_image[16:24, 16:24]
+  whole = images(2)
+  corners = [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
+  cuts = [whole[:, y : y + CROP, x : x + CROP] for y, x in corners]
+  mirrored = [cut[:, :, ::-1] for cut in cuts]
+  want = {1: [cuts[4]], 2: [cuts[4], mirrored[4]], 10: cuts + mirrored}
+  for number, expected in want.items():
+    got = augment.test_views(constants, whole, CROP, number)
+    assert max_norm_error(got, np.stack(expected) - mean) <= 1e-6
+  with pytest.raises(UserError, match=r'views is one of \[1, 2, 10\], not 5'):
+    augment.test_views(constants, whole, CROP, 5)
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'mean': 'pixel'}, "augment.mean is one of .*not 'pixel'"),
+    ({'color_units': 'var'}, "augment.color_units is one of .*not 'var'"),
+    ({'crop_size': 41}, 'augment.crop_size=41 is not in 1..40'),
+  ],
+)
+def test_bad_fields_are_refused(overrides, message):
+  with pytest.raises(UserError, match=message):
+    augment.constants(make_config(**overrides), make_statistics())
