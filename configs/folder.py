@@ -21,5 +21,6 @@ def get_config() -> ConfigDict:
   config.model.width = 1.0
   config.batch_size = 64
   config.length = '18 epochs'
+  config.evals.final_split = ''  # 'test' where your pictures have one
   config.schedule.drops = (15.0, 17.0)
   return config

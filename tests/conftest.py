@@ -1,12 +1,15 @@
 """Strict JAX, eight CPU devices, and the one tolerance helper."""
 
+import io
 import os
+import tarfile
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import small_runs
+import tensorflow_datasets as tfds
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -42,6 +45,42 @@ def photographs() -> Path:
   if not folder:
     pytest.skip('ALEXNET_TEST_DATA is not set: no real photographs here')
   return Path(folder)
+
+
+@pytest.fixture(scope='session')
+def imagenet_tars(photographs, tmp_path_factory) -> Path:
+  """ILSVRC2012's two tars with 250 real photographs, one of a class, which
+  are training and validation at once."""
+  train: dict[str, dict[str, bytes]] = {}
+  with tarfile.open(photographs / 'imagenet_sample.tar') as sample:
+    for member in sample:
+      name = Path(member.name).name
+      if name.endswith('.JPEG'):
+        data = sample.extractfile(member).read()
+        train.setdefault(name.split('_')[0], {})[name] = data
+  assert len(train) == 250
+  path = tfds.core.tfds_path('datasets/imagenet2012/validation_labels.txt')
+  answers = path.read_text().split()
+  validation = {
+    f'ILSVRC2012_val_{answers.index(synset) + 1:08}.JPEG': data
+    for synset, files in train.items()
+    for data in files.values()
+  }
+  folder = tmp_path_factory.mktemp('tars')
+  synsets = {f'{synset}.tar': _tar(files) for synset, files in train.items()}
+  (folder / 'ILSVRC2012_img_train.tar').write_bytes(_tar(synsets))
+  (folder / 'ILSVRC2012_img_val.tar').write_bytes(_tar(validation))
+  return folder
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+  buffer = io.BytesIO()
+  with tarfile.open(fileobj=buffer, mode='w') as tar:
+    for name, data in files.items():
+      member = tarfile.TarInfo(name)
+      member.size = len(data)
+      tar.addfile(member, io.BytesIO(data))
+  return buffer.getvalue()
 
 
 # -- small runs of the real program (test_train, test_resume)

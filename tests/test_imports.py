@@ -58,7 +58,9 @@ def test_only_verbs_define_flags(file):
 
 
 def test_the_package_is_light():
-  check = 'import sys, alexnet_jax; assert not {"jax", "numpy"} & set(sys.modules)'
+  check = (
+    'import sys, alexnet_jax; assert not {"jax", "numpy"} & set(sys.modules)'
+  )
   subprocess.run([sys.executable, '-c', check], check=True)
 
 

@@ -403,27 +403,8 @@ def test_bad_photograph_in_a_tar_is_named(tmp_path):
     _prepare('imagenet2012', tmp_path, tars)
 
 
-def test_real_imagenet_photographs(tmp_path, photographs):
-  train: dict[str, dict[str, bytes]] = {}
-  with tarfile.open(photographs / 'imagenet_sample.tar') as sample:
-    for member in sample:
-      name = Path(member.name).name
-      if name.endswith('.JPEG'):
-        data = sample.extractfile(member).read()
-        train.setdefault(name.split('_')[0], {})[name] = data
-  assert len(train) == 250
-  answers = _ANSWERS.read_text().split()
-  validation = {
-    f'ILSVRC2012_val_{answers.index(synset) + 1:08}.JPEG': data
-    for synset, files in train.items()
-    for data in files.values()
-  }
-  tars = _ilsvrc(
-    tmp_path / 'tars',
-    {f'{synset}.tar': _tar(files) for synset, files in train.items()},
-    validation,
-  )
-  dataset = _prepare('imagenet2012', tmp_path, tars, num_workers=2)
+def test_real_imagenet_photographs(tmp_path, imagenet_tars):
+  dataset = _prepare('imagenet2012', tmp_path, imagenet_tars, num_workers=2)
   pairs = zip(
     *(dataset.source(split) for split in ('train', 'validation')), strict=True
   )

@@ -5,6 +5,10 @@ opening the stream at step s; there is nothing of an iterator to save. The
 views are cut on the device (`augment`); nothing is random here but order.
 """
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Sequence
 
 import grain
@@ -118,8 +122,26 @@ def _iterate(
     # Worker i makes batches i, i + workers, ...: one thread each will do.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     processes = grain.MultiprocessingOptions(workers, prefetch)
-    stream = batches.to_iter_dataset(options).mp_prefetch(processes)
+    stream = batches.to_iter_dataset(options).mp_prefetch(
+      processes, _start_worker
+    )
   else:
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
     stream = batches.to_iter_dataset(options)
   return iter(stream)
+
+
+def _start_worker(*_) -> None:
+  """A worker leaves when its run does, however that ends, and not before."""
+  # Ctrl-C and a scheduler's SIGTERM come to all processes at once; the run
+  # still needs batches for the step after which it saves.
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+
+  def leave() -> None:  # a killed run cannot ask for it
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=leave, daemon=True).start()

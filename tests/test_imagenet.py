@@ -1,0 +1,53 @@
+"""The paper's experiment, begun: real tars, real photographs, full width."""
+
+import subprocess
+import sys
+
+import pytest
+import small_runs
+
+
+@pytest.mark.slow
+def test_ten_steps_and_an_evaluation_from_the_tars(imagenet_tars, tmp_path):
+  def run(verb, *flags):
+    program = [sys.executable, '-m', f'alexnet_jax.{verb}', *flags]
+    process = subprocess.Popen(
+      program,
+      cwd=small_runs.ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    return small_runs.finish(process)
+
+  data, workdir = tmp_path / 'data', tmp_path / 'run'
+  run(
+    'prepare',
+    '--source=imagenet2012',
+    f'--input={imagenet_tars}',
+    f'--data_dir={data}',
+  )
+  common = (
+    '--config=configs/imagenet2012.py',
+    f'--config.data.dir={data}',
+    '--config.data.workers=2',
+    '--config.length=10 steps',
+    '--config.log_every=5 steps',
+    f'--workdir={workdir}',
+  )
+  run('main', *common)
+  rows = small_runs.rows(workdir)
+  # An epoch is 250 images, 1.95 steps of 128: evaluated whenever one ends.
+  evaluated = [row for row in rows if 'validation/loss' in row]
+  assert [row['step'] for row in evaluated] == [2, 4, 6, 8, 10]
+  for row in evaluated:
+    errors = row['validation/top1_error'] * 250
+    assert abs(errors - round(errors)) < 1e-6, 'counts of 250'
+  trained = [row for row in rows if 'train/loss' in row]
+  assert [row['step'] for row in trained] == [5, 10]
+  # 1000 classes start near chance, and ten steps do not blow it up.
+  assert all(row['train/loss'] < 8 for row in trained)
+  out = run('main', *common, '--mode=eval', '--checkpoint=10', '--views=1')
+  assert '250 images of validation, 1 view' in out
+  last = evaluated[-1]['validation/top1_error']
+  assert f'top-1 error {last:.3%}' in out
