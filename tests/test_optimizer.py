@@ -14,9 +14,12 @@ from alexnet_jax.learning.optimizer import (
   multipliers,
   param_names,
 )
+from alexnet_jax.models.alexnet import AlexNet
 from alexnet_jax.runtime.errors import UserError
+from configs import default
 
 RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.01]  # a drop after three steps
+MOMENTUM, DECAY = 0.8, 0.05  # not the paper's, so that no constant passes
 
 
 def make_params():
@@ -33,8 +36,8 @@ def make_params():
 def make_config(**overrides):
   config = ml_collections.ConfigDict(
     {
-      'momentum': 0.9,
-      'weight_decay': 5e-2,
+      'momentum': MOMENTUM,
+      'weight_decay': DECAY,
       'rate_multipliers': (('', 1.0),),
       'decay_multipliers': (('bias', 0.0), ('', 1.0)),
     }
@@ -66,15 +69,15 @@ def named(params):
 
 
 def by_hand(rates=None, decays=None):
-  """v <- 0.9 v - decay rate w - rate g ; w <- w + v, parameter by parameter."""
+  """v <- momentum v - decay rate w - rate g ; w <- w + v, one by one."""
   weights = {n: np.asarray(w, np.float64) for n, w in named(make_params())}
   velocity = {name: np.zeros_like(w) for name, w in weights.items()}
   for step, rate in enumerate(RATES):
     for name, grad in named(gradients(step)):
       own = rate * (rates or {}).get(name, 1.0)
-      decay = 5e-2 * (decays or {}).get(name, float('kernel' in name))
+      decay = DECAY * (decays or {}).get(name, float('kernel' in name))
       velocity[name] = (
-        0.9 * velocity[name] - decay * own * weights[name] - own * grad
+        MOMENTUM * velocity[name] - decay * own * weights[name] - own * grad
       )
       weights[name] = weights[name] + velocity[name]
   return weights
@@ -90,10 +93,29 @@ def test_the_rule_across_a_drop_of_the_rate():
   assert_equal(run(make_config()), by_hand())
 
 
+def test_two_steps_by_hand():
+  """One weight of 2: gradient 3 at rate 0.5, then 1 at rate 0.25."""
+  params = nnx.State({'fc8': {'kernel': nnx.Param(jnp.array([2.0]))}})
+  config = make_config(decay_multipliers=(('', 1.0),))
+  state = make_optimizer(config, params).init(params)
+  # v = -0.05 * 0.5 * 2 - 0.5 * 3 = -1.55 ; w = 0.45
+  # v = 0.8 * -1.55 - 0.05 * 0.25 * 0.45 - 0.25 * 1 = -1.495625
+  for rate, gradient, velocity in ((0.5, 3.0, -1.55), (0.25, 1.0, -1.495625)):
+    grads = jax.tree.map(lambda w, g=gradient: jnp.full_like(w, g), params)
+    tx = make_optimizer(config, params, rate)
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    assert max_norm_error(jax.tree.leaves(updates)[0], [velocity]) <= 1e-6
+    # The state is the velocity, and nothing that knows the rate.
+    (kept,) = jax.tree.leaves(state)
+    assert max_norm_error(kept, [velocity]) <= 1e-6
+  assert max_norm_error(jax.tree.leaves(params)[0], [0.45 - 1.495625]) <= 1e-6
+
+
 def test_it_is_not_optax_sgd():
   """Which rescales the old velocity when the rate drops."""
   params = make_params()
-  sgd = lambda rate: optax.sgd(rate, momentum=0.9)  # noqa: E731
+  sgd = lambda rate: optax.sgd(rate, momentum=MOMENTUM)  # noqa: E731
   state = sgd(0.1).init(params)
   for step, rate in enumerate(RATES):
     updates, state = sgd(rate).update(gradients(step), state, params)
@@ -118,6 +140,25 @@ def test_rules_per_parameter_first_match_wins():
   assert_equal(run(config), by_hand(rates, decays))
 
 
+def test_names_of_the_network():
+  config = default.get_config()
+  model = nnx.eval_shape(
+    lambda: AlexNet(config.model, 10, 224, rngs=nnx.Rngs(params=0))
+  )
+  params = nnx.state(model)
+  layers = ['conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8']
+  names = jax.tree.leaves(param_names(params))
+  assert sorted(names) == [
+    f'{layer}/{kind}' for layer in layers for kind in ('bias', 'kernel')
+  ]
+  # Of default.py: decay on weights only (§5), one rate for all.
+  decays = multipliers(config.optimizer.decay_multipliers, params)
+  for name, decay in zip(names, jax.tree.leaves(decays), strict=True):
+    assert decay == (0.0 if name.endswith('bias') else 1.0)
+  rates = multipliers(config.optimizer.rate_multipliers, params)
+  assert jax.tree.leaves(rates) == [1.0] * 16
+
+
 def test_a_parameter_without_a_rule_is_refused():
   with pytest.raises(UserError, match="no rule of .* 'conv1/bias'"):
     multipliers((('kernel', 1.0),), make_params())
@@ -126,3 +167,12 @@ def test_a_parameter_without_a_rule_is_refused():
 def test_a_rule_that_decides_nothing_is_refused():
   with pytest.raises(UserError, match="'conv9'.*the names are.*conv1/bias"):
     multipliers((('conv9', 1.0), ('', 1.0)), make_params())
+  # Nor may one stand behind others that decide everything.
+  with pytest.raises(UserError, match=r"rules \['bias'\] decide for no"):
+    multipliers((('', 1.0), ('bias', 0.0)), make_params())
+
+
+def test_a_bad_rule_is_refused_before_any_step():
+  for field in ('rate_multipliers', 'decay_multipliers'):
+    with pytest.raises(UserError, match="no rule of .* 'conv1/bias'"):
+      make_optimizer(make_config(**{field: (('kernel', 1.0),)}), make_params())

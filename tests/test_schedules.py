@@ -11,12 +11,21 @@ from configs import default
 
 
 def test_staircase():
-  schedule = Staircase(0.01, (2.0, 3.5), 10.0)
+  schedule = Staircase(0.02, (2.0, 3.5), 4.0)
   epochs = [0, 1.99, 2, 3.49, 3.5, 100]
   rates = [schedule.rate(epoch) for epoch in epochs]
-  assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
-  schedule.observe(1, 0.5)
+  expected = [2e-2, 2e-2, 5e-3, 5e-3, 1.25e-3, 1.25e-3]
+  assert rates == pytest.approx(expected, rel=1e-12)
+  for epoch in range(20):  # whatever the errors
+    schedule.observe(epoch, 0.5)
+  assert schedule.rate(0) == 0.02
   assert not schedule.finished
+  schedule.resume(json.loads(json.dumps(schedule.position())))
+  assert schedule.rate(2) == pytest.approx(5e-3, rel=1e-12)
+
+
+def test_staircase_without_drops_is_constant():
+  assert Staircase(0.02, (), 10.0).rate(1000) == 0.02
 
 
 def test_staircase_refuses_drops_that_fall():
@@ -25,44 +34,85 @@ def test_staircase_refuses_drops_that_fall():
 
 
 # After each epoch: the error, the rate then, and whether it is finished.
-# Patience 2, two drops at most.
+# Rate 2, patience 2, two drops at most, each by 4.
 COURSE = [
-  (0.90, 1.0, False),  # better
-  (0.80, 1.0, False),  # better
-  (0.80, 1.0, False),  # an equal is not better: 1 epoch
-  (0.85, 0.1, False),  # 2 epochs: first drop
-  (0.82, 0.1, False),  # 1
-  (0.70, 0.1, False),  # better
-  (0.71, 0.1, False),  # 1
-  (0.72, 0.01, False),  # 2: second drop
-  (0.71, 0.01, False),  # 1
-  (0.70, 0.01, True),  # 2: that would be the third
+  (0.90, 2.0, False),  # better
+  (0.80, 2.0, False),  # better
+  (0.80, 2.0, False),  # an equal is not better: 1 epoch
+  (0.85, 0.5, False),  # 2 epochs: first drop
+  (0.82, 0.5, False),  # better than the last, not than the best: 1
+  (0.70, 0.5, False),  # better
+  (0.71, 0.5, False),  # 1
+  (0.72, 0.125, False),  # 2: second drop
+  (0.71, 0.125, False),  # 1
+  (0.70, 0.125, True),  # 2: that would be the third
+  (0.10, 0.125, True),  # it stays so
 ]
 
 
-def test_plateau_and_its_position():
-  schedule = Plateau(1.0, patience=2, max_drops=2, factor=10.0)
+def plateau(patience=2.0):
+  return Plateau(2.0, patience=patience, max_drops=2, factor=4.0)
+
+
+@pytest.mark.parametrize('resumed', [False, True])
+def test_plateau(resumed):
+  schedule = plateau()
   for epoch, (error, rate, finished) in enumerate(COURSE, start=1):
     schedule.observe(epoch, error)
-    assert schedule.rate(epoch) == pytest.approx(rate), epoch
+    if resumed:  # another process goes on from what a checkpoint keeps
+      position = json.loads(json.dumps(schedule.position(), allow_nan=False))
+      schedule = plateau()
+      schedule.resume(position)
+      assert schedule.position() == position
+    # Of the errors so far, not of the epoch that is asked for.
+    for asked in (epoch, epoch + 50):
+      assert schedule.rate(asked) == pytest.approx(rate, rel=1e-12), epoch
     assert schedule.finished == finished, epoch
-    # Whatever a checkpoint keeps, another process goes on from.
-    position = json.loads(json.dumps(schedule.position(), allow_nan=False))
-    schedule = Plateau(1.0, patience=2, max_drops=2, factor=10.0)
-    schedule.resume(position)
-    assert schedule.position() == position
+
+
+def test_plateau_counts_epochs_not_evaluations():
+  """Four evaluations an epoch, the best at 0.25: it drops at 2.25."""
+  schedule = plateau()
+  rates = {}
+  for quarter in range(1, 12):
+    schedule.observe(quarter / 4, 0.5)
+    rates[quarter / 4] = schedule.rate(quarter / 4)
+  assert [epoch for epoch, rate in rates.items() if rate < 2.0] == [
+    2.25,
+    2.5,
+    2.75,
+  ]
 
 
 def test_plateau_before_any_evaluation():
-  schedule = Plateau(1.0, patience=2, max_drops=2, factor=10.0)
-  json.dumps(schedule.position(), allow_nan=False)
-  assert schedule.rate(0) == 1.0
+  schedule = plateau()
+  position = json.loads(json.dumps(schedule.position(), allow_nan=False))
+  schedule = plateau()
+  schedule.resume(position)
+  assert schedule.rate(0) == 2.0 and not schedule.finished
+  schedule.observe(40, 1.0)  # the first is the best, however late or bad
+  assert schedule.rate(40) == 2.0
 
 
-def test_make_schedule():
+def test_without_drops_the_first_plateau_is_the_end():
+  schedule = Plateau(2.0, patience=1.0, max_drops=0, factor=4.0)
+  schedule.observe(1, 0.5)
+  assert not schedule.finished
+  schedule.observe(2, 0.5)
+  assert schedule.finished and schedule.rate(2) == 2.0
+
+
+def test_make_schedule_reads_its_fields():
   config = default.get_config().schedule
-  assert isinstance(make_schedule(config), Staircase)
-  config.kind = 'plateau'
-  assert isinstance(make_schedule(config), Plateau)
+  config.update({'rate': 2.0, 'factor': 4.0, 'drops': (1.0,)})
+  schedule = make_schedule(config)
+  assert [schedule.rate(0.5), schedule.rate(1)] == [2.0, 0.5]
+  config.update({'kind': 'plateau', 'patience': 3.0, 'max_drops': 1})
+  schedule = make_schedule(config)
+  course = []
+  for epoch in range(1, 8):
+    schedule.observe(epoch, 0.5)
+    course.append((schedule.rate(epoch), schedule.finished))
+  assert course == [(2.0, False)] * 3 + [(0.5, False)] * 3 + [(0.5, True)]
   with pytest.raises(UserError, match="'staircase' or 'plateau', not 'cosine'"):
     make_schedule(ConfigDict({'kind': 'cosine'}))
