@@ -62,7 +62,7 @@ flags.mark_flag_as_required('config')
 
 def main(argv: Sequence[str]) -> int:
   del argv
-  logging.set_verbosity(logging.INFO)
+  logging.set_verbosity(logging.WARNING)
   from alexnet_jax.runtime import backend
 
   config = _CONFIG.value

@@ -89,13 +89,6 @@ def open_dataset(name: str, data_dir: epath.PathLike) -> Dataset:
   )
 
 
-def ensure_shapes(data_dir: epath.PathLike) -> None:
-  """See `preparation.ensure_shapes`."""
-  from alexnet_jax.data import preparation  # which imports this module
-
-  preparation.ensure_shapes(data_dir)
-
-
 def dataset_path(name: str, data_dir: epath.PathLike) -> epath.Path:
   """Where a data set is, or would be."""
   return epath.Path(data_dir) / name / str(Photographs.VERSION)

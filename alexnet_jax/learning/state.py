@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.data import augment, builders
+from alexnet_jax.data import augment, builders, preparation
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.learning.optimizer import make_optimizer
 from alexnet_jax.models import towers
@@ -135,7 +135,7 @@ def open_setup(config: ml_collections.ConfigDict) -> tuple[Dataset, Setup]:
     UserError: the data set is missing, or the configuration makes no sense.
   """
   if config.data.name == 'shapes':
-    builders.ensure_shapes(config.data.dir)
+    preparation.ensure_shapes(config.data.dir)
   dataset = builders.open_dataset(config.data.name, config.data.dir)
   towers_wanted = config.model.towers
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.towers, towers_wanted)

@@ -112,7 +112,8 @@ class _Run:
     else:
       self.state, meta = restored
       self.step = int(self.state.step)
-      self.schedule.resume(meta['schedule'])
+      if meta['config']['schedule']['kind'] == config.schedule.kind:
+        self.schedule.resume(meta['schedule'])
       _log_changes(meta, self.meta())
       print(f'resuming from step {self.step}', flush=True)
     if self.ended():
