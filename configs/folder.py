@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
   config.data.name = 'mine'
   config.model.width = 1.0
   config.batch_size = 64
-  config.length = '18 epochs'
+  config.length = '24 epochs'
   config.evals.final_split = ''  # 'test' where your pictures have one
-  config.schedule.drops = (15.0, 17.0)
+  config.schedule.drops = (18.0, 22.0)
   return config
