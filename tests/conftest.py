@@ -67,13 +67,16 @@ def imagenet_tars(photographs, tmp_path_factory) -> Path:
     for data in files.values()
   }
   folder = tmp_path_factory.mktemp('tars')
-  synsets = {f'{synset}.tar': _tar(files) for synset, files in train.items()}
-  (folder / 'ILSVRC2012_img_train.tar').write_bytes(_tar(synsets))
-  (folder / 'ILSVRC2012_img_val.tar').write_bytes(_tar(validation))
+  synsets = {
+    f'{synset}.tar': make_tar(files) for synset, files in train.items()
+  }
+  (folder / 'ILSVRC2012_img_train.tar').write_bytes(make_tar(synsets))
+  (folder / 'ILSVRC2012_img_val.tar').write_bytes(make_tar(validation))
   return folder
 
 
-def _tar(files: dict[str, bytes]) -> bytes:
+def make_tar(files: dict[str, bytes]) -> bytes:
+  """A tar of {name: content}."""
   buffer = io.BytesIO()
   with tarfile.open(fileobj=buffer, mode='w') as tar:
     for name, data in files.items():

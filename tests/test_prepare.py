@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from conftest import make_tar
 from PIL import Image
 
 from alexnet_jax.data import (
@@ -293,22 +294,12 @@ _LABELS = tfds.core.tfds_path('datasets/imagenet2012/labels.txt')
 _ANSWERS = tfds.core.tfds_path('datasets/imagenet2012/validation_labels.txt')
 
 
-def _tar(files: dict[str, bytes]) -> bytes:
-  buffer = io.BytesIO()
-  with tarfile.open(fileobj=buffer, mode='w') as tar:
-    for name, data in files.items():
-      member = tarfile.TarInfo(name)
-      member.size = len(data)
-      tar.addfile(member, io.BytesIO(data))
-  return buffer.getvalue()
-
-
 def _ilsvrc(root: Path, train=None, validation=None) -> Path:
   """The two tars: three synsets, not in the order of the labels."""
   ids = _LABELS.read_text().split()
   if train is None:
     train = {
-      f'{ids[i]}.tar': _tar(
+      f'{ids[i]}.tar': make_tar(
         {f'{ids[i]}_{n}.JPEG': _jpeg(i + n) for n in (1, 2)}
       )
       for i in (7, 2, 999)
@@ -318,8 +309,8 @@ def _ilsvrc(root: Path, train=None, validation=None) -> Path:
       f'ILSVRC2012_val_{i:08}.JPEG': _jpeg(i) for i in (3, 1, 50000)
     }
   root.mkdir()
-  (root / 'ILSVRC2012_img_train.tar').write_bytes(_tar(train))
-  (root / 'ILSVRC2012_img_val.tar').write_bytes(_tar(validation))
+  (root / 'ILSVRC2012_img_train.tar').write_bytes(make_tar(train))
+  (root / 'ILSVRC2012_img_val.tar').write_bytes(make_tar(validation))
   return root
 
 
@@ -360,14 +351,17 @@ def test_missing_or_misnamed_tar(tmp_path, tar):
   [
     ({'train': {'a_1.JPEG': b'x'}}, 'holds a_1.JPEG.*one tar per synset'),
     (
-      {'train': {'n00000000.tar': _tar({})}},
+      {'train': {'n00000000.tar': make_tar({})}},
       'n00000000 is not one of the 1,000',
     ),
-    ({'train': {'n01440764.tar': _tar({})}}, 'no photographs in n01440764.tar'),
+    (
+      {'train': {'n01440764.tar': make_tar({})}},
+      'no photographs in n01440764.tar',
+    ),
     ({'train': {'n01440764.tar': b''}}, 'train.tar is not a whole tar'),
     ({'train': {'n01440764.tar': b'x' * 900}}, 'train.tar is not a whole tar'),
     (
-      {'train': {'n01440764.tar': _tar({'a.JPEG': b'x' * 9000})[:6000]}},
+      {'train': {'n01440764.tar': make_tar({'a.JPEG': b'x' * 9000})[:6000]}},
       'train.tar is not a whole tar.*a.JPEG is cut off',
     ),
     ({'validation': {'a_1.JPEG': b'x'}}, 'holds a_1.JPEG; the official'),
@@ -396,7 +390,7 @@ def test_cut_off_tar(tmp_path, tar):
 
 
 def test_bad_photograph_in_a_tar_is_named(tmp_path):
-  train = {'n01440764.tar': _tar({'n01440764_7.JPEG': _jpeg(0)[:300]})}
+  train = {'n01440764.tar': make_tar({'n01440764_7.JPEG': _jpeg(0)[:300]})}
   tars = _ilsvrc(tmp_path / 'tars', train)
   name = 'ILSVRC2012_img_train.tar/n01440764.tar/n01440764_7.JPEG'
   with pytest.raises(UserError, match=name):
