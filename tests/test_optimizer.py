@@ -168,8 +168,12 @@ def test_a_rule_that_decides_nothing_is_refused():
   with pytest.raises(UserError, match="'conv9'.*the names are.*conv1/bias"):
     multipliers((('conv9', 1.0), ('', 1.0)), make_params())
   # Nor may one stand behind others that decide everything.
-  with pytest.raises(UserError, match=r"rules \['bias'\] decide for no"):
-    multipliers((('', 1.0), ('bias', 0.0)), make_params())
+  for rules in (
+    (('', 1.0), ('bias', 0.0)),
+    (('bias', 1.0), ('bias', 0.0), ('', 1.0)),  # the same one twice
+  ):
+    with pytest.raises(UserError, match=r"rules \[\('bias', 0.0\)\] decide"):
+      multipliers(rules, make_params())
 
 
 def test_a_bad_rule_is_refused_before_any_step():

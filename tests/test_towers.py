@@ -20,12 +20,13 @@ from configs import default
 BATCH = 8
 
 
-def make(data, spread, width=0.125, crop=96, num_classes=7):
+def make(data, spread, width=0.125, crop=96, num_classes=7, **overrides):
   """The setup of a small network on a (data, spread) mesh."""
   config = default.get_config()
   config.batch_size = BATCH
   config.model.width = width
   config.augment.crop_size = crop
+  config.update_from_flattened_dict(overrides)
   rng = np.random.default_rng(0)
   dataset = types.SimpleNamespace(
     num_classes=num_classes,
@@ -119,6 +120,29 @@ def test_the_data_axis_sums_the_same_gradients():
   want = logits_and_gradients(make(1, 1))
   for mesh in ((2, 2), (4, 2)):
     assert_close(logits_and_gradients(make(*mesh)), want)
+
+
+@pytest.mark.parametrize(
+  'still',
+  [
+    {'model.dropout': 0.0},
+    {
+      'augment.random_crop': False,
+      'augment.random_flip': False,
+      'augment.color': 0.0,
+    },
+  ],
+  ids=['views', 'dropout'],
+)
+def test_each_step_draws_anew(still):
+  """One batch twice, nothing learned: only the draws differ."""
+  setup = make(1, 1, **still)
+  state, step = setup.init_state(), make_train_step(setup)
+  losses = []
+  for _ in range(2):
+    state, metrics = step(state, batch(setup, 0), jnp.float32(0))
+    losses.append(metrics.compute()['loss'])
+  assert losses[0] != losses[1]
 
 
 def test_tower_parameters_lie_on_their_tower_only():

@@ -45,14 +45,14 @@ def multipliers(rules: Rules, params: nnx.State) -> Any:
   used = set()
 
   def first(name: str) -> float:
-    for pattern, value in rules:
+    for number, (pattern, value) in enumerate(rules):
       if re.search(pattern, name):
-        used.add(pattern)
+        used.add(number)
         return float(value)
     raise UserError(f'no rule of {list(rules)} matches parameter {name!r}')
 
   values = jax.tree.map(first, param_names(params))
-  unused = [pattern for pattern, _ in rules if pattern not in used]
+  unused = [rule for number, rule in enumerate(rules) if number not in used]
   if unused:
     names = sorted(jax.tree.leaves(param_names(params)))
     raise UserError(

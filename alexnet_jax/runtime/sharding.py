@@ -53,7 +53,8 @@ def make_mesh(
   if wanted < len(devices) and jax.process_count() > 1:
     raise UserError(
       f'config.mesh uses {wanted} of {len(devices)} devices; with several '
-      'processes it must use all: set config.mesh.data=-1'
+      f'processes it must use all: set config.mesh.data to '
+      f'{len(devices) // towers}, or start fewer processes'
     )
   grid = np.asarray(devices[:wanted]).reshape(data, towers)
   return Mesh(grid, (DATA, TOWER), axis_types=(AxisType.Explicit,) * 2)
