@@ -171,9 +171,15 @@ class AlexNet(nnx.Module):
       fan_in = features * config.towers if conv.talk else features
       features = _scaled(conv.features, config.width)
       make(conv.name, Affine, conv.kernel, conv.kernel, fan_in, features)
-      size = layers.output_size(size, conv.kernel, conv.stride, conv.pad)
-      if conv.pool:
-        size = layers.output_size(size, **self.pool)
+      try:
+        size = layers.output_size(size, conv.kernel, conv.stride, conv.pad)
+        if conv.pool:
+          size = layers.output_size(size, **self.pool)
+      except UserError as error:
+        raise UserError(
+          f'config.augment.crop_size={image_size} is too small for {conv.name}'
+          f': {error}'
+        ) from None
     features *= size * size
     for dense in DENSES:
       fan_in = features * config.towers
