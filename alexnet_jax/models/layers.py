@@ -70,6 +70,10 @@ def conv(
   edges = [_edges(extent, size, stride, pad) for extent in x.shape[1:3]]
   if stride == 1:
     return _dense_conv(x, kernel, edges) + bias
+  # The kernel is the same on all devices that split the batch. Made varying
+  # here, its gradient is summed over them once, not in a lowering's loop.
+  axes = jax.typeof(x).mat.varying - jax.typeof(kernel).mat.varying
+  kernel = lax.pcast(kernel, tuple(axes), to='varying')
   x, kernel = _space_to_depth(x, kernel, stride, edges)
   y = lax.platform_dependent(
     x, kernel, cpu=_conv_by_patches, default=_dense_conv
