@@ -147,7 +147,10 @@ def test_the_share_of_signal_at_fc7_does_not_depend_on_the_width(width):
     ({'width': 0.0}, 'width=0.0'),
     ({'towers': 0}, 'towers=0'),
     ({'dropout': 1.0}, 'dropout=1.0'),
-    ({'image_size': 10}, 'crop_size=10 is too small for conv1: a window of 11 '),
+    (
+      {'image_size': 10},
+      'crop_size=10 is too small for conv1: a window of 11 ',
+    ),
   ],
 )
 def test_bad_fields_are_refused(overrides, message):

@@ -28,17 +28,14 @@ def make(data, spread, width=0.125, crop=96, num_classes=7, **overrides):
   config.augment.crop_size = crop
   config.update_from_flattened_dict(overrides)
   rng = np.random.default_rng(0)
-  dataset = types.SimpleNamespace(
-    num_classes=num_classes,
-    statistics=types.SimpleNamespace(
-      mean_image=rng.uniform(100, 150, (crop + 32, crop + 32, 3)),
-      rgb_mean=np.full(3, 125.0),
-      eigenvalues=np.array([4000.0, 300.0, 60.0]),
-      eigenvectors=np.linalg.qr(rng.normal(size=(3, 3)))[0],
-    ),
+  statistics = types.SimpleNamespace(
+    mean_image=rng.uniform(100, 150, (crop + 32, crop + 32, 3)),
+    rgb_mean=np.full(3, 125.0),
+    eigenvalues=np.array([4000.0, 300.0, 60.0]),
+    eigenvectors=np.linalg.qr(rng.normal(size=(3, 3)))[0],
   )
   mesh = sharding.make_mesh(data, spread, config.model.towers)
-  return make_setup(config, dataset, mesh)
+  return make_setup(config, mesh, num_classes, statistics)
 
 
 def batch(setup, step):

@@ -1,7 +1,7 @@
 """Errors on a split (§6): 1, 2 or 10 views, every example exactly once."""
 
 import contextlib
-from collections.abc import Callable
+import functools
 
 import jax
 import ml_collections
@@ -45,7 +45,7 @@ class Evaluator:
     config = setup.config
     self._batch_size = config.evals.batch_size or config.batch_size
     self._rows = sharding.local_rows(setup.mesh, self._batch_size)
-    self._step = _make_eval_step(setup, views)
+    self._step = make_eval_step(setup, views)
 
   def __call__(
     self, params: nnx.State, progress: Progress | None = None
@@ -82,7 +82,13 @@ class Evaluator:
     return total.compute()
 
 
-def _make_eval_step(setup: Setup, views: int) -> Callable:
+def make_eval_step(setup: Setup, views: int) -> functools.partial:
+  """One compiled step of an evaluation over the whole mesh.
+
+  Returns:
+    A function of the parameters and a batch with 'mask' that gives `Metrics`
+    of the batch: a jitted one, with the constants of the views filled in.
+  """
   config = setup.config
 
   def body(params, batch, constants):
@@ -109,7 +115,7 @@ def _make_eval_step(setup: Setup, views: int) -> Callable:
       return mapped(params, batch, constants)
 
   constants = jax.device_put(setup.constants, NamedSharding(setup.mesh, P()))
-  return lambda params, batch: eval_step(params, batch, constants)
+  return functools.partial(eval_step, constants=constants)
 
 
 def evaluate_checkpoint(

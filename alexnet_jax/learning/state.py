@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.data import augment, builders, preparation
 from alexnet_jax.data.builders import Dataset
+from alexnet_jax.data.stats import Statistics
 from alexnet_jax.learning.optimizer import make_optimizer
 from alexnet_jax.models import towers
 from alexnet_jax.models.alexnet import AlexNet
@@ -91,9 +92,18 @@ def _spec(node: Any) -> Any:
 
 
 def make_setup(
-  config: ml_collections.ConfigDict, dataset: Dataset, mesh: Mesh
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
+  num_classes: int,
+  statistics: Statistics,
 ) -> Setup:
-  """Builds the network of `config` for the classes of `dataset` on `mesh`.
+  """Builds the network of `config` on `mesh`.
+
+  Args:
+    config: as configs/default.py describes it.
+    mesh: of `sharding.make_mesh`.
+    num_classes: outputs of fc8.
+    statistics: of the training split.
 
   Raises:
     UserError: a field of the configuration has no such value.
@@ -102,7 +112,7 @@ def make_setup(
   def make_model() -> AlexNet:
     return AlexNet(
       config.model,
-      dataset.num_classes,
+      num_classes,
       config.augment.crop_size,
       dtype=config.dtype,
       tower_axis=sharding.TOWER,
@@ -121,7 +131,7 @@ def make_setup(
       nonfinite_step=jnp.full((), -1, jnp.int32),
     )
 
-  constants = augment.constants(config.augment, dataset.statistics)
+  constants = augment.constants(config.augment, statistics)
   return Setup(config, mesh, graphdef, constants, init)
 
 
@@ -140,7 +150,8 @@ def open_setup(config: ml_collections.ConfigDict) -> tuple[Dataset, Setup]:
   towers_wanted = config.model.towers
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.towers, towers_wanted)
   print(sharding.device_map(mesh, towers_wanted), flush=True)
-  return dataset, make_setup(config, dataset, mesh)
+  setup = make_setup(config, mesh, dataset.num_classes, dataset.statistics)
+  return dataset, setup
 
 
 def restore(

@@ -1,7 +1,8 @@
 """One training step of §5: views, forward, backward, momentum, compiled once
 for the whole mesh."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +21,13 @@ Batch = Mapping[str, jax.Array]
 fold = jax.vmap(jax.random.fold_in, (0, None))
 
 
-def make_train_step(
-  setup: Setup,
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+def make_train_step(setup: Setup) -> functools.partial:
   """One compiled step over the whole mesh.
 
   Returns:
     A function of the state (donated), a batch as `put_batch` lays it, and the
-    rate, that gives the next state and the sums of the step's own metrics.
+    rate, that gives the next state and the sums of the step's own metrics: a
+    jitted one, with the constants of the views filled in.
   """
   config, specs = setup.config, setup.specs()
 
@@ -83,9 +83,9 @@ def make_train_step(
     with jax.default_matmul_precision(config.matmul_precision):
       return mapped(state, batch, rate, constants)
 
-  step = jax.jit(train_step, donate_argnums=0)
+  step = jax.jit(train_step, donate_argnames='state')
   # An argument, not a constant that each compilation would fold in.
   constants = jax.device_put(
     setup.constants, jax.NamedSharding(setup.mesh, P())
   )
-  return lambda state, batch, rate: step(state, batch, rate, constants)
+  return functools.partial(step, constants=constants)

@@ -13,7 +13,9 @@ class UserError(ValueError):
   what to do."""
 
 
-def run(main: Callable[[Sequence[str]], int | None], **kwargs) -> None:
+def run(
+  main: Callable[[Sequence[str]], int | None], words: int = 0, **kwargs
+) -> None:
   """`absl.app.run(main)`, with a `UserError` as one message and exit code 2.
 
   So is anything that flags or the configuration file they name raise.
@@ -21,14 +23,15 @@ def run(main: Callable[[Sequence[str]], int | None], **kwargs) -> None:
   Args:
     main: the program, called with the arguments that are not flags; its value
       is the exit code.
+    words: how many of those it takes at most, after the program's name.
     **kwargs: passed on to `absl.app.run`.
   """
 
   def guarded(argv: Sequence[str]) -> int | None:
     try:
-      if len(argv) > 1:
+      if unexpected := argv[1 + words :]:
         raise UserError(
-          f'unexpected arguments {" ".join(argv[1:])!r}: '
+          f'unexpected arguments {" ".join(unexpected)!r}: '
           'every option starts with -- (see --help)'
         )
       return main(argv)

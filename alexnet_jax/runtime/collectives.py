@@ -1,0 +1,226 @@
+"""What a compiled program sends between devices, read from its text.
+
+XLA's text of the optimized program is the one account of its communication:
+what was asked for may have been removed, combined or repeated in a loop.
+"""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+_BITS = {'pred': 8, 'bf16': 16}  # else the digits of the name: f32, s8
+_KINDS = {
+  'all-gather',
+  'all-reduce',
+  'all-to-all',
+  'collective-broadcast',
+  'collective-permute',
+  'ragged-all-to-all',
+  'reduce-scatter',
+}
+# %name = type opcode(operands), attributes
+_INSTRUCTION = re.compile(
+  r'\s+(?:ROOT )?%(?P<name>\S+) = (?P<type>\(.*?\)|\S+) (?P<opcode>[\w-]+)\('
+)
+_ARRAY = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
+_CALLED = re.compile(
+  r'(?:calls|to_apply|body|condition|branch_computations|called_computations'
+  r'|true_computation|false_computation)=(?:\{([^}]*)\}|(%[\w.-]+))'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One array that devices send each other.
+
+  Attributes:
+    operation: 'all-gather', 'all-reduce', ...
+    scope: where it comes from: JAX's name stack, which holds every
+      `jax.named_scope` and, in a backward pass, `transpose(...)`.
+    axes: the mesh axes along which the devices of a group differ.
+    dtype: XLA's name of what is sent, such as 'f32'.
+    elements: numbers in the result on one device.
+    group: devices that take part together.
+    times: how often it is done in one run of the program.
+  """
+
+  operation: str
+  scope: str
+  axes: tuple[str, ...]
+  dtype: str
+  elements: int
+  group: int
+  times: int
+
+  @property
+  def bytes(self) -> int:
+    """What a device receives of the others in one run of the program, at
+    least; for an all-reduce, 2 (n - 1) / n of the array."""
+    others = self.group - 1
+    match self.operation:
+      case 'all-reduce':
+        received = math.ceil(2 * self.elements * others / self.group)
+      case 'reduce-scatter':
+        received = self.elements * others
+      case 'collective-permute' | 'collective-broadcast':
+        received = self.elements
+      case _:
+        received = self.elements * others // self.group
+    return received * self.times * _bits(self.dtype) // 8
+
+
+def read_collectives(
+  text: str, mesh_shape: Mapping[str, int]
+) -> list[Collective]:
+  """The collectives of a program, those among a single device left out.
+
+  Args:
+    text: `jitted.lower(...).compile().as_text()`.
+    mesh_shape: sizes by axis name of the mesh it was compiled for, whose
+      devices are the program's in order.
+
+  Raises:
+    ValueError: XLA does not know how often a loop with collectives runs, or a
+      group of devices is not along axes of the mesh.
+  """
+  computations = _computations(text)
+  found = []
+  for name, times in _runs(computations):
+    lines = computations[name]
+    for line in lines:
+      match = _INSTRUCTION.match(line)
+      if match is None:
+        continue
+      operation = match['opcode'].removesuffix('-start')
+      if operation not in _KINDS:
+        continue
+      groups = _groups(line, math.prod(mesh_shape.values()))
+      size = groups.shape[1]
+      if size == 1:
+        continue
+      if not times:
+        raise ValueError(f'in a loop of unknown length: {line.strip()}')
+      scopes = _scopes(match['name'], line, lines)
+      arrays = _results(match['type'], match['opcode'])
+      for index, (dtype, elements) in enumerate(arrays):
+        found.append(
+          Collective(
+            operation=operation,
+            scope=scopes.get(index, scopes[None]),
+            axes=_axes(groups, mesh_shape, line),
+            dtype=dtype,
+            elements=elements,
+            group=size,
+            times=times,
+          )
+        )
+  return found
+
+
+def _computations(text: str) -> dict[str, list[str]]:
+  """Lines by computation; the entry's name is ''."""
+  computations: dict[str, list[str]] = {}
+  lines: list[str] = []
+  for line in text.splitlines():
+    if line.startswith(('%', 'ENTRY')) and line.endswith('{'):
+      name = '' if line.startswith('ENTRY') else line.split()[0]
+      lines = computations[name] = []
+    else:
+      lines.append(line)
+  return computations
+
+
+def _runs(computations: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
+  """Each call of a computation, and how often it is made; 0: unknown."""
+  waiting = [('', 1)]
+  while waiting:
+    name, times = waiting.pop()
+    yield name, times
+    for line in computations[name]:
+      if ' async-done(' in line or ' async-update(' in line:
+        continue  # of what async-start called
+      trips = 1
+      if ' while(' in line:
+        known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
+        trips = int(known[1]) if known else 0
+      for several, one in _CALLED.findall(line):
+        for called in (several or one).split(', '):
+          waiting.append((called, times * trips))
+
+
+def _groups(line: str, devices: int) -> np.ndarray:
+  """Devices that take part together, [groups, size]."""
+  if pairs := re.search(r'source_target_pairs=\{(.*?\})\}', line):
+    return _numbers(pairs[1])
+  if explicit := re.search(r'replica_groups=\{(\{.*?\})\}', line):
+    return _numbers(explicit[1])
+  iota = re.search(
+    r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line
+  )
+  if iota is None:  # of all
+    return np.arange(devices)[None]
+  shape, dims = _ints(iota[1]), _ints(iota[2])
+  ids = np.arange(math.prod(dims)).reshape(dims)
+  if iota[3]:
+    ids = ids.transpose(_ints(iota[3]))
+  return ids.reshape(shape)
+
+
+def _numbers(text: str) -> np.ndarray:
+  return np.array([_ints(row) for row in re.findall(r'\{([\d,]+)\}?', text)])
+
+
+def _ints(text: str) -> list[int]:
+  return [int(number) for number in text.split(',')]
+
+
+def _axes(
+  groups: np.ndarray, mesh_shape: Mapping[str, int], line: str
+) -> tuple[str, ...]:
+  """The axes along which the devices of each group differ."""
+  places = np.array(np.unravel_index(groups, tuple(mesh_shape.values())))
+  differ = (places != places[:, :, :1]).any(axis=(1, 2))
+  axes = tuple(itertools.compress(mesh_shape, differ))
+  if groups.shape[1] > math.prod(mesh_shape[axis] for axis in axes):
+    raise ValueError(f'groups are not along the mesh: {line.strip()}')
+  return axes
+
+
+def _scopes(name: str, line: str, lines: list[str]) -> dict[int | None, str]:
+  """Scopes of a collective's results: XLA combines collectives of different
+  scopes, and leaves those to the instructions that take the results out."""
+  scopes: dict[int | None, str] = {None: _scope(line)}
+  taken = f' get-tuple-element(%{name}), index='
+  for other in lines:
+    if taken in other:
+      index = re.match(r'\d+', other.partition(taken)[2])
+      assert index is not None
+      scopes[int(index[0])] = _scope(other)
+  return scopes
+
+
+def _scope(line: str) -> str:
+  found = re.search(r'op_name="(.*?)"', line)
+  return found[1] if found else ''
+
+
+def _results(type_: str, opcode: str) -> list[tuple[str, int]]:
+  """(dtype, elements) of each array that a collective gives."""
+  arrays = [
+    (dtype, math.prod(_ints(dims)) if dims else 1)
+    for dtype, dims in _ARRAY.findall(type_)
+  ]
+  if opcode in ('all-gather-start', 'collective-permute-start'):
+    # (operands, results[, contexts])
+    arrays = [array for array in arrays if array != ('u32', 1)]
+    arrays = arrays[len(arrays) // 2 :]
+  return arrays
+
+
+def _bits(dtype: str) -> int:
+  digits = re.search(r'\d+', dtype)
+  return _BITS[dtype] if dtype in _BITS else int(digits[0]) if digits else 8
