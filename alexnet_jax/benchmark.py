@@ -49,7 +49,7 @@ def _comms() -> None:
   from alexnet_jax.runtime import sharding
 
   setup = communication.abstract_setup(config, _CLASSES.value)
-  print(sharding.device_map(setup.mesh, config.model.towers))
+  print(sharding.device_map(setup.mesh, config.model.towers, setup.owt))
   for name, rows in (
     ('training', communication.of_training(setup)),
     ('evaluation, 1 view', communication.of_evaluation(setup)),

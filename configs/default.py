@@ -144,6 +144,14 @@ def get_config() -> ConfigDict:
   # Devices the towers are spread over: 1 or model.towers. On a machine with
   # one accelerator both towers run there.
   mesh.towers = 2
+  # What the second axis is used for. 'towers': a tower on each device (§3.2).
+  # 'owt': Krizhevsky's "One weird trick" of 2014: the convolutions of both on
+  # each device, on its share of the images; then the fully connected layers
+  # as with 'towers'. The same network, computed in another order.
+  mesh.parallelism = 'towers'
+  # What towers send each other, forward and back: 'float32', 'float16' or
+  # 'bfloat16', which halve it.
+  mesh.exchange_dtype = 'float32'
 
   config.evals = evals = ConfigDict()
   # Errors on this split, one central view each.

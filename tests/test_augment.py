@@ -175,7 +175,9 @@ def test_views_do_not_depend_on_the_mesh(mesh):
   config, count = make_config(), 8
   mesh = sharding.make_mesh(*mesh, 2)
   constants = augment.constants(config, make_statistics())
-  batch = sharding.put_batch(mesh, list(range(count)), count, images(count))
+  batch = sharding.put_batch(
+    sharding.batch_sharding(mesh), list(range(count)), count, images(count)
+  )
 
   def body(x):
     local = x.shape[0]

@@ -98,11 +98,12 @@ def test_more_replicas_than_one_device_are_refused():
 
 def test_rows_and_batches():
   mesh = sharding.make_mesh(2, 2, 2)
-  assert sharding.local_rows(mesh, 6) == [0, 1, 2, 3, 4, 5]
+  place = sharding.batch_sharding(mesh)
+  assert sharding.local_rows(place, 6) == [0, 1, 2, 3, 4, 5]
   batch = {'image': np.arange(12).reshape(6, 2), 'label': np.arange(6)}
-  put = sharding.put_batch(mesh, list(range(6)), 6, batch)
+  put = sharding.put_batch(place, list(range(6)), 6, batch)
   for name, array in put.items():
-    assert array.sharding == sharding.batch_sharding(mesh)
+    assert array.sharding == place
     np.testing.assert_array_equal(array, batch[name])
   for shard in put['label'].addressable_shards:
     row, _ = np.argwhere(mesh.devices == shard.device)[0]
@@ -111,8 +112,9 @@ def test_rows_and_batches():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
+  place = sharding.batch_sharding(sharding.make_mesh(2, 1, 2))
   with pytest.raises(UserError, match='batch of 7 does not divide over 2'):
-    sharding.local_rows(sharding.make_mesh(2, 1, 2), 7)
+    sharding.local_rows(place, 7)
 
 
 # -- other processes, with their own devices
@@ -151,8 +153,9 @@ for data, towers, order in (
   (2, 2, [0, 1, 2, 3]), (2, 2, [0, 2, 1, 3]), (4, 1, [0, 2, 3, 1])
 ):
   mesh = sharding.make_mesh(data, towers, 2, [devices[i] for i in order])
-  rows = sharding.local_rows(mesh, 8)
-  put = sharding.put_batch(mesh, rows, 8, 10 * np.asarray(rows))
+  place = sharding.batch_sharding(mesh)
+  rows = sharding.local_rows(place, 8)
+  put = sharding.put_batch(place, rows, 8, 10 * np.asarray(rows))
   held = [shard.data.tolist() for shard in put.addressable_shards]
   report.append([rows, held])
 try:

@@ -42,11 +42,11 @@ def batch(setup, step):
   rng = np.random.default_rng(step)
   size = setup.config.augment.crop_size + 32
   coarse = rng.integers(0, 256, (BATCH, size // 16, size // 16, 3), np.uint8)
-  rows = sharding.local_rows(setup.mesh, BATCH)
+  rows = sharding.local_rows(setup.batch_sharding, BATCH)
   images = coarse.repeat(16, 1).repeat(16, 2)
   labels = rng.integers(0, 7, BATCH, np.int32)
   return sharding.put_batch(
-    setup.mesh, rows, BATCH, {'image': images, 'label': labels}
+    setup.batch_sharding, rows, BATCH, {'image': images, 'label': labels}
   )
 
 

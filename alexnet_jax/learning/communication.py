@@ -37,9 +37,10 @@ class Row:
 
   Attributes:
     kind: 'activations' pass between towers, as do their gradients, backward;
-      'parameters' are gradients summed over devices; 'scalars' are metrics.
-    layer: 'conv1' to 'fc8'; '' for scalars.
-    direction: 'forward' or 'backward'; '' for scalars.
+      'parameters' are gradients summed over devices; 'labels' are those of
+      the images whose logits a device has; 'scalars' are metrics.
+    layer: 'conv1' to 'fc8'; '' for labels and scalars.
+    direction: 'forward' or 'backward'; '' for labels and scalars.
     operation: as XLA names it.
     axes: the mesh axes it spans.
     dtype: as XLA names it.
@@ -94,15 +95,20 @@ def minimum(setup: Setup) -> Needs:
   gives back nothing.
   """
 
-  readers = {row.name for row in CONVS if row.talk} | {d.name for d in DENSES}
+  # With 'owt' the convolutions of all towers are on each device; fc6 needs all
+  # maps of the others' images.
+  talks = {row.name for row in CONVS if row.talk and not setup.owt}
+  readers = talks | {row.name for row in DENSES}
 
   def talk(params: nnx.State, images: jax.Array) -> dict[str, Any]:
-    """What each layer reads of all towers, on one device."""
+    """What each layer reads of all towers, as it would be sent."""
     model = nnx.merge(setup.graphdef, params)
     model.tower_axis = None
     outputs = model.activations(images)
     inputs = dict(zip(list(outputs)[1:], outputs.values(), strict=False))
-    return {name: inputs[name] for name in readers} | {'fc8': outputs['fc8']}
+    dtype = model.exchange_dtype or model.dtype
+    sent = {name: [x.astype(dtype) for x in inputs[name]] for name in readers}
+    return sent | {'fc8': outputs['fc8']}
 
   size = setup.config.augment.crop_size
   image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
@@ -144,6 +150,7 @@ def table(setup: Setup, rows: Iterable[Row]) -> str:
       )
   for kind, words in (
     ('parameters', 'gradients of parameters'),
+    ('labels', 'labels'),
     ('scalars', 'scalars of metrics'),
   ):
     for axes in sorted({row.axes for row in rows if row.kind == kind}):
@@ -158,7 +165,7 @@ def table(setup: Setup, rows: Iterable[Row]) -> str:
 
 
 def _batch(setup: Setup, size: int, *flags: str) -> dict[str, Any]:
-  place = sharding.batch_sharding(setup.mesh)
+  place = setup.batch_sharding
   parts = {
     'image': ((size, SIZE, SIZE, 3), jnp.uint8),
     'label': ((size,), jnp.int32),
@@ -192,6 +199,8 @@ def _place(found: Collective) -> tuple[str, str, str]:
   if found.elements == 1:
     return 'scalars', '', ''
   *parts, primitive = found.scope.split('/')
+  if 'labels' in parts:
+    return 'labels', '', ''
   for part in parts:
     name = re.sub(r'\w+\(|\)', '', part)
     if name in _LAYERS:

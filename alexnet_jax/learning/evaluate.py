@@ -44,7 +44,7 @@ class Evaluator:
     self.num_examples = dataset.num_examples(split)
     config = setup.config
     self._batch_size = config.evals.batch_size or config.batch_size
-    self._rows = sharding.local_rows(setup.mesh, self._batch_size)
+    self._rows = sharding.local_rows(setup.batch_sharding, self._batch_size)
     self._step = make_eval_step(setup, views)
 
   def __call__(
@@ -71,7 +71,7 @@ class Evaluator:
     with contextlib.closing(batches):
       for batch in batches:
         batch = sharding.put_batch(
-          self._setup.mesh, self._rows, self._batch_size, batch
+          self._setup.batch_sharding, self._rows, self._batch_size, batch
         )
         sums = self._step(params, batch)
         total = sums if total is None else total + sums
@@ -99,13 +99,14 @@ def make_eval_step(setup: Setup, views: int) -> functools.partial:
     # One view after another: the memory of a batch, not of ten.
     logs = lax.map(lambda x: jax.nn.log_softmax(model(x)), cuts)
     log_mean = jax.nn.logsumexp(logs, axis=0) - np.log(views)  # [b, classes]
-    sums = Metrics.of(log_mean, batch['label'], batch['mask'])
+    labels, mask = setup.replica_rows((batch['label'], batch['mask']))
+    sums = Metrics.of(log_mean, labels, mask)
     return lax.psum(sums, sharding.DATA)
 
   mapped = jax.shard_map(
     body,
     mesh=setup.mesh,
-    in_specs=(setup.specs().params, sharding.BATCH, P()),
+    in_specs=(setup.specs().params, P(setup.batch_axes), P()),
     out_specs=P(),
   )
 

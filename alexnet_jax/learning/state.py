@@ -17,7 +17,7 @@ from alexnet_jax.data.builders import Dataset
 from alexnet_jax.data.stats import Statistics
 from alexnet_jax.learning.optimizer import make_optimizer
 from alexnet_jax.models import towers
-from alexnet_jax.models.alexnet import AlexNet
+from alexnet_jax.models.alexnet import CONVS, AlexNet
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
@@ -71,24 +71,53 @@ class Setup:
     )
 
   def specs(self) -> TrainState:
-    """The partition spec of each leaf of the state."""
-    return jax.tree.map(_spec, jax.eval_shape(self.init), is_leaf=_is_variable)
+    """The partition spec of each leaf of the state.
+
+    A tower parameter's leading axis is spread over the mesh's towers; with
+    'owt', only that of a fully connected layer.
+    """
+
+    def spec(path: Any, node: Any) -> Any:
+      if not isinstance(node, nnx.Variable):
+        return P()
+      names = {getattr(key, 'key', None) for key in path}
+      whole = self.owt and names & {row.name for row in CONVS}
+      spread = isinstance(node, towers.TowerParam) and not whole
+      return node.replace(P(sharding.TOWER) if spread else P())
+
+    return jax.tree_util.tree_map_with_path(
+      spec,
+      jax.eval_shape(self.init),
+      is_leaf=lambda node: isinstance(node, nnx.Variable),
+    )
+
+  @property
+  def owt(self) -> bool:
+    return self.config.mesh.parallelism == 'owt'
+
+  @property
+  def batch_axes(self) -> tuple[str, ...]:
+    """The mesh axes that the rows of a batch are spread over."""
+    return (sharding.DATA, sharding.TOWER) if self.owt else (sharding.DATA,)
+
+  def replica_rows(self, tree: Any) -> Any:
+    """Inside `shard_map`: of what lies as a batch does, the rows that the
+    logits on this device have."""
+    if not self.owt:
+      return tree
+    with jax.named_scope('labels'):
+      return jax.lax.all_gather(
+        tree, sharding.TOWER, tiled=True, to='invarying'
+      )
+
+  @property
+  def batch_sharding(self) -> NamedSharding:
+    return sharding.batch_sharding(self.mesh, self.batch_axes)
 
   def init_state(self) -> TrainState:
     """The initial state, made where it lives."""
     place = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
     return jax.jit(self.init, out_shardings=place)()
-
-
-def _is_variable(node: Any) -> bool:
-  return isinstance(node, nnx.Variable)
-
-
-def _spec(node: Any) -> Any:
-  """A tower parameter's leading axis is spread over the mesh's towers."""
-  if isinstance(node, towers.TowerParam):
-    return node.replace(P(sharding.TOWER))
-  return node.replace(P()) if _is_variable(node) else P()
 
 
 def make_setup(
@@ -116,6 +145,8 @@ def make_setup(
       config.augment.crop_size,
       dtype=config.dtype,
       tower_axis=sharding.TOWER,
+      parallelism=config.mesh.parallelism,
+      exchange_dtype=config.mesh.exchange_dtype,
       rngs=nnx.Rngs(params=config.seed),
     )
 
@@ -149,8 +180,8 @@ def open_setup(config: ml_collections.ConfigDict) -> tuple[Dataset, Setup]:
   dataset = builders.open_dataset(config.data.name, config.data.dir)
   towers_wanted = config.model.towers
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.towers, towers_wanted)
-  print(sharding.device_map(mesh, towers_wanted), flush=True)
   setup = make_setup(config, mesh, dataset.num_classes, dataset.statistics)
+  print(sharding.device_map(mesh, towers_wanted, setup.owt), flush=True)
   return dataset, setup
 
 

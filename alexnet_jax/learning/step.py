@@ -18,7 +18,7 @@ from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.metrics import Metrics
 
 Batch = Mapping[str, jax.Array]
-fold = jax.vmap(jax.random.fold_in, (0, None))
+VIEW, DROPOUT = 0, 1  # what a key is for
 
 
 def make_train_step(setup: Setup) -> functools.partial:
@@ -32,29 +32,39 @@ def make_train_step(setup: Setup) -> functools.partial:
   config, specs = setup.config, setup.specs()
 
   def body(state: TrainState, batch: Batch, rate: jax.Array, constants):
-    images, labels = batch['image'], batch['label']  # [b, S, S, 3], [b]
+    images = batch['image']  # [b, S, S, 3]
+    labels = setup.replica_rows(batch['label'])
     # Every draw is a function of (seed, step, example, purpose[, tower]),
     # never of the device that makes it.
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    local = labels.shape[0]
-    rows = lax.axis_index(sharding.DATA) * local + jnp.arange(local)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
+    def keys(axes: tuple[str, ...], rows: int, purpose: int) -> jax.Array:
+      def of(row: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, row), purpose)
+
+      return jax.vmap(of)(lax.axis_index(axes) * rows + jnp.arange(rows))
+
+    view_keys = keys(setup.batch_axes, len(images), VIEW)
+    dropout_keys = keys((sharding.DATA,), len(labels), DROPOUT)
     with jax.named_scope('augment'):
       views = augment.training_views(
-        config.augment, constants, images, fold(keys, 0)
+        config.augment, constants, images, view_keys
       )
 
     def loss_fn(params: nnx.State) -> tuple[jax.Array, jax.Array]:
       model = nnx.merge(setup.graphdef, params)
-      logits = model(views, fold(keys, 1))
+      logits = model(views, dropout_keys)
       with jax.named_scope('loss'):
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         # Summed over the mesh inside, so the gradient comes out summed, too.
-        loss = lax.psum(losses.sum(), sharding.DATA) / config.batch_size
+        # The mean is taken below: what towers send back may be float16, in
+        # which gradients of the mean would vanish.
+        loss = lax.psum(losses.sum(), sharding.DATA)
       return loss, logits
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, logits), grads = grad_fn(state.params)
+    grads = jax.tree.map(lambda g: g / config.batch_size, grads)
     sums = lax.psum(Metrics.of(logits, labels), sharding.DATA)
     with jax.named_scope('update'):
       tx = make_optimizer(config.optimizer, state.params, rate)
@@ -75,7 +85,7 @@ def make_train_step(setup: Setup) -> functools.partial:
   mapped = jax.shard_map(
     body,
     mesh=setup.mesh,
-    in_specs=(specs, sharding.BATCH, P(), P()),
+    in_specs=(specs, P(setup.batch_axes), P(), P()),
     out_specs=(specs, P()),
   )
 

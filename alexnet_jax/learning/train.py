@@ -152,7 +152,8 @@ class _Run:
   def open_batches(self, stack: contextlib.ExitStack):
     """Global batches on the devices, from the next step on."""
     config = self.config
-    rows = sharding.local_rows(self.setup.mesh, config.batch_size)
+    place = self.setup.batch_sharding
+    rows = sharding.local_rows(place, config.batch_size)
     stream = pipeline.training_batches(
       self.dataset,
       seed=config.seed,
@@ -166,7 +167,7 @@ class _Run:
     while True:
       with self.meter.waiting():
         batch = next(stream)
-      yield sharding.put_batch(self.setup.mesh, rows, config.batch_size, batch)
+      yield sharding.put_batch(place, rows, config.batch_size, batch)
 
   def train(self, batch) -> None:
     self.rate = self.schedule.rate(self.epoch(self.step))

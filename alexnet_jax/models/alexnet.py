@@ -117,12 +117,17 @@ class AlexNet(nnx.Module):
     image_size: side of the square views, pixels.
     dtype: what to compute in; parameters, LRN sums and logits are float32.
     tower_axis: the mesh axis of the towers when called inside `shard_map`.
+    parallelism: how that axis is used, as `config.mesh` has it: 'towers', or
+      'owt': the convolutions of all towers on each device's own rows, the
+      fully connected layers of its own tower on the rows of all.
+    exchange_dtype: what towers send each other, if narrower than `dtype`.
     rngs: stream `params` draws the weights.
 
   Raises:
     UserError: the views are too small, or a field has no such value.
   """
 
+  conv1: Affine
   fc8: Readout
 
   def __init__(
@@ -133,11 +138,19 @@ class AlexNet(nnx.Module):
     *,
     dtype: str = 'float32',
     tower_axis: str | None = None,
+    parallelism: str = 'towers',
+    exchange_dtype: str = 'float32',
     rngs: nnx.Rngs,
   ):
     for field, value, known in (
       ('model.activation', config.activation, sorted(layers.ACTIVATIONS)),
       ('dtype', dtype, ['bfloat16', 'float32']),
+      ('mesh.parallelism', parallelism, ['owt', 'towers']),
+      (
+        'mesh.exchange_dtype',
+        exchange_dtype,
+        ['bfloat16', 'float16', 'float32'],
+      ),
     ):
       if value not in known:
         raise UserError(f'config.{field} is one of {known}, not {value!r}')
@@ -154,6 +167,10 @@ class AlexNet(nnx.Module):
     self.pool = dict(config.pool)
     self.dtype = dtype
     self.tower_axis = tower_axis
+    self.owt = parallelism == 'owt'
+    self.exchange_dtype = (
+      exchange_dtype if exchange_dtype != 'float32' else None
+    )
 
     def make(
       name: str, kind: type[Affine] | type[Readout], *shape: int
@@ -194,21 +211,23 @@ class AlexNet(nnx.Module):
 
     Args:
       images: [B, size, size, 3], the mean subtracted (§2).
-      keys: [B] typed keys for dropout, one per example; None at test time.
+      keys: typed keys for dropout, one per row of fc6; None at test time.
 
     Returns:
       conv1, lrn1, pool1, conv2, ... pool5, fc6, fc7: per local tower, after
       the activation function, fc6 and fc7 after dropout, too; fc8: the
-      logits [B, classes], float32.
+      logits [B, classes], float32. With 'owt', fc6 to fc8 have the rows of
+      all devices along `tower_axis`.
     """
     act = layers.ACTIVATIONS[self.activation]
     out: dict[str, Maps | jax.Array] = {}
+    axis = None if self.owt else self.tower_axis
     # Each tower sees all of the image.
-    xs = [images.astype(self.dtype)] * self.fc8.kernel.shape[0]
+    xs = [images.astype(self.dtype)] * self.conv1.kernel.shape[0]
     for number, row in enumerate(CONVS, start=1):
       with jax.named_scope(row.name):
         if row.talk:
-          xs = [towers.exchange(xs, self.tower_axis)] * len(xs)
+          xs = [towers.exchange(xs, axis, self.exchange_dtype)] * len(xs)
         weights = getattr(self, row.name).towers(self.dtype)
         xs = out[row.name] = [
           act(layers.conv(x, kernel, bias, row.stride, row.pad))
@@ -223,10 +242,12 @@ class AlexNet(nnx.Module):
             layers.max_pool(x, **self.pool) for x in xs
           ]
     xs = [x.reshape(x.shape[0], -1) for x in xs]
-    here = towers.indices(len(xs), self.tower_axis)
+    here = towers.indices(self.fc8.kernel.shape[0], self.tower_axis)
     for number, dense in enumerate(DENSES):
       with jax.named_scope(dense.name):
-        x = towers.exchange(xs, self.tower_axis)
+        x = towers.exchange(
+          xs, self.tower_axis, self.exchange_dtype, rows=self.owt and not number
+        )
         weights = getattr(self, dense.name).towers(self.dtype)
         xs = [act(x @ kernel + bias) for kernel, bias in weights]
         # A mask is a function of example, layer and tower (§4.2).

@@ -17,20 +17,31 @@ class TowerParam(nnx.Param):
   """A parameter with a leading axis of size `towers`: a slice per tower."""
 
 
-def exchange(xs: list[jax.Array], axis: str | None) -> jax.Array:
+def exchange(
+  xs: list[jax.Array],
+  axis: str | None,
+  dtype: str | None = None,
+  rows: bool = False,
+) -> jax.Array:
   """Every tower's maps to every tower: the talk before conv3, fc6 and fc7.
 
   Args:
-    xs: one [..., channels] per local tower.
+    xs: one [B, ..., channels] per local tower.
     axis: the mesh axis that towers are spread over; None: all are local.
+    dtype: what maps, and their gradients, are rounded to on the way.
+    rows: `axis` spreads the rows instead, and all towers are local.
 
   Returns:
-    [..., towers * channels], in the order of the towers.
+    [B, ..., towers * channels], in the order of the towers; the rows of all
+    devices with `rows`.
   """
   x = jnp.concatenate(xs, axis=-1)
+  sent = x if dtype is None else x.astype(dtype)
   if axis is not None and lax.axis_size(axis) > 1:
-    x = lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True)
-  return x
+    sent = lax.all_gather(
+      sent, axis, axis=0 if rows else x.ndim - 1, tiled=True
+    )
+  return sent.astype(x.dtype)
 
 
 def total(xs: list[jax.Array], axis: str | None) -> jax.Array:

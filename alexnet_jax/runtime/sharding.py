@@ -1,6 +1,7 @@
 """The mesh ('data', 'tower'), what lies where on it, and the device map."""
 
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -10,7 +11,6 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.runtime.errors import UserError
 
 DATA, TOWER = 'data', 'tower'
-BATCH = P(DATA)  # rows over 'data', repeated over 'tower'
 
 
 def make_mesh(
@@ -60,7 +60,7 @@ def make_mesh(
   return Mesh(grid, (DATA, TOWER), axis_types=(AxisType.Explicit,) * 2)
 
 
-def device_map(mesh: Mesh, model_towers: int) -> str:
+def device_map(mesh: Mesh, model_towers: int, owt: bool = False) -> str:
   """Which tower and which share of the batch each device has, as a table."""
   data, spread = mesh.devices.shape
   each = model_towers // spread
@@ -74,48 +74,60 @@ def device_map(mesh: Mesh, model_towers: int) -> str:
         f'tower {" and ".join(held)} of {model_towers}, '
         f'part {row + 1} of {data} of the batch'
       )
+  if owt:
+    lines.append(
+      "  'owt': before fc6 a device has all towers, on its share of that part"
+    )
   if spread < model_towers and mesh.size == 1:
     lines.append('  one device runs both towers; the numbers are the same')
   return '\n'.join(lines)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """How a batch lies: its rows over 'data'."""
-  return NamedSharding(mesh, BATCH)
+def batch_sharding(
+  mesh: Mesh, axes: tuple[str, ...] = (DATA,)
+) -> NamedSharding:
+  """How a batch lies: its rows over `axes`, repeated over the others."""
+  return NamedSharding(mesh, P(axes))
 
 
-def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+def local_rows(place: NamedSharding, batch_size: int) -> list[int]:
   """Rows of the global batch that this process's devices hold, in order.
 
-  Two processes that are two towers of one replica hold the same rows.
+  Two processes that are two towers of one replica hold the same rows, unless
+  the batch lies over axis 'tower', too.
+
+  Args:
+    place: of `batch_sharding`.
+    batch_size: rows of the global batch.
 
   Raises:
     UserError: the batch does not divide over the devices.
   """
-  data = mesh.shape[DATA]
-  if batch_size % data:
+  axes = place.spec[0]
+  names = (axes,) if isinstance(axes, str) else axes
+  parts = math.prod(place.mesh.shape[name] for name in names)
+  if batch_size % parts:
     raise UserError(
-      f'a batch of {batch_size} does not divide over {data} devices '
-      '(config.batch_size, config.evals.batch_size, config.mesh.data)'
+      f'a batch of {batch_size} does not divide over {parts} devices '
+      '(config.batch_size, config.evals.batch_size, config.mesh)'
     )
-  held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  held = place.addressable_devices_indices_map((batch_size,))
   rows = (range(batch_size)[index[0]] for index in held.values() if index)
   return sorted(set(itertools.chain.from_iterable(rows)))
 
 
-def put_batch(mesh: Mesh, rows: list[int], batch_size: int, batch):
+def put_batch(place: NamedSharding, rows: list[int], batch_size: int, batch):
   """A global batch on the devices from the rows that this process read.
 
   Args:
-    mesh: of `make_mesh`.
+    place: of `batch_sharding`.
     rows: of `local_rows`.
     batch_size: rows of the global batch.
     batch: tree of NumPy arrays [len(rows), ...].
 
   Returns:
-    The tree as arrays [batch_size, ...] with `batch_sharding`.
+    The tree as arrays [batch_size, ...] that lie so.
   """
-  sharding = batch_sharding(mesh)
   first = {row: position for position, row in enumerate(rows)}
 
   def put(array: np.ndarray) -> jax.Array:
@@ -124,6 +136,6 @@ def put_batch(mesh: Mesh, rows: list[int], batch_size: int, batch):
       return array[first[start] : first[start] + stop - start]
 
     shape = (batch_size, *array.shape[1:])
-    return jax.make_array_from_callback(shape, sharding, part)
+    return jax.make_array_from_callback(shape, place, part)
 
   return jax.tree.map(put, batch)
