@@ -173,58 +173,6 @@ def test_a_changed_rate_goes_on_and_is_logged(
     assert f'resuming with another config: {change}' in caplog.text
 
 
-# ---- One network on any mesh.
-
-
-@pytest.fixture(scope='module')
-def mesh_runs(data_dir, tmp_path_factory, cached):
-  """Runs of five steps, made when they are asked for."""
-  folder, done = tmp_path_factory.mktemp('meshes'), {}
-
-  def run(data: int, towers: int) -> Path:
-    if (data, towers) not in done:
-      config = small_runs.small_config(
-        data_dir, length='5 steps', mesh__data=data, mesh__towers=towers
-      )
-      workdir = folder / f'{data}x{towers}'
-      assert train.train_and_evaluate(config, workdir) == 0
-      done[data, towers] = workdir
-    return done[data, towers]
-
-  return run
-
-
-# The reference ran on (1, 2).
-MESHES = [(1, 1), (2, 1), (2, 2)]
-
-
-@pytest.mark.parametrize(('data', 'towers'), MESHES)
-def test_every_mesh_trains_the_same_network(data, towers, mesh_runs, reference):
-  rows = small_runs.rows(mesh_runs(data, towers))
-  assert 'test/loss' in rows.pop()
-  assert_close_rows(rows, small_runs.rows(reference)[: len(rows)])
-
-
-def assert_close_rows(rows: list[dict], wanted: list[dict]):
-  """Losses within 1e-5, counts of errors the same."""
-  assert len(rows) == len(wanted)
-  for row, other in zip(rows, wanted, strict=True):
-    assert row.keys() == other.keys()
-    for key in row:
-      tolerance = 1e-5 if key.endswith('/loss') else 1e-12
-      assert row[key] == pytest.approx(other[key], rel=tolerance), key
-
-
-def test_a_run_goes_on_on_another_mesh(config, mesh_runs, reference, tmp_path):
-  workdir = shutil.copytree(mesh_runs(2, 2), tmp_path / 'run')
-  config.length = '9 steps'
-  config.mesh.data, config.mesh.towers = 1, 1
-  assert train.train_and_evaluate(config, workdir) == 0
-  rows = [r for r in small_runs.rows(workdir) if 'test/loss' not in r]
-  wanted = [r for r in small_runs.rows(reference) if r['step'] <= 9]
-  assert_close_rows(rows, wanted)
-
-
 # ---- Evaluation, against logits of views cut by NumPy.
 
 
