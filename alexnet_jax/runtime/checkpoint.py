@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import (
@@ -203,6 +204,20 @@ class Checkpointer:
   def _choose(self, which: int | str) -> int | None:
     """The step to read, verified; None for 'last' if there is none."""
     self.wait()
+    # Process 0 looks, for all: a file may be bad on one machine only.
+    found = self._find(which) if jax.process_index() == 0 else None
+    none = np.int32(-1)
+    step = int(
+      multihost_utils.broadcast_one_to_all(
+        none if found is None else np.int32(found)
+      )
+    )
+    if step == none:
+      return None
+    self._damage[step] = None
+    return step
+
+  def _find(self, which: int | str) -> int | None:
     if which == 'last':
       return self._last()
     steps = self.steps()
