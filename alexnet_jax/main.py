@@ -57,12 +57,41 @@ _PROFILE = flags.DEFINE_string(
   'START:STOP writes a jax.profiler trace of these steps to '
   '<workdir>/profile, for TensorBoard or Perfetto.',
 )
+_DISTRIBUTED = flags.DEFINE_enum(
+  'distributed',
+  'auto',
+  ['auto', 'off', 'manual'],
+  'Several processes as one run: as Slurm, Cloud TPU, Kubernetes or Open MPI '
+  'say; never; or as --coordinator, --processes and --process say.',
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, 'With --distributed=manual: HOST:PORT of process 0.'
+)
+_PROCESSES = flags.DEFINE_integer(
+  'processes', None, 'With --distributed=manual: how many.', lower_bound=1
+)
+_PROCESS = flags.DEFINE_integer(
+  'process',
+  None,
+  'With --distributed=manual: which one this is, from 0 on.',
+  lower_bound=0,
+)
 flags.mark_flag_as_required('config')
 
 
 def main(argv: Sequence[str]) -> int:
   del argv
   logging.set_verbosity(logging.WARNING)
+  from alexnet_jax.runtime import distributed
+
+  distributed.initialize(
+    _DISTRIBUTED.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+  )
+  with distributed.together():
+    return _run()
+
+
+def _run() -> int:
   from alexnet_jax.runtime import backend
 
   config = _CONFIG.value

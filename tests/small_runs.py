@@ -120,10 +120,15 @@ class Program:
   def start_until(self, step: int, **options) -> subprocess.Popen:
     """Starts, and returns once it has logged a step."""
     process = self.start(**options)
-    while process.poll() is None and last_step(self.workdir) < step:
-      time.sleep(0.005)
-    assert process.poll() is None, process.communicate()
+    wait_until(process, self.workdir, step)
     return process
+
+
+def wait_until(process: subprocess.Popen, workdir: Path, step: int) -> None:
+  """Returns once a running program has logged a step."""
+  while process.poll() is None and last_step(workdir) < step:
+    time.sleep(0.005)
+  assert process.poll() is None, process.communicate()
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> str:

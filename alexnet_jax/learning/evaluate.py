@@ -151,7 +151,8 @@ def evaluate_checkpoint(
   if restored is None:
     raise UserError(f'no checkpoints in {folder}: train first, or --workdir=')
   state, _ = restored
-  with Progress(evaluator.num_examples, 'images', split) as progress:
+  show = jax.process_index() == 0
+  with Progress(evaluator.num_examples, 'images', split, show=show) as progress:
     values = evaluator(state.params, progress)
   print(
     f'step {int(state.step)}: {evaluator.num_examples:,} images of {split}, '

@@ -2,6 +2,7 @@
 
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 
 def conv1_kernels(params: nnx.State, columns: int = 16) -> np.ndarray:
@@ -10,13 +11,15 @@ def conv1_kernels(params: nnx.State, columns: int = 16) -> np.ndarray:
   Each is scaled to its own range, so that faint ones show, too.
 
   Args:
-    params: of the network, on any mesh that this process can read.
+    params: of the network; with several processes all call this.
     columns: kernels in a row.
 
   Returns:
     uint8 [H, W, 3], kernels enlarged three times.
   """
-  kernels = np.asarray(params['conv1']['kernel'][...])  # [T, 11, 11, 3, F]
+  kernels = multihost_utils.process_allgather(
+    params['conv1']['kernel'][...], tiled=True
+  )  # [T, 11, 11, 3, F]
   towers, size, _, channels, features = kernels.shape
   rows = -(-features // columns)
   kernels = kernels.transpose(0, 4, 1, 2, 3)

@@ -25,7 +25,7 @@ from alexnet_jax.learning.evaluate import Evaluator
 from alexnet_jax.learning.schedules import make_schedule
 from alexnet_jax.learning.state import Setup, open_setup, restore
 from alexnet_jax.learning.step import make_train_step
-from alexnet_jax.runtime import backend, sharding, signals
+from alexnet_jax.runtime import backend, distributed, sharding, signals
 from alexnet_jax.runtime.cadence import Duration
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
@@ -63,6 +63,8 @@ def train_and_evaluate(
       return 0
     trace = stack.enter_context(_Trace(workdir, profile))
     batches = run.open_batches(stack)
+    # Entered last: after an error nothing waits for the other processes.
+    stack.enter_context(distributed.together())
     while not run.ended():
       trace.before(run.step)
       run.train(next(batches))
@@ -70,10 +72,10 @@ def train_and_evaluate(
         run.log()
       if run.evaluation_due():
         run.evaluate()
+      leave = stop.due(run.step)
+      if run.evaluation_due() or run.save_due() or leave:
         run.save()
-      elif run.save_due() or stop:
-        run.save()
-      if stop:
+      if leave:
         break
   return 0 if run.ended() else signals.STOPPED
 
@@ -133,6 +135,7 @@ class _Run:
         'images',
         workdir.name,
         initial=self.step * config.batch_size,
+        show=jax.process_index() == 0,
       )
     )
     self.meter = _Meter()
@@ -212,10 +215,9 @@ class _Run:
     planned = self.step // period * period if period else self.step
     self.schedule.observe(self.epoch(planned), self.error)
     self._say(split, values)
-    if jax.process_count() == 1:
-      self.writer.image(
-        self.step, 'conv1', pictures.conv1_kernels(self.state.params)
-      )
+    self.writer.image(
+      self.step, 'conv1', pictures.conv1_kernels(self.state.params)
+    )
     if self.ended() and self.final_evaluator:
       split = self.config.evals.final_split
       values = self.final_evaluator(self.state.params)
@@ -298,6 +300,8 @@ class _Trace:
 
   def __init__(self, workdir: epath.Path, steps: tuple[int, int] | None):
     self._folder, self._steps = workdir / 'profile', steps
+    if jax.process_index():
+      self._steps = None  # processes of one host would write one file
     self._running = False
 
   def __enter__(self) -> '_Trace':

@@ -10,18 +10,22 @@ from typing import Any
 
 import jax
 
+from alexnet_jax.runtime import distributed
+
 
 def configure(data: int, towers: int, deterministic: bool) -> None:
-  """Settings that a backend reads once; call before any has started.
+  """Settings that a backend reads once; call before any has started, and
+  after `distributed.initialize`.
 
   Args:
     data: `config.mesh.data`.
     towers: `config.mesh.towers`. CPUs get as many virtual devices as the mesh
-      asks for, unless the user has chosen a number.
+      asks for, each process its share, unless the user has chosen a number.
     deterministic: `config.deterministic`, which only GPUs need.
   """
   if jax.config.jax_num_cpu_devices < 0:  # type: ignore[attr-defined]
-    jax.config.update('jax_num_cpu_devices', max(data, 1) * towers)
+    share = max(data, 1) * towers // distributed.num_processes()
+    jax.config.update('jax_num_cpu_devices', max(share, 1))
   if deterministic:
     flags = os.environ.get('XLA_FLAGS', '')
     os.environ['XLA_FLAGS'] = f'{flags} --xla_gpu_deterministic_ops=true'

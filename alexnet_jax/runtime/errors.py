@@ -36,18 +36,19 @@ def run(
         )
       return main(argv)
     except UserError as error:
-      return _refuse(str(error))
+      return refuse(str(error))
 
   def parse(argv: Sequence[str]) -> Sequence[str]:
     try:
       return flags.FLAGS(argv)
     except Exception as error:  # a configuration file is a program
-      sys.exit(_refuse(_explain(error)))
+      sys.exit(refuse(_explain(error)))
 
   app.run(guarded, flags_parser=parse, **kwargs)
 
 
-def _refuse(message: str) -> int:
+def refuse(message: str) -> int:
+  """Prints a user's mistake; returns the exit code."""
   print(f'error: {message}', file=sys.stderr)
   return 2
 

@@ -22,7 +22,7 @@ def make_mesh(
   """The mesh of `config.mesh` on the devices there are.
 
   Args:
-    data: size of axis 'data'; -1: what is left, on CPUs 1.
+    data: size of axis 'data'; -1: what is left, on the CPUs of one process 1.
     towers: size of axis 'tower'; a single accelerator holds all towers.
     model_towers: towers of the network.
     devices: all of them by default.
@@ -41,8 +41,8 @@ def make_mesh(
   if len(devices) == 1 and data <= 1:
     towers = 1
   if data == -1:
-    on_cpu = devices[0].platform == 'cpu'
-    data = 1 if on_cpu else max(len(devices) // towers, 1)
+    virtual = devices[0].platform == 'cpu' and jax.process_count() == 1
+    data = 1 if virtual else max(len(devices) // towers, 1)
   wanted = data * towers
   if wanted > len(devices):
     names = ', '.join(str(device) for device in devices)

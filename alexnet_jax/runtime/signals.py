@@ -4,25 +4,39 @@ import signal
 import sys
 from types import FrameType
 
+import jax
+from jax.experimental import multihost_utils
+
 # sysexits.h EX_TEMPFAIL: nothing is wrong, run the same command again.
 STOPPED = 75
 
 
 class StopRequest:
-  """True from the first SIGTERM or Ctrl-C on; a second Ctrl-C leaves at once.
+  """Made by SIGTERM or Ctrl-C; a second Ctrl-C leaves at once.
 
-  A context manager, in the main thread, that puts the old handlers back.
+  A context manager, in the main thread, that puts the old handlers back. Of
+  several processes it is enough to ask one: all leave after the same step.
   """
 
   def __init__(self) -> None:
+    self._alone = jax.process_count() == 1
     self._name = ''
     self._old: dict[signal.Signals, object] = {}
 
-  def __bool__(self) -> bool:
-    return bool(self._name)
+  def due(self, step: int) -> bool:
+    """Whether to leave after this step; to be called after each."""
+    if self._alone:
+      return bool(self._name)
+    due = multihost_utils.reached_preemption_sync_point(step)
+    if due and jax.process_index() == 0:
+      _say(f'asked to stop: saving after step {step}, then all leave')
+    return due
 
   def __enter__(self) -> 'StopRequest':
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = [signal.SIGINT]
+    if self._alone:
+      numbers.append(signal.SIGTERM)  # else JAX's, which tells the others
+    for number in numbers:
       self._old[number] = signal.signal(number, self._handle)
     return self
 
@@ -36,9 +50,13 @@ class StopRequest:
       signal.signal(number, signal.SIG_DFL)
       signal.raise_signal(number)
     self._name = signal.Signals(number).name
-    print(
-      f'\n{self._name}: saving after this step, then leaving '
-      '(Ctrl-C again leaves at once)',
-      file=sys.stderr,
-      flush=True,
+    _say(
+      f'{self._name}: saving after this step, then leaving '
+      '(Ctrl-C again leaves at once)'
     )
+    if not self._alone:
+      signal.raise_signal(signal.SIGTERM)
+
+
+def _say(message: str) -> None:
+  print(f'\n{message}', file=sys.stderr, flush=True)

@@ -134,7 +134,12 @@ class Progress:
   """
 
   def __init__(
-    self, total: int, unit: str, description: str = '', initial: int = 0
+    self,
+    total: int,
+    unit: str,
+    description: str = '',
+    initial: int = 0,
+    show: bool = True,
   ):
     """Starts the clock.
 
@@ -143,6 +148,7 @@ class Progress:
       unit: their name, plural.
       description: shown first.
       initial: units done by an earlier run; they do not count in the rate.
+      show: False makes every method do nothing (all processes but one).
     """
     terminal = sys.stderr.isatty()
     self._bar = _Bar(
@@ -150,6 +156,7 @@ class Progress:
       initial=initial,
       desc=description,
       unit=' ' + unit,
+      disable=not show,
       file=sys.stderr if terminal else _Lines(),
       mininterval=0.2 if terminal else 10,
       miniters=1,  # look at the clock in each update

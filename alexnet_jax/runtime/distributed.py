@@ -1,0 +1,124 @@
+"""Several processes as one run (`jax.distributed`), and how they end."""
+
+import contextlib
+import faulthandler
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+import jax
+from absl import logging
+
+# Private, for `jax.process_count()` would start the backend.
+from jax._src import distributed as _distributed
+
+from alexnet_jax.runtime.errors import UserError, refuse
+
+# Seconds after which a silent process counts as dead, and all others end.
+HEARTBEAT = 60
+
+
+def initialize(
+  mode: str = 'auto',
+  coordinator: str | None = None,
+  processes: int | None = None,
+  process: int | None = None,
+) -> None:
+  """Joins the other processes of the run; once, and before any backend.
+
+  Process 0 alone speaks: the others are silent but for errors.
+
+  Args:
+    mode: 'auto': as Slurm, Cloud TPU, Kubernetes or Open MPI say, alone where
+      there is none of them; 'off': alone; 'manual': as the other arguments
+      say.
+    coordinator: HOST:PORT, where process 0 listens.
+    processes: how many there are.
+    process: which one this is.
+
+  Raises:
+    UserError: they make no sense, or the coordinator was not found.
+  """
+  given = (coordinator, processes, process)
+  if any((value is None) == (mode == 'manual') for value in given):
+    raise UserError(
+      f'--distributed={mode} --coordinator={coordinator} --processes='
+      f'{processes} --process={process}: manual needs all three, the others '
+      'none'
+    )
+  if mode == 'off' or jax.distributed.is_initialized():
+    return
+  try:
+    jax.distributed.initialize(
+      *given,
+      cluster_detection_method='deactivate' if mode == 'manual' else None,
+      heartbeat_timeout_seconds=HEARTBEAT,
+    )
+  except (ValueError, RuntimeError) as error:
+    if mode == 'auto' and 'coordinator_address should be' in str(error):
+      return  # there is no cluster
+    raise UserError(
+      f'--distributed={mode}: the processes did not find each other: {error}'
+    ) from error
+  if mode == 'auto' and _has_its_own_devices():
+    for name in ('jax_cuda_visible_devices', 'jax_rocm_visible_devices'):
+      jax.config.update(name, 'all')
+  if num_processes() > 1:
+    # The runtime aborts a process that has lost another, and says why: a
+    # listing of all threads adds nothing.
+    faulthandler.disable()
+  if _distributed.global_state.process_id:
+    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
+    logging.set_verbosity(logging.ERROR)
+
+
+def num_processes() -> int:
+  """`jax.process_count()`, without starting a backend."""
+  return _distributed.global_state.num_processes
+
+
+def _has_its_own_devices() -> bool:
+  """Whether all accelerators that this process sees are for it.
+
+  JAX gives the n-th process of a node the n-th accelerator, which is wrong for
+  one process per node, and where the scheduler shows each only its own.
+  """
+  here = os.environ.get('SLURM_STEP_TASKS_PER_NODE') or os.environ.get(
+    'OMPI_COMM_WORLD_LOCAL_SIZE', ''
+  )
+  seen = os.environ.get('CUDA_VISIBLE_DEVICES', '')
+  # Slurm writes 1(x4) for one process on each of four nodes.
+  return bool(
+    re.fullmatch(r'1(\(x\d+\))?', here) or re.fullmatch('[^,]+', seen)
+  )
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """In a run of several processes, an error ends this one at once.
+
+  The others see it leave, and end, too. To clean up would be to wait for them,
+  while they wait for this one.
+  """
+  try:
+    yield
+  except BaseException as error:
+    if num_processes() == 1:
+      raise
+    status = 1
+    if isinstance(error, UserError):
+      status = refuse(str(error))
+    elif isinstance(error, jax.errors.JaxRuntimeError):
+      refuse(str(error).partition('\n')[0])
+    else:
+      sys.excepthook(*sys.exc_info())
+    print(
+      f'process {_distributed.global_state.process_id} of {num_processes()} '
+      'leaves, and so will the others; if one left before, its own messages '
+      'say why. Run the same command again to go on from the last checkpoint',
+      file=sys.stderr,
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,175 @@
+"""Two real processes on this machine are one run."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import small_runs
+from conftest import max_norm_error
+
+from alexnet_jax.runtime import distributed, signals
+from alexnet_jax.runtime.errors import UserError
+
+
+def start_pair(program: small_runs.Program) -> list[subprocess.Popen]:
+  """Two processes, a tower each."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  return [
+    program.start(
+      '--distributed=manual',
+      f'--coordinator=localhost:{port}',
+      '--processes=2',
+      f'--process={process}',
+    )
+    for process in range(2)
+  ]
+
+
+def finish_pair(
+  processes: list[subprocess.Popen], status: int = 0
+) -> list[str]:
+  return [small_runs.finish(process, status) for process in processes]
+
+
+@pytest.fixture(scope='module')
+def pair(data_dir, cache_dir, tmp_path_factory):
+  """An undisturbed run of two processes: its workdir, and what they said."""
+  workdir = tmp_path_factory.mktemp('pair') / 'run'
+  config = small_runs.small_config(data_dir)
+  program = small_runs.Program(config, workdir, cache_dir)
+  return workdir, finish_pair(start_pair(program))
+
+
+def test_two_processes_train_as_one(pair, config, reference):
+  """Losses within 1e-5 of one process, the same counts of errors."""
+  workdir, _ = pair
+  rows, wanted = small_runs.rows(workdir), small_runs.rows(reference)
+  assert len(rows) == len(wanted)
+  for row, other in zip(rows, wanted, strict=True):
+    assert row.keys() == other.keys()
+    for key in row:
+      tolerance = 1e-5 if key.endswith('/loss') else 1e-12
+      assert row[key] == pytest.approx(other[key], rel=tolerance), key
+  arrays, meta = small_runs.saved(config, workdir)
+  others, other_meta = small_runs.saved(config, reference)
+  assert meta['schedule'] == other_meta['schedule']
+  assert meta['environment']['processes'] == 2
+  for name, array in arrays.items():
+    assert max_norm_error(array, others[name]) < 1e-4, name
+
+
+def test_process_0_alone_speaks(pair):
+  workdir, (first, second) = pair
+  assert 'cpu:0 (process 0): tower 1 of 2' in first
+  assert '(process 1): tower 2 of 2' in first
+  assert 'step 18, epoch 4.0: test loss' in first
+  assert not [s for s in second.splitlines() if s and '[Gloo]' not in s]
+  assert len(list(workdir.glob('events.*'))) == 1
+  assert (workdir / 'conv1.png').exists()
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_stops_both_and_they_resume(
+  pair, program, config, tmp_path
+):
+  workdir = tmp_path / 'run'
+  processes = start_pair(program(workdir))
+  small_runs.wait_until(processes[0], workdir, 4)
+  processes[1].terminate()
+  first, _ = finish_pair(processes, signals.STOPPED)
+  step = small_runs.last_step(workdir)
+  assert f'asked to stop: saving after step {step}, then all leave' in first
+  assert 4 <= step < 18
+  assert (workdir / 'checkpoints' / str(step) / 'manifest.json').exists()
+  first, _ = finish_pair(start_pair(program(workdir)))
+  assert f'resuming from step {step}' in first
+  small_runs.assert_equal_runs(config, workdir, pair[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('killed', [0, 1])
+def test_who_loses_the_other_ends_with_a_message(killed, program, tmp_path):
+  processes = start_pair(program(tmp_path / 'run'))
+  small_runs.wait_until(processes[0], tmp_path / 'run', 4)
+  small_runs.kill(processes[killed])
+  _, err = processes[1 - killed].communicate(timeout=120)
+  assert processes[1 - killed].returncode in (1, 2, -signal.SIGABRT)
+  assert 'Traceback' not in err
+  assert re.search('^error: |another task died', err, re.MULTILINE)
+
+
+# ---- What the environment or the flags say.
+
+
+def python(code: str, **environment: str) -> str:
+  """What a program prints in a fresh process."""
+  return subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=small_runs.ROOT,
+    env=os.environ | environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+
+
+def slurm(tasks_on_node: str, local_id: int = 0) -> dict[str, str]:
+  """The environment of the only process of a job."""
+  return {
+    'SLURM_JOB_ID': str(os.getpid()),
+    'SLURM_STEP_NODELIST': 'localhost',
+    'SLURM_NTASKS': '1',
+    'SLURM_PROCID': '0',
+    'SLURM_LOCALID': str(local_id),
+    'SLURM_STEP_TASKS_PER_NODE': tasks_on_node,
+  }
+
+
+# One process per node sees all its devices, one per device its own.
+@pytest.mark.parametrize(
+  ('tasks', 'seen', 'devices'),
+  [('1', '0,1,2,3', 'all'), ('4', '0,1,2,3', '2'), ('4', '2', 'all')],
+)
+def test_slurm_is_found_once(tasks, seen, devices):
+  code = """
+import jax
+from alexnet_jax.runtime import distributed
+for _ in range(2):
+  distributed.initialize()
+seen = jax.config.read('jax_cuda_visible_devices')
+print(jax.distributed.is_initialized(), seen)
+"""
+  environment = slurm(tasks, local_id=2) | {'CUDA_VISIBLE_DEVICES': seen}
+  assert python(code, **environment) == f'True {devices}\n'
+
+
+def test_without_a_cluster_a_process_is_alone():
+  code = """
+import jax
+from alexnet_jax.runtime import distributed
+distributed.initialize(MODE)
+print(jax.distributed.is_initialized(), distributed.num_processes())
+"""
+  assert python(code.replace('MODE', '')) == 'False 1\n'
+  off = code.replace('MODE', "'off'")
+  assert python(off, **slurm('1')) == 'False 1\n'
+
+
+@pytest.mark.parametrize(
+  ('mode', 'given'),
+  [
+    ('manual', (None, None, None)),
+    ('manual', ('localhost:1', 2, None)),
+    ('auto', ('localhost:1', 2, 0)),
+    ('off', (None, None, 0)),
+  ],
+)
+def test_half_of_the_flags_is_refused(mode, given):
+  with pytest.raises(UserError, match=f'--distributed={mode}.*all three'):
+    distributed.initialize(mode, *given)
