@@ -23,6 +23,7 @@ from tensorflow_datasets.core import dataset_builder
 from alexnet_jax.data import photographs, sources, workers
 from alexnet_jax.data.stats import Statistics, Sums
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.files import explained
 from alexnet_jax.runtime.writers import Progress
 
 _STATISTICS = 'statistics.npz'
@@ -182,7 +183,8 @@ class Photographs(dataset_builder.FileReaderBuilder):
         for record in result.records:
           writer.write(record)
         lengths[-1] += len(result.records)
-      writer.close()
+      with explained(file, RuntimeError):  # ArrayRecord's for any
+        writer.close()
     if not sum(lengths):
       raise UserError(f'{self.name}: not one {split} photograph is whole')
     return tfds.core.SplitInfo(

@@ -1,7 +1,6 @@
 """The making of a data set: whole or not there, whatever happens meanwhile."""
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from etils import epath
 from alexnet_jax.data import builders, imagenet, sources
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.files import explained, locked
 
 _BYTES = {'raw': 196_700, 'jpeg': 40_000}  # about, per example, on disk
 
@@ -68,9 +68,14 @@ def prepare(
     raise UserError(f'--name={name}: take lower-case letters, digits and _')
   request = _request(source, input_dir, encoding, validation_share, test_share)
   path = builders.dataset_path(name, data_dir)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  with explained(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+  def say_so() -> None:
+    print(f'waiting for another process that prepares {name}', flush=True)
+
   with (
-    _locked(path.parent / '.lock', name),
+    locked(path.parent / '.lock', say_so),
     _scratch(path.parent / 'incomplete') as scratch,
   ):
     if path.exists() and not overwrite:
@@ -80,27 +85,16 @@ def prepare(
     builder = builders.Photographs(
       name, scratch, found, request, skip_bad=skip_bad, workers=num_workers
     )
-    builder.download_and_prepare(
-      download_dir=scratch / 'downloads', file_format='array_record'
-    )
-    if path.exists():
-      path.rename(scratch / 'overwritten')
-    builder.data_path.rename(path)
+    with explained(path):
+      builder.download_and_prepare(
+        download_dir=scratch / 'downloads', file_format='array_record'
+      )
+      if path.exists():
+        path.rename(scratch / 'overwritten')
+      builder.data_path.rename(path)
   dataset = builders.open_dataset(name, data_dir)
   print(f'{path}: {_counts(dataset)}', flush=True)
   return dataset
-
-
-@contextlib.contextmanager
-def _locked(path: Path, name: str) -> Iterator[None]:
-  """Holds a file lock, which the system releases if the process is killed."""
-  with open(path, 'w') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print(f'waiting for another process that prepares {name}', flush=True)
-      fcntl.flock(file, fcntl.LOCK_EX)
-    yield
 
 
 def _reuse(dataset: Dataset, request: dict[str, Any]) -> Dataset:

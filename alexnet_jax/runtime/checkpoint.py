@@ -10,10 +10,9 @@ A checkpoint exists once it has a manifest, and it is read only if each file
 still agrees with it: Orbax by itself restores a flipped bit silently.
 """
 
-import contextlib
 import json
 import logging as std_logging
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from concurrent import futures
 from typing import Any
 
@@ -28,6 +27,7 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import (
   MANIFEST,
   UNFINISHED,
+  explained,
   find_damage,
   write_atomically,
   write_manifest,
@@ -97,7 +97,7 @@ class Checkpointer:
     self._damage.pop(step, None)  # of what this one replaces
     path = self._path(step)
     text = json.dumps({'error': error, 'meta': meta}, indent=2)
-    with _explained(path):
+    with explained(f'checkpoint {path}', Exception):
       if jax.process_index() == 0:
         self._remove_all_but(set(self.steps()) - {step})
       self._orbax.save(path / STATE, state, force=True)
@@ -164,7 +164,7 @@ class Checkpointer:
   def _finish(self, step: int, text: str) -> None:
     """Completes a save, in the background; prunes then, and not before."""
     path = self._path(step)
-    with _explained(path):
+    with explained(f'checkpoint {path}', Exception):
       self._orbax.wait_until_finished()
       if jax.process_index() == 0:
         write_atomically(path / META, text)
@@ -297,19 +297,6 @@ def _describe(tree: Any) -> dict[str, str]:
     )
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
-
-
-@contextlib.contextmanager
-def _explained(path: epath.Path) -> Iterator[None]:
-  """Any failure to write, the disk's or Orbax's, as one message."""
-  try:
-    yield
-  except Exception as error:
-    reason = str(error).partition('\n')[0][-200:]  # the cause comes last
-    raise UserError(
-      f'checkpoint {path} could not be written: {reason}. Earlier checkpoints '
-      'are intact: make room or mend this, then run again to resume'
-    ) from error
 
 
 def _quiet(record: std_logging.LogRecord) -> bool:

@@ -1,13 +1,58 @@
 """Files that a kill or a bad disk cannot spoil unnoticed."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator
 
 from etils import epath
 
+from alexnet_jax.runtime.errors import UserError
+
 MANIFEST = 'manifest.json'
 UNFINISHED = f'no {MANIFEST}: it was cut short, or is still being written'
+
+
+@contextlib.contextmanager
+def explained(what: object, kind: type[Exception] = OSError) -> Iterator[None]:
+  """A failure to write, such as a full disk, as one message.
+
+  Args:
+    what: was to be written.
+    kind: of exceptions; others pass.
+  """
+  try:
+    yield
+  except kind as error:
+    reason = str(error).partition('\n')[0]
+    if len(reason) > 400:  # the cause comes first, or last
+      reason = f'{reason[:200]} ... {reason[-200:]}'
+    raise UserError(
+      f'{what} could not be written: {reason}. What was saved before is '
+      'intact: make room or mend this, then run again'
+    ) from error
+
+
+@contextlib.contextmanager
+def locked(path: epath.PathLike, busy: Callable[[], None]) -> Iterator[None]:
+  """Holds a lock that the system releases if the process is killed.
+
+  Args:
+    path: a file, made if missing, on a local disk.
+    busy: called if another process holds it, to raise, or to say that this
+      one waits.
+  """
+  with explained(path):
+    file = open(path, 'a')  # noqa: SIM115
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      busy()
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
 
 
 def flush(path: epath.PathLike) -> None:

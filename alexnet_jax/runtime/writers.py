@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import record_writer
 
-from alexnet_jax.runtime.files import write_atomically
+from alexnet_jax.runtime.files import explained, write_atomically
 
 METRICS_FILE = 'metrics.jsonl'
 
@@ -46,14 +46,15 @@ class MetricsWriter:
     if not write:
       return
     workdir = self._workdir = epath.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     first_step = 0 if resume_step is None else resume_step + 1
     path = workdir / METRICS_FILE
-    _drop_rows(path, first_step)
-    self._rows = path.open('a')
     # TensorBoard reads the files of a folder in the order of their names.
     name = f'events.out.tfevents.{time.time():.6f}.{socket.gethostname()}'
-    self._events = record_writer.RecordWriter((workdir / name).open('wb'))
+    with explained(path):
+      workdir.mkdir(parents=True, exist_ok=True)
+      _drop_rows(path, first_step)
+      self._rows = path.open('a')
+      self._events = record_writer.RecordWriter((workdir / name).open('wb'))
     self._event(file_version='brain.Event:2')
     # TensorBoard's purge_step: forget steps >= this one of earlier files.
     self._event(
@@ -67,8 +68,9 @@ class MetricsWriter:
     if not self._write:
       return
     values = {key: np.asarray(value).item() for key, value in values.items()}
-    self._rows.write(json.dumps({'step': step, **values}) + '\n')
-    self._rows.flush()
+    with explained(self._workdir / METRICS_FILE):
+      self._rows.write(json.dumps({'step': step, **values}) + '\n')
+      self._rows.flush()
     self._summary(
       step,
       *(
@@ -84,7 +86,9 @@ class MetricsWriter:
       return
     png = io.BytesIO()
     Image.fromarray(image).save(png, 'PNG')
-    (self._workdir / f'{tag}.png').write_bytes(png.getvalue())
+    file = self._workdir / f'{tag}.png'
+    with explained(file):
+      file.write_bytes(png.getvalue())
     picture = summary_pb2.Summary.Image(
       height=image.shape[0],
       width=image.shape[1],
@@ -95,8 +99,11 @@ class MetricsWriter:
 
   def close(self) -> None:
     if self._write:
-      self._rows.close()
-      self._events.close()
+      # They try again to write what could not be.
+      with explained(self._workdir / METRICS_FILE):
+        self._rows.close()
+      with explained(f'{self._workdir}/events.out.tfevents.*'):
+        self._events.close()
 
   def __enter__(self) -> 'MetricsWriter':
     return self
@@ -109,8 +116,9 @@ class MetricsWriter:
 
   def _event(self, **fields) -> None:
     event = event_pb2.Event(wall_time=time.time(), **fields)
-    self._events.write(event.SerializeToString())
-    self._events.flush()
+    with explained(f'{self._workdir}/events.out.tfevents.*'):
+      self._events.write(event.SerializeToString())
+      self._events.flush()
 
 
 def _drop_rows(path: epath.Path, first_step: int) -> None:
