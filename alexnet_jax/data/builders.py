@@ -54,21 +54,79 @@ class Dataset:
     """Random access to {'image': uint8 [256, 256, 3], 'label': int}.
 
     The arrays are read-only. The source can be pickled, for worker processes.
+
+    Raises:
+      UserError: no such split, or a file is missing or cut short; on reading,
+        a record is damaged: which, and in which file.
     """
     if not self.num_examples(split):
       there = ', '.join(self.fingerprint['examples'])
       raise UserError(f'{self.name} has no split {split!r}: it has {there}')
     jpeg = self.fingerprint['request']['encoding'] == 'jpeg'
-    return tfds.builder_from_directory(self.path).as_data_source(
+    builder = tfds.builder_from_directory(self.path)
+    shards = tuple(
+      (file.filename, file.take)
+      for file in builder.info.splits[split].file_instructions
+    )
+    for file, count in shards:
+      _check_shard(file, count)
+    source = builder.as_data_source(
       split, decoders={'image': _DecodeJpeg()} if jpeg else None
     )
+    return _Records(split, source, shards)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Records(Sequence):
+  """TFDS's source, whose errors say which record of which file is bad."""
+
+  split: str
+  source: Sequence
+  shards: tuple[tuple[str, int], ...]  # (file, records)
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index):
+    if not 0 <= index < len(self):
+      raise IndexError(index)
+    try:
+      return self.source[index]
+    except Exception as error:  # ArrayRecord's, protobuf's, Pillow's
+      position, shards = index, iter(self.shards)
+      file, count = next(shards)
+      while position >= count:
+        position -= count
+        file, count = next(shards)
+      raise _damaged(
+        f'record {position} of {file} (example {index} of {self.split})', error
+      ) from error
+
+
+def _check_shard(file: str, count: int) -> None:
+  """Refuses a file cut short: ArrayRecord may give empty records for it."""
+  try:
+    found = array_record_module.ArrayRecordReader(file).num_records()
+  except RuntimeError as error:
+    raise _damaged(file, error) from error
+  if found != count:
+    raise _damaged(file, f'it holds {found} records, not {count}')
+
+
+def _damaged(what: object, why: object) -> UserError:
+  reason = str(why).partition('\n')[0][:200]
+  return UserError(
+    f'{what} is damaged: {reason}. Put an intact copy back, or prepare the '
+    'data set anew with --overwrite'
+  )
 
 
 def open_dataset(name: str, data_dir: epath.PathLike) -> Dataset:
   """Opens a data set that `prepare` wrote.
 
   Raises:
-    UserError: there is none; the message has the command that makes it.
+    UserError: there is none; the message has the command that makes it. Or
+      its description is damaged.
   """
   path = dataset_path(name, data_dir)
   if not path.exists():
@@ -80,14 +138,17 @@ def open_dataset(name: str, data_dir: epath.PathLike) -> Dataset:
       f'no data set {name} in {data_dir}: make it with python -m '
       f'alexnet_jax.prepare {arguments} --data_dir={data_dir}'
     )
-  info = tfds.builder_from_directory(path).info
-  return Dataset(
-    name=name,
-    path=path,
-    class_names=tuple(info.features['label'].names),
-    statistics=Statistics.load(path / _STATISTICS),
-    fingerprint=dict(info.metadata),
-  )
+  try:
+    info = tfds.builder_from_directory(path).info
+    return Dataset(
+      name=name,
+      path=path,
+      class_names=tuple(info.features['label'].names),
+      statistics=Statistics.load(path / _STATISTICS),
+      fingerprint=dict(info.metadata),
+    )
+  except Exception as error:  # damaged bytes may be anything
+    raise _damaged(path, error) from error
 
 
 def dataset_path(name: str, data_dir: epath.PathLike) -> epath.Path:
