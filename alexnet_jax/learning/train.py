@@ -29,6 +29,7 @@ from alexnet_jax.runtime import backend, distributed, sharding, signals
 from alexnet_jax.runtime.cadence import Duration
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.files import explained, locked
 from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.runtime.writers import MetricsWriter, Progress
 
@@ -99,14 +100,18 @@ class _Run:
     self.save_every = self._duration(config.checkpoint.every)
     self.schedule = make_schedule(config.schedule)
     self.environment = backend.describe()
-    self.checkpointer = stack.enter_context(
-      Checkpointer(workdir / 'checkpoints', config.checkpoint.keep)
-    )
+    checkpointer = Checkpointer(workdir / 'checkpoints', config.checkpoint.keep)
     # Refuses what it cannot do before hours of training.
+    dataset.source('train')
     self.evaluator = Evaluator(setup, dataset, config.evals.split)
     final = config.evals.final_split
     self.final_evaluator = final and Evaluator(setup, dataset, final)
 
+    if jax.process_index() == 0:
+      stack.enter_context(_alone_in(workdir))
+    self.checkpointer = stack.enter_context(checkpointer)
+    # Of the training split, among the rows that this process reads.
+    self.bad_records: set[int] = set()
     restored = restore(self.checkpointer, 'last', setup)
     if restored is None:
       self.state = setup.init_state()
@@ -263,6 +268,22 @@ class _Run:
         "config.augment.color_units='std' and images that are not scaled "
         'twice'
       )
+
+
+@contextlib.contextmanager
+def _alone_in(workdir: epath.Path) -> Iterator[None]:
+  """Makes the folder of a run, and keeps every other run out of it."""
+
+  def refuse() -> None:
+    raise UserError(
+      f'another run is going on in {workdir}: wait for it, stop it, or choose '
+      'another --workdir'
+    )
+
+  with explained(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+  with locked(workdir / '.lock', refuse):
+    yield
 
 
 class _Meter:
