@@ -5,16 +5,22 @@ opening the stream at step s; there is nothing of an iterator to save. The
 views are cut on the device (`augment`); nothing is random here but order.
 """
 
+import contextlib
+import dataclasses
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
 from alexnet_jax.data.builders import Dataset
+from alexnet_jax.runtime.errors import UserError
+
+Batches = Generator[dict[str, np.ndarray], None, None]
 
 
 class _Rows(grain.MapDataset):
@@ -46,7 +52,8 @@ def training_batches(
   start: int = 0,
   workers: int = 0,
   prefetch: int = 4,
-) -> grain.DatasetIterator:
+  max_bad_records: int = 0,
+) -> Batches:
   """An endless stream of this process's part of the training batches.
 
   Args:
@@ -58,14 +65,20 @@ def training_batches(
     start: step to open the stream at.
     workers: processes that read and decode; 0: threads of this one.
     prefetch: batches kept ready, per worker.
+    max_bad_records: how many records may be bad; the caller counts them.
 
   Returns:
     An iterator, to be closed, of {'image': uint8 [len(rows), size, size, 3],
-    'label': int32 [len(rows)]}.
+    'label': int32 [len(rows)], 'replaced': int32 [len(rows)], the index of the
+    bad record that another stands in for, else -1}.
+
+  Raises:
+    UserError: while iterating: a bad record, or a worker was killed.
   """
-  records = grain.MapDataset.source(dataset.source('train')).seed(seed)
+  source = _Tolerant(dataset.source('train'), max_bad_records)
+  records = grain.MapDataset.source(source).seed(seed)
   stream = _Rows(records.shuffle().repeat(), batch_size, rows)
-  batches = stream[start * len(rows) :].map(_example).batch(len(rows))
+  batches = stream[start * len(rows) :].batch(len(rows))
   return _iterate(batches, workers, prefetch)
 
 
@@ -77,7 +90,7 @@ def evaluation_batches(
   rows: Sequence[int],
   workers: int = 0,
   prefetch: int = 4,
-) -> grain.DatasetIterator:
+) -> Batches:
   """Every example of a split once, in order; the last batch is padded.
 
   Args:
@@ -89,14 +102,40 @@ def evaluation_batches(
     prefetch: batches kept ready, per worker.
 
   Returns:
-    An iterator, to be closed, of the dict of `training_batches` and 'mask':
-    bool [len(rows)], False where a row only fills the batch.
+    An iterator, to be closed, of 'image' and 'label' as in `training_batches`
+    and 'mask': bool [len(rows)], False where a row only fills the batch.
+
+  Raises:
+    UserError: while iterating: a bad record, or a worker was killed.
   """
   source = dataset.source(split)
   padded = -(-len(source) // batch_size) * batch_size
   positions = grain.MapDataset.range(padded)
   examples = _Rows(positions, batch_size, rows).map(_Masked(source))
   return _iterate(examples.batch(len(rows)), workers, prefetch)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tolerant:
+  """Examples of which some may be bad: the next good one in the order of
+  storage stands in, so that what is read depends on the files only."""
+
+  source: Sequence[dict[str, Any]]
+  max_bad: int
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> dict[str, np.generic | np.ndarray]:
+    last = min(self.max_bad, len(self) - 1)
+    for ahead in range(last):
+      with contextlib.suppress(UserError):
+        return self._example(index, ahead)
+    return self._example(index, last)
+
+  def _example(self, index: int, ahead: int):
+    record = self.source[(index + ahead) % len(self)]
+    return _example(record) | {'replaced': np.int32(index if ahead else -1)}
 
 
 class _Masked(grain.transforms.Map):
@@ -115,9 +154,7 @@ def _example(record):
   return {'image': record['image'], 'label': np.int32(record['label'])}
 
 
-def _iterate(
-  batches: grain.MapDataset, workers: int, prefetch: int
-) -> grain.DatasetIterator:
+def _iterate(batches: grain.MapDataset, workers: int, prefetch: int) -> Batches:
   if workers:
     # Worker i makes batches i, i + workers, ...: one thread each will do.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
@@ -128,7 +165,16 @@ def _iterate(
   else:
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
     stream = batches.to_iter_dataset(options)
-  return iter(stream)
+  with contextlib.closing(iter(stream)) as iterator:
+    try:
+      yield from iterator
+    except RuntimeError as error:
+      if not str(error).startswith('Worker process was terminated'):
+        raise
+      raise UserError(
+        'a worker process that reads data was killed, perhaps for want of '
+        'memory: try fewer config.data.workers, and run again to resume'
+      ) from error
 
 
 def _start_worker(*_) -> None:

@@ -121,6 +121,7 @@ class _Run:
       self.step = int(self.state.step)
       if meta['config']['schedule']['kind'] == config.schedule.kind:
         self.schedule.resume(meta['schedule'])
+      self.bad_records.update(meta.get('bad_records', ()))
       _log_changes(meta, self.meta())
       print(f'resuming from step {self.step}', flush=True)
     if self.ended():
@@ -170,12 +171,29 @@ class _Run:
       start=self.step,
       workers=config.data.workers,
       prefetch=config.data.prefetch,
+      max_bad_records=config.data.max_bad_records,
     )
     stack.callback(stream.close)
     while True:
       with self.meter.waiting():
         batch = next(stream)
+      self._count_bad({int(i) for i in batch.pop('replaced') if i >= 0})
       yield sharding.put_batch(place, rows, config.batch_size, batch)
+
+  def _count_bad(self, indices: set[int]) -> None:
+    new = sorted(indices - self.bad_records)
+    self.bad_records.update(new)
+    limit = self.config.data.max_bad_records
+    if len(self.bad_records) > limit:
+      raise UserError(
+        f'examples {sorted(self.bad_records)} of train are damaged, more than '
+        f'config.data.max_bad_records={limit}: raise it, or prepare the data '
+        'set anew with --overwrite'
+      )
+    if new:
+      logging.warning(
+        'examples %s of train are damaged: the next good ones stand in', new
+      )
 
   def train(self, batch) -> None:
     self.rate = self.schedule.rate(self.epoch(self.step))
@@ -245,6 +263,7 @@ class _Run:
       'config': json.loads(self.config.to_json()),
       'num_classes': self.dataset.num_classes,
       'schedule': self.schedule.position(),
+      'bad_records': sorted(self.bad_records),
       'environment': self.environment,
     }
 
