@@ -86,7 +86,7 @@ def make_tar(files: dict[str, bytes]) -> bytes:
   return buffer.getvalue()
 
 
-# -- small runs of the real program (test_train, test_resume)
+# -- small runs of the real program (test_train, test_faults)
 
 
 @pytest.fixture(scope='session')
