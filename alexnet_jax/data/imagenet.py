@@ -110,7 +110,7 @@ def _members(
       file.seek(start)
       with tarfile.open(fileobj=file, mode='r:') as tar:
         for member in tar:
-          if member.offset_data + member.size > end:
+          if member.size < 0 or member.offset_data + member.size > end:
             raise tarfile.ReadError(f'{member.name} is cut off')
           if member.isfile():
             yield member
@@ -118,9 +118,10 @@ def _members(
         file.seek(tar.offset)
         if tar.offset >= end or file.read(512) != bytes(512):
           raise tarfile.ReadError('its end is cut off')
-  except tarfile.TarError as error:
+  except Exception as error:  # damaged bytes may raise anything
     raise UserError(
-      f'{path} is not a whole tar ({error}); download it again'
+      f'{path} is not a whole tar ({str(error) or type(error).__name__}); '
+      'download it again'
     ) from error
 
 
