@@ -26,6 +26,7 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import explained
 from alexnet_jax.runtime.writers import Progress
 
+_SHAPE = (photographs.SIZE, photographs.SIZE, 3)
 _STATISTICS = 'statistics.npz'
 SHARD = 1024  # examples per file: 200 MB of raw pixels
 # Photographs hardly compress (17 % with zstd) and are read 3 times slower then.
@@ -73,7 +74,7 @@ class Dataset:
     source = builder.as_data_source(
       split, decoders={'image': _DecodeJpeg()} if jpeg else None
     )
-    return _Records(split, source, shards)
+    return _Records(split, source, shards, self.num_classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ class _Records(Sequence):
   split: str
   source: Sequence
   shards: tuple[tuple[str, int], ...]  # (file, records)
+  num_classes: int
 
   def __len__(self) -> int:
     return len(self.source)
@@ -91,7 +93,11 @@ class _Records(Sequence):
     if not 0 <= index < len(self):
       raise IndexError(index)
     try:
-      return self.source[index]
+      record = self.source[index]
+      shape, label = record['image'].shape, record['label']
+      if shape != _SHAPE or not 0 <= label < self.num_classes:
+        raise ValueError(f'an image {shape} of class {label}')
+      return record
     except Exception as error:  # ArrayRecord's, protobuf's, Pillow's
       position, shards = index, iter(self.shards)
       file, count = next(shards)
@@ -185,12 +191,11 @@ class Photographs(dataset_builder.FileReaderBuilder):
     super().__init__(data_dir=data_dir)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    shape = (photographs.SIZE, photographs.SIZE, 3)
     image = {
       'raw': tfds.features.Tensor(
-        shape=shape, dtype=np.uint8, encoding='bytes'
+        shape=_SHAPE, dtype=np.uint8, encoding='bytes'
       ),
-      'jpeg': tfds.features.Image(shape=shape, encoding_format='jpeg'),
+      'jpeg': tfds.features.Image(shape=_SHAPE, encoding_format='jpeg'),
     }[self._request['encoding']]
     label = tfds.features.ClassLabel(names=self._found.class_names)
     return tfds.core.DatasetInfo(

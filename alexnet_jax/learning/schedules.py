@@ -97,6 +97,8 @@ class Plateau:
     }
 
   def resume(self, position: dict[str, Any]) -> None:
+    if position.keys() != self.position().keys():
+      raise UserError(f'a checkpoint has {position} for a place in plateaus')
     self._best, self._since = position['best'], position['since']
     self._drops, self._finished = position['drops'], position['finished']
 

@@ -204,6 +204,11 @@ def restore(
   meta = checkpointer.read_meta(which)
   if meta is None:
     return None
+  if not _is_ours(meta):
+    raise UserError(
+      f'meta.json of checkpoint {which!r} is not what a run writes: remove '
+      'the checkpoint, or choose another --workdir'
+    )
   before = meta['config']['model']
   now = json.loads(setup.config.model.to_json())
   for field in sorted(before.keys() | now.keys()):
@@ -214,3 +219,18 @@ def restore(
         'checkpoint. Give the same, or choose another --workdir'
       )
   return checkpointer.restore(which, setup.abstract_state())
+
+
+def _is_ours(meta: dict[str, Any]) -> bool:
+  """Whether meta data have the form that `train` gives them."""
+  numbers = (int, float, type(None))
+  try:
+    return (
+      isinstance(meta['config']['model'], dict)
+      and isinstance(meta['config']['schedule']['kind'], str)
+      and isinstance(meta['environment'], dict)
+      and all(isinstance(x, numbers) for x in meta['schedule'].values())
+      and all(isinstance(i, int) for i in meta.get('bad_records', []))
+    )
+  except (KeyError, TypeError, AttributeError):
+    return False

@@ -12,6 +12,7 @@ still agrees with it: Orbax by itself restores a flipped bit silently.
 
 import json
 import logging as std_logging
+import math
 from collections.abc import Container, Mapping
 from concurrent import futures
 from typing import Any
@@ -154,7 +155,11 @@ class Checkpointer:
       return None
     path = self._path(step) / STATE
     self._check_structure(path, abstract_state)
-    return self._orbax.restore(path, abstract_state), self._read(step)['meta']
+    try:
+      state = self._orbax.restore(path, abstract_state)
+    except Exception as error:  # Orbax's, of files it did not write
+      raise _unreadable(path.parent, error) from error
+    return state, self._read(step)['meta']
 
   def read_meta(self, which: int | str) -> dict[str, Any] | None:
     """Reads the `meta` that `restore` would return, under the same rules."""
@@ -194,7 +199,16 @@ class Checkpointer:
     """Returns meta.json: {'error': float | None, 'meta': dict}."""
     if damage := find_damage(self._path(step), META):
       raise UserError(f'checkpoint {self._path(step)} is damaged: {damage}')
-    return json.loads((self._path(step) / META).read_text())
+    try:
+      read = json.loads((self._path(step) / META).read_text())
+      whole = isinstance(read['meta'], dict) and (
+        read['error'] is None or math.isfinite(read['error'])
+      )
+    except Exception as error:  # of a file that something else wrote
+      raise _unreadable(self._path(step), f'{META}: {error!r}') from error
+    if not whole:
+      raise _unreadable(self._path(step), f'{META} is not of this program')
+    return read
 
   def _best(self, steps: list[int]) -> int | None:
     errors = {step: self._read(step)['error'] for step in steps}
@@ -273,7 +287,10 @@ class Checkpointer:
 
   def _check_structure(self, path: epath.Path, abstract_state: Any) -> None:
     """Refuses other names, shapes and dtypes (Orbax casts silently)."""
-    saved = _describe(self._orbax.metadata(path).item_metadata.tree)
+    try:
+      saved = _describe(self._orbax.metadata(path).item_metadata.tree)
+    except Exception as error:
+      raise _unreadable(path.parent, error) from error
     wanted = _describe(abstract_state)
     differences = [
       f'{name} is {saved.get(name, "missing")}, '
@@ -287,6 +304,15 @@ class Checkpointer:
         + '; '.join(differences[:5])
         + (f'; and {len(differences) - 5} more' if differences[5:] else '')
       )
+
+
+def _unreadable(path: epath.Path, why: object) -> UserError:
+  """Of a checkpoint that agrees with its manifest and still cannot be read."""
+  reason = str(why).partition('\n')[0][:300]
+  return UserError(
+    f'checkpoint {path} cannot be read: {reason}. Remove it to go on from an '
+    'earlier one'
+  )
 
 
 def _describe(tree: Any) -> dict[str, str]:
