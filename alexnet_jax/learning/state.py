@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.data import augment, builders, preparation
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.data.stats import Statistics
+from alexnet_jax.learning import limits
 from alexnet_jax.learning.optimizer import make_optimizer
 from alexnet_jax.models import towers
 from alexnet_jax.models.alexnet import CONVS, AlexNet
@@ -175,6 +176,7 @@ def open_setup(config: ml_collections.ConfigDict) -> tuple[Dataset, Setup]:
   Raises:
     UserError: the data set is missing, or the configuration makes no sense.
   """
+  limits.check(config)
   if config.data.name == 'shapes':
     preparation.ensure_shapes(config.data.dir)
   dataset = builders.open_dataset(config.data.name, config.data.dir)
