@@ -91,10 +91,10 @@ class Program:
   cache: Path
 
   def start(self, *more: str, **options) -> subprocess.Popen:
-    defaults = _flat(default.get_config())
+    defaults = flat(default.get_config())
     flags = [
       f'--config.{name}={value}'
-      for name, value in _flat(self.config).items()
+      for name, value in flat(self.config).items()
       if value != defaults[name]
     ]
     program = [sys.executable, '-m', 'alexnet_jax.main']
@@ -153,12 +153,12 @@ def last_step(workdir: Path) -> int:
   return json.loads(whole[-1])['step'] if whole else 0
 
 
-def _flat(config: ConfigDict, prefix: str = '') -> dict:
+def flat(config: ConfigDict, prefix: str = '') -> dict:
   fields = {}
   for key, value in config.items():
     inner = isinstance(value, ConfigDict)
     name = prefix + key
-    fields |= _flat(value, f'{name}.') if inner else {name: value}
+    fields |= flat(value, f'{name}.') if inner else {name: value}
   return fields
 
 

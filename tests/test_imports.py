@@ -28,6 +28,13 @@ OWNERS = {
   'matplotlib': ('figures.py',),
   'submitit': (),
   'tensorflow': (),
+  # What these load may be a program.
+  'pickle': (),
+  'cloudpickle': (),
+  'dill': (),
+  'joblib': (),
+  'marshal': (),
+  'shelve': (),
   'torch': (),
   'configs': (),
   'tests': (),

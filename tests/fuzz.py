@@ -1,0 +1,483 @@
+"""Bad input by the thousand, and what becomes of it.
+
+  PYTHONPATH=. python tests/fuzz.py --count=4000 --seed=0
+
+Each kind of input starts from valid bytes, which `spoil` changes at random.
+What takes them in either reads them or refuses in one message of ours; a
+crash, another exception, a wait of a minute, 4 GB more memory or a file
+written anywhere else ends the run. Input i of a kind is a function of the
+seed, the kind and i alone: --kinds=tar --first=123 --count=1 repeats one.
+"""
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import faulthandler
+import io
+import json
+import logging
+import os
+import random
+import resource
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import small_runs
+from absl import flags
+from ml_collections import config_flags
+from PIL import Image
+
+from alexnet_jax.data import builders, imagenet, photographs, preparation
+from alexnet_jax.learning import state, train
+from alexnet_jax.runtime import checkpoint, errors, files, sharding
+from configs import default
+
+READ, REFUSED, SAME = 'read', 'refused', 'read, to the bit'
+NUMBERS = [b'\xff' * 4, b'\x7f' + b'\xff' * 3, b'\x80' + b'\0' * 3, b'\0' * 4]
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+  """One change to some bytes; `where` and `to` are shares of their length."""
+
+  kind: str
+  where: float
+  to: float
+  size: int
+  junk: bytes
+
+  KINDS = tuple(
+    ['flip', 'cut', 'zero', 'insert', 'delete', 'copy', 'number', 'digits']
+  )
+
+  def apply(self, data: bytes) -> bytes:
+    start = int(self.where * len(data))
+    end, to = start + self.size, int(self.to * len(data))
+    match self.kind:
+      case 'flip':
+        flipped = bytes(
+          byte ^ (1 << self.size % 8) for byte in data[start:][:1]
+        )
+        return data[:start] + flipped + data[start + 1 :]
+      case 'cut':
+        return data[:start]
+      case 'zero':
+        return data[:start] + bytes(len(data[start:end])) + data[end:]
+      case 'insert':
+        return data[:start] + self.junk + data[start:]
+      case 'delete':
+        return data[:start] + data[end:]
+      case 'copy':
+        part = data[start:end]
+        return data[:to] + part + data[to + len(part) :]
+      case 'number':  # 32 bits of a length, a size, an offset
+        return data[:start] + NUMBERS[self.size % 4] + data[start + 4 :]
+      case 'digits':  # of the next number that is written out
+        text = data[start : start + 200]
+        found = [i for i, byte in enumerate(text) if chr(byte).isdigit()]
+        at = start + (found[0] if found else 0)
+        return data[:at] + self.junk[:3] + data[at + 1 :]
+    raise ValueError(self.kind)
+
+
+def random_changes(rng: random.Random) -> list[Change]:
+  return [
+    Change(
+      rng.choice(Change.KINDS),
+      # Headers are short, and lie at the beginning.
+      rng.random() ** rng.choice([1, 4]),
+      rng.random(),
+      rng.choice([1, 2, 4, 16, 100, 512, 5000]),
+      rng.choice([rng.randbytes(rng.randint(1, 600)), b'-9', b'9' * 12, b'[[']),
+    )
+    for _ in range(rng.randint(1, 4))
+  ]
+
+
+def spoil(data: bytes, changes: list[Change]) -> bytes:
+  for change in changes:
+    data = change.apply(data)
+  return data
+
+
+def _refused(error: Exception, where: object) -> str:
+  """The message says where, and something."""
+  assert str(error) and str(where) in str(error)
+  return REFUSED
+
+
+# ---- What takes bytes in. Each gets an empty folder, and gives valid inputs
+# and a function of bad ones that says what became of them.
+
+Input = tuple[bytes, bytes]  # what stays, and what is spoilt
+Feed = Callable[[bytes], str]
+
+
+def images(_: Path) -> tuple[list[Input], Feed]:
+  """Bytes of an image file, to `photographs.square`."""
+  rng = np.random.default_rng(0)
+  rgb = Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8))
+  deep = Image.fromarray(rng.integers(0, 65536, (20, 30), np.uint16))
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  saved = [
+    *((rgb, kind, {}) for kind in ('PNG', 'GIF', 'BMP', 'WEBP', 'PPM', 'TIFF')),
+    (rgb, 'JPEG', {'exif': exif}),
+    (rgb, 'JPEG', {'progressive': True}),
+    (rgb.convert('CMYK'), 'JPEG', {}),
+    (rgb.convert('CMYK'), 'TIFF', {'compression': 'tiff_lzw'}),
+    (rgb, 'TIFF', {'compression': 'jpeg'}),
+    (rgb.quantize(16), 'PNG', {'transparency': 3}),
+    (rgb.quantize(16), 'BMP', {}),
+    (rgb.convert('1'), 'TIFF', {'compression': 'group4'}),
+    (rgb.convert('LA'), 'PNG', {}),
+    (rgb.convert('RGBA'), 'WEBP', {'lossless': True}),
+    (rgb, 'GIF', {'save_all': True, 'append_images': [rgb.rotate(90)]}),
+    (deep, 'PNG', {}),
+    (deep, 'TIFF', {}),
+    (rgb.resize((1, 500)), 'PNG', {}),
+    (rgb.resize((2000, 1)), 'JPEG', {}),
+  ]
+  valid = []
+  for image, kind, options in saved:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    valid.append((b'', buffer.getvalue()))
+
+  def feed(data: bytes) -> str:
+    try:
+      pixels = photographs.square(data)
+    except photographs.BadImageError as error:
+      return _refused(error, '')
+    assert pixels.shape == (256, 256, 3) and pixels.dtype == np.uint8
+    return READ
+
+  return valid, feed
+
+
+def array_records(folder: Path) -> tuple[list[Input], Feed]:
+  """The file of a split, to `Dataset.source`: never another pixel."""
+  dataset = _dataset(folder)
+  (file,) = Path(dataset.path).glob('*-test.array_record*')
+  whole = list(dataset.source('test'))
+
+  def feed(data: bytes) -> str:
+    file.write_bytes(data)
+    try:
+      found = list(dataset.source('test'))
+    except errors.UserError as error:
+      return _refused(error, file)
+    assert len(found) == len(whole)
+    for a, b in zip(found, whole, strict=True):
+      assert a['label'] == b['label']
+      np.testing.assert_array_equal(a['image'], b['image'])
+    return SAME
+
+  return [(b'', file.read_bytes())], feed
+
+
+def records(folder: Path) -> tuple[list[Input], Feed]:
+  """A record, whole for ArrayRecord, to `Dataset.source`."""
+  dataset = _dataset(folder)
+  (file,) = Path(dataset.path).glob('*-test.array_record*')
+  module = builders.array_record_module
+  reader = module.ArrayRecordReader(str(file))
+  valid = [reader.read([i])[0] for i in range(2)]
+
+  def feed(data: bytes) -> str:
+    writer = module.ArrayRecordWriter(str(file), 'group_size:1,uncompressed')
+    for record in (valid[0], data):
+      writer.write(record)
+    writer.close()
+    source = dataset.source('test')
+    assert source[0]['label'] == 0
+    try:
+      found = source[1]
+    except errors.UserError as error:
+      return _refused(error, f'record 1 of {file}')
+    assert found['image'].shape == (256, 256, 3) and 0 <= found['label'] < 2
+    return READ
+
+  return [(b'', record) for record in valid], feed
+
+
+def _dataset(folder: Path) -> builders.Dataset:
+  for split, count in (('train', 1), ('validation', 1), ('test', 1)):
+    for label in 'ab':
+      path = folder / 'input' / split / label
+      path.mkdir(parents=True)
+      for i in range(count):
+        colour = (60 * ord(label) % 256, 40 * i, 99)
+        Image.new('RGB', (256, 256), colour).save(path / f'{i}.png')
+  with _silent():
+    return preparation.prepare(
+      'folder',
+      data_dir=folder / 'data',
+      name='bad',
+      input_dir=str(folder / 'input'),
+      encoding='jpeg',
+      num_workers=1,
+    )
+
+
+def tars(folder: Path) -> tuple[list[Input], Feed]:
+  """ILSVRC2012's training tar, to `imagenet2012`, and every photograph that it
+  finds to `Photograph.read`."""
+  picture = io.BytesIO()
+  Image.new('RGB', (8, 8), (1, 2, 3)).save(picture, 'JPEG')
+  synset, name = 'n01440764', 'n01440764_1.JPEG'
+  valid = []
+  for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+    inner = _tar(form, [(name, picture.getvalue()), (name, b'no picture')])
+    # Names too long for the header come in extra ones; links have none.
+    outer = [(f'{synset}.tar', inner), ('l', None)]
+    valid.append((b'', _tar(form, outer)))
+    if form != tarfile.USTAR_FORMAT:
+      inner = _tar(form, [('x' * 300 + name, picture.getvalue())])
+      outer = [(f'{"../" * 60}{synset}.tar', inner)]
+      valid.append((b'', _tar(form, outer)))
+  answer = 'ILSVRC2012_val_00000001.JPEG'
+  path = {split: folder / tar for split, tar in imagenet.TARS.items()}
+  path['validation'].write_bytes(
+    _tar(tarfile.USTAR_FORMAT, [(answer, picture.getvalue())])
+  )
+
+  def feed(data: bytes) -> str:
+    path['train'].write_bytes(data)
+    try:
+      with _silent():
+        found = imagenet.imagenet2012(folder).examples['train']
+    except errors.UserError as error:
+      return _refused(error, path['train'])
+    for photograph in found:
+      with contextlib.suppress(photographs.BadImageError):
+        photograph.read()
+    return READ
+
+  return valid, feed
+
+
+def _tar(form: int, members: list[tuple[str, bytes | None]]) -> bytes:
+  buffer = io.BytesIO()
+  with tarfile.open(fileobj=buffer, mode='w', format=form) as tar:
+    for name, data in members:
+      member = tarfile.TarInfo(name)
+      if data is None:
+        member.type, member.linkname = tarfile.SYMTYPE, '/etc/passwd'
+        tar.addfile(member)
+      else:
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+  return buffer.getvalue()
+
+
+def checkpoints(folder: Path) -> tuple[list[Input], Feed]:
+  """A file of the last checkpoint: the one before it is restored."""
+  return _checkpoints(folder, honest=False)
+
+
+def forged_checkpoints(folder: Path) -> tuple[list[Input], Feed]:
+  """The same, with a manifest made to agree."""
+  return _checkpoints(folder, honest=True)
+
+
+def _checkpoints(folder: Path, honest: bool) -> tuple[list[Input], Feed]:
+  root = checkpoint.epath.Path(folder / 'checkpoints')
+  with checkpoint.Checkpointer(root) as checkpointer:
+    for step in (1, 2):
+      arrays = {'w': jnp.full((3,), step, jnp.float32), 'step': jnp.int32(step)}
+      checkpointer.save(step, arrays, {'step': step}, 0.5)
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    arrays,
+  )
+  last = folder / 'checkpoints' / '2'
+  intact = shutil.copytree(last, folder / 'intact')
+  names = [p.relative_to(last) for p in last.rglob('*') if p.is_file()]
+  if honest:
+    names = [name for name in names if name.name != files.MANIFEST]
+
+  # The first byte of an input says which file it is of.
+  def feed(data: bytes) -> str:
+    shutil.rmtree(last)
+    shutil.copytree(intact, last)
+    file = last / names[data[0] % len(names)]
+    same = data[1:] == file.read_bytes()
+    file.write_bytes(data[1:])
+    if honest:
+      (last / files.MANIFEST).unlink()
+      files.write_manifest(root / '2')
+    with checkpoint.Checkpointer(root) as checkpointer:
+      try:
+        restored = checkpointer.restore('last', abstract)
+      except errors.UserError as error:
+        assert honest
+        return _refused(error, last)
+    assert restored is not None
+    arrays, meta = restored
+    if honest:
+      assert isinstance(meta, dict)
+      return READ
+    step = int(arrays['step'])
+    assert meta == {'step': step} and set(np.unique(arrays['w'])) == {step}
+    if step == 2:
+      # A manifest may change in its white space, or lack a file.
+      assert same or file.name == files.MANIFEST
+      return SAME
+    return 'the one before'
+
+  valid = [
+    (bytes([i]), (last / name).read_bytes()) for i, name in enumerate(names)
+  ]
+  return valid, feed
+
+
+class _AcceptedError(Exception):
+  pass
+
+
+def overrides(folder: Path) -> tuple[list[Input], Feed]:
+  """`--config.<field>=<value>`, to all of a run but its arithmetic."""
+  dataset = _dataset(folder)
+  values = (
+    *('', '0', '-1', '7', '1e300', 'nan', '-inf', '9' * 30, 'true', 'None'),
+    *('()', '(1,)', '("(", 1)', '(("", 1),)', '(("(", 1.0),)', '(("a", "b"),)'),
+    *('0 epochs', '-1 steps', '1e9 epochs', '9 weeks', '../x', '/', '\0', '{}'),
+    *('__import__("os").system("touch evil")', '${HOME}', '1' + '0' * 5000),
+  )
+  fields = small_runs.flat(default.get_config())
+  valid = [
+    (f'{field}='.encode(), value.encode())
+    for field in fields
+    for value in values
+  ]
+  small = {'data.name': dataset.name, 'data.dir': f'{folder}/data'}
+  small |= {'model.width': 0.01, 'augment.crop_size': 64, 'mesh.towers': 1}
+
+  def accept(run: train._Run, _) -> None:
+    rows = sharding.batch_sharding(run.setup.mesh)
+    size, abstract = run.config.batch_size, jax.ShapeDtypeStruct
+    batch = {
+      'image': abstract((size, 256, 256, 3), 'uint8', sharding=rows),
+      'label': abstract((size,), 'int32', sharding=rows),
+    }
+    rate = jnp.float32(run.schedule.rate(run.epoch(0)))
+    jax.eval_shape(run.train_step, run.setup.abstract_state(), batch, rate)
+    raise _AcceptedError
+
+  def feed(data: bytes) -> str:
+    argv = ['main', f'--config={small_runs.ROOT}/configs/default.py']
+    argv += [f'--config.{field}={value}' for field, value in small.items()]
+    argv += [f'--config.{data.decode("latin1")}']
+    parsed = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+      'config', flag_values=parsed, lock_config=True
+    )
+    with (
+      mock.patch.object(sys, 'argv', argv),
+      mock.patch.object(state.Setup, 'init_state', return_value=None),
+      mock.patch.object(train._Run, 'open_batches', accept),
+      _silent(),
+    ):
+      try:
+        parsed(argv)
+      except Exception as error:
+        _refused(ValueError(errors._explain(error)), '')
+        return 'refused as a flag'
+      try:
+        train.train_and_evaluate(parsed['config'].value, folder / 'run')
+      except errors.UserError as error:
+        return _refused(error, '')
+      except _AcceptedError:
+        return READ
+    return 'no step to do'
+
+  return valid, feed
+
+
+KINDS = [
+  *(images, array_records, records, tars),
+  *(checkpoints, forged_checkpoints, overrides),
+]
+
+
+# ---- The run.
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+  with (
+    contextlib.redirect_stdout(io.StringIO()),
+    contextlib.redirect_stderr(io.StringIO()),
+  ):
+    yield
+
+
+def run(kind: Callable, seed: int, first: int, count: int) -> dict[str, int]:
+  """Feeds `count` bad inputs of a kind; returns how many came to what."""
+  outcomes: collections.Counter = collections.Counter()
+  with tempfile.TemporaryDirectory(prefix='fuzz') as home:
+    folder = Path(home) / 'a' / 'b' / 'c'
+    folder.mkdir(parents=True)
+    valid, feed = kind(folder)
+    before = around(folder)
+    for index in range(first, first + count):
+      rng = random.Random(f'{seed}/{kind.__name__}/{index}')
+      head, data = rng.choice(valid)
+      changes = random_changes(rng)
+      if kind is overrides:  # its values are bad as they are
+        changes = changes[rng.randint(0, 2) :]
+      data = head + spoil(data, changes)
+      faulthandler.dump_traceback_later(60, exit=True)
+      try:
+        outcomes[feed(data)] += 1
+      except BaseException:
+        print(f'--kinds={kind.__name__} --seed={seed} --first={index}')
+        raise
+      faulthandler.cancel_dump_traceback_later()
+      assert around(folder) == before, f'written outside: {index}'
+  return outcomes
+
+
+def around(folder: Path) -> list[str]:
+  """Everything near a folder but what is in it."""
+  up = [p for parent in folder.parents[:3] for p in parent.iterdir()]
+  return sorted(str(p) for p in [*up, *Path.cwd().iterdir()] if p != folder)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--count', type=int, default=1000, help='of each kind')
+  parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument('--first', type=int, default=0)
+  parser.add_argument('--kinds', default=','.join(k.__name__ for k in KINDS))
+  options = parser.parse_args()
+  flags.FLAGS.mark_as_parsed()
+  logging.disable(logging.WARNING)  # of each skipped checkpoint
+  faulthandler.enable()
+  for kind in KINDS:
+    if kind.__name__ not in options.kinds.split(','):
+      continue
+    used = int(Path('/proc/self/statm').read_text().split()[0])
+    limit = used * resource.getpagesize() + 4 * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (limit, -1))
+    start = time.process_time()
+    outcomes = run(kind, options.seed, options.first, options.count)
+    seconds = time.process_time() - start
+    print(f'{kind.__name__}: {json.dumps(outcomes)}, {seconds:.0f} CPU-s')
+    sys.stdout.flush()
+
+
+if __name__ == '__main__':
+  os.chdir(tempfile.mkdtemp(prefix='fuzz_cwd'))
+  main()

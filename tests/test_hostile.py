@@ -1,0 +1,263 @@
+"""Hostile bytes: never a hang, a crash without a message, or a stray file.
+
+Properties of a few dozen inputs here; `fuzz` has them by the thousand, and
+docs/reliability.md what became of them.
+"""
+
+import contextlib
+import io
+import struct
+import tarfile
+import zlib
+from pathlib import Path
+
+import fuzz
+import numpy as np
+import pytest
+from conftest import make_tar
+from etils import epath
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet_jax.data import builders, imagenet, photographs, preparation
+from alexnet_jax.data.stats import Statistics
+from alexnet_jax.learning import limits, state
+from alexnet_jax.runtime.cadence import Duration
+from alexnet_jax.runtime.errors import UserError
+from configs import default
+
+CHANGES = st.lists(
+  st.builds(
+    fuzz.Change,
+    st.sampled_from(fuzz.Change.KINDS),
+    where=st.floats(0, 1, exclude_max=True),
+    to=st.floats(0, 1),
+    size=st.integers(1, 1000),
+    junk=st.binary(max_size=300),
+  ),
+  min_size=1,
+  max_size=4,
+)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'count'),
+  [
+    (fuzz.images, 100),
+    (fuzz.array_records, 30),
+    (fuzz.records, 50),
+    (fuzz.tars, 100),
+    (fuzz.checkpoints, 15),
+    (fuzz.forged_checkpoints, 15),
+  ],
+)
+def test_bad_bytes_are_read_or_refused(kind, count, tmp_path):
+  valid, feed = kind(tmp_path)
+
+  @settings(
+    max_examples=count,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+  )
+  @given(st.sampled_from(valid), CHANGES)
+  def holds(start, changes):
+    feed(start[0] + fuzz.spoil(start[1], changes))
+
+  before = fuzz.around(tmp_path)
+  holds()
+  assert fuzz.around(tmp_path) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', fuzz.KINDS)
+def test_a_hundred_of_each_kind(kind):
+  outcomes = fuzz.run(kind, seed=1, first=0, count=100)
+  assert sum(outcomes.values()) == 100
+  assert any(
+    'refused' in outcome or 'before' in outcome for outcome in outcomes
+  )
+
+
+# ---- Images.
+
+
+def png(width: int, height: int, rows: bytes) -> bytes:
+  """A PNG that says it is so large, whatever its rows hold."""
+
+  def chunk(kind: bytes, data: bytes) -> bytes:
+    check = struct.pack('>I', zlib.crc32(kind + data))
+    return struct.pack('>I', len(data)) + kind + data + check
+
+  header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+  return b'\x89PNG\r\n\x1a\n' + b''.join(
+    (chunk(b'IHDR', header), chunk(b'IDAT', rows), chunk(b'IEND', b''))
+  )
+
+
+@pytest.mark.parametrize(
+  'data',
+  [
+    png(50_000, 50_000, zlib.compress(bytes(1000))),
+    png(2**31 - 1, 2**31 - 1, b''),
+    png(300, 300, zlib.compress(bytes(10**5))),
+    png(0, 300, b''),
+  ],
+)
+def test_bombs_are_refused(data):
+  with pytest.raises(photographs.BadImageError, match='.'):
+    photographs.square(data)
+
+
+@pytest.mark.parametrize('size', [(1, 5000), (5000, 1), (1, 1)])
+def test_a_pixel_wide(size):
+  buffer = io.BytesIO()
+  Image.new('RGB', size, (9, 8, 7)).save(buffer, 'PNG')
+  assert (photographs.square(buffer.getvalue()) == (9, 8, 7)).all()
+
+
+def test_programs_are_not_images():
+  """Pillow would have Ghostscript run an EPS."""
+  eps = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n'
+  with pytest.raises(photographs.BadImageError, match='not an image'):
+    photographs.square(eps + b'(/tmp/evil) (w) file closefile\n%%EOF\n')
+
+
+# ---- Tars.
+
+
+def member(name='a', kind=tarfile.REGTYPE, size=0, pax=None) -> bytes:
+  """A header; GNU's form takes any size, a negative one, too."""
+  info = tarfile.TarInfo(name)
+  info.type, info.size, info.linkname = kind, size, '../../evil'
+  if pax:
+    info.pax_headers = pax
+    return info.tobuf(tarfile.PAX_FORMAT)
+  return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+  'data',
+  [
+    *(member(size=-n) for n in (1, 512, 1024)),
+    *(member(size=n) for n in (512, 2**40, 2**80)),
+    *(member(kind=kind, size=2**50) for kind in (b'x', b'L', b'K', b'S')),
+    *(member(kind=kind, size=-512) for kind in (b'x', b'L', b'S', b'5', b'Z')),
+    member(pax={'size': '-512'}),
+    member(pax={'size': '9' * 40}),
+    member(pax={'GNU.sparse.map': '-5,10', 'GNU.sparse.size': '-9'}),
+    member(pax={'comment': 'a'})[:1024] * 3000 + member(),
+  ],
+)
+def test_a_tar_of_lies_is_refused(data, tmp_path):
+  for name in imagenet.TARS.values():
+    (tmp_path / name).write_bytes(data + bytes(1024))
+  with pytest.raises(UserError, match='ILSVRC2012_img_train.tar'):
+    imagenet.imagenet2012(tmp_path)
+
+
+def test_names_and_links_lead_nowhere(tmp_path):
+  """A whole `prepare` of members whose names climb, and of links."""
+  picture = io.BytesIO()
+  Image.new('RGB', (9, 9)).save(picture, 'JPEG')
+  evil = '../../../../evil.JPEG'
+  inner = make_tar({evil: picture.getvalue(), '/evil.JPEG': picture.getvalue()})
+  links = b''.join(
+    member(evil, kind)
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE)
+  )
+  train = make_tar({'../../n01440764.tar': links + inner})
+  validation = make_tar({'../ILSVRC2012_val_00000001.JPEG': picture.getvalue()})
+  home = tmp_path / 'a' / 'b'
+  home.mkdir(parents=True)
+  for name, tar in zip(
+    imagenet.TARS.values(), (train, validation), strict=True
+  ):
+    (home / name).write_bytes(tar)
+  before = fuzz.around(home)
+  dataset = preparation.prepare(
+    'imagenet2012', data_dir=home / 'data', input_dir=str(home), num_workers=1
+  )
+  assert dataset.num_examples('train') == 2
+  assert fuzz.around(home) == before
+
+
+# ---- What a data set or a checkpoint says of itself.
+
+
+def test_statistics_hold_no_pickles(tmp_path):
+  """NumPy's files may; reading one would be running it."""
+
+  class Evil:
+    def __reduce__(self):
+      return Path.touch, (tmp_path / 'evil',)
+
+  file = epath.Path(tmp_path / 'statistics.npz')
+  np.savez(file, count=np.array(Evil(), object))
+  with pytest.raises(ValueError, match='allow_pickle=False'):
+    Statistics.load(file)
+  assert not (tmp_path / 'evil').exists()
+
+
+def test_a_damaged_description_is_named(data_dir, tmp_path):
+  dataset = builders.open_dataset('pictures', data_dir)
+  for name in ('statistics.npz', 'dataset_info.json', 'features.json'):
+    folder = tmp_path / 'pictures' / '1.0.0'
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in dataset.path.iterdir():
+      content = b'{]' if file.name == name else file.read_bytes()
+      (folder / file.name).write_bytes(content)
+    with pytest.raises(UserError, match=f'{folder} is damaged: '):
+      builders.open_dataset('pictures', tmp_path)
+
+
+JSON = st.recursive(
+  st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+  lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+  max_leaves=5,
+)
+KEYS = ('config', 'model', 'schedule', 'kind', 'environment', 'bad_records')
+
+
+@settings(max_examples=50, derandomize=True, database=None, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), JSON))
+def test_meta_data_of_another_form_are_not_ours(meta):
+  assert not state._is_ours(meta)
+
+
+# ---- Values of the configuration.
+
+
+@settings(derandomize=True, database=None, deadline=None)
+@given(st.text() | st.from_regex(r'-?\d+(\.\d+)? (steps?|epochs?)'))
+def test_a_duration_is_read_or_refused(text):
+  with contextlib.suppress(UserError):
+    assert Duration.parse(text, 128, 1_281_167).steps >= 0
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('seed', -1),
+    ('seed', 2**31),
+    ('batch_size', 0),
+    ('batch_size', 10**20),
+    ('data.workers', -1),
+    ('data.max_bad_records', -1),
+    ('augment.color', float('nan')),
+    ('model.lrn.size', 100_000),
+    ('model.init_std.conv3', float('inf')),
+    ('optimizer.rate_multipliers', (('(', 1.0),)),
+    ('optimizer.decay_multipliers', (('', float('nan')),)),
+    ('schedule.factor', 0.0),
+    ('schedule.drops', ('a',)),
+    ('matmul_precision', 'x'),
+  ],
+)
+def test_numbers_that_make_no_sense_are_refused(field, value):
+  config = default.get_config()
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError, match=f'config.{field}'):
+    limits.check(config)
