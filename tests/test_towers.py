@@ -180,6 +180,34 @@ def test_exchange_and_total_follow_the_order_of_the_towers(spread):
   np.testing.assert_array_equal(numbers, [0, 1])
 
 
+@pytest.mark.parametrize('spread', [1, 2])
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_a_narrow_exchange_rounds_maps_and_their_gradients(dtype, spread):
+  mesh = sharding.make_mesh(1, spread, 2)
+  tower = P(sharding.TOWER)
+
+  def body(x, g):  # [held, 3] of towers, [1, 6] of devices
+    read = lambda x: towers.exchange(list(x), sharding.TOWER, dtype)  # noqa: E731
+    joined, pull = jax.vjp(read, x)
+    return joined[None], pull(g[0])[0]
+
+  mapped = jax.shard_map(
+    body, mesh=mesh, in_specs=(tower, tower), out_specs=(tower, tower)
+  )
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 3)).astype(np.float32)
+  g = rng.normal(size=(spread, 6)).astype(np.float32)
+  place = NamedSharding(mesh, tower)
+  joined, back = jax.jit(mapped)(
+    jax.device_put(x, place), jax.device_put(g, place)
+  )
+  narrow = lambda x: x.astype(dtype)  # noqa: E731
+  for row in np.asarray(joined):
+    np.testing.assert_array_equal(row, narrow(x.ravel()).astype(np.float32))
+  total = narrow(narrow(g).astype(np.float32).sum(0)).astype(np.float32)
+  np.testing.assert_array_equal(back, total.reshape(2, 3))
+
+
 def test_without_a_mesh_all_towers_are_here():
   xs = [jnp.ones(2), jnp.zeros(2)]
   np.testing.assert_array_equal(towers.exchange(xs, None), [1, 1, 0, 0])
