@@ -120,7 +120,8 @@ class Checkpointer:
       self.wait()
     finally:
       self._background.shutdown()
-      self._orbax.close()
+      with explained(self._directory, Exception):  # what it wrote beside arrays
+        self._orbax.close()
 
   def __enter__(self) -> 'Checkpointer':
     return self
