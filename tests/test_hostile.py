@@ -247,7 +247,7 @@ def test_a_duration_is_read_or_refused(text):
     ('data.workers', -1),
     ('data.max_bad_records', -1),
     ('augment.color', float('nan')),
-    ('model.lrn.size', 100_000),
+    ('model.lrn.size', 101),
     ('model.init_std.conv3', float('inf')),
     ('optimizer.rate_multipliers', (('(', 1.0),)),
     ('optimizer.decay_multipliers', (('', float('nan')),)),
