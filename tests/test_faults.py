@@ -2,7 +2,6 @@
 ends with the bits of one that nothing disturbed (docs/reliability.md)."""
 
 import contextlib
-import ctypes
 import os
 import random
 import re
@@ -338,20 +337,26 @@ def test_a_really_full_disk_while_preparing(data_dir, small_disk):
   assert files_of(folder / 'pictures') == whole
 
 
-def test_a_folder_that_may_not_be_written(program, config, tmp_path):
-  folder = tmp_path / 'readonly'
-  folder.mkdir()
-  folder.chmod(0o555)
-  libc = ctypes.CDLL(None)
-  drop_capability, dac_override = 24, 1  # root, too, minds the mode then
-  out = small_runs.finish(
-    program(folder / 'run').start(
-      preexec_fn=lambda: libc.prctl(drop_capability, dac_override)
-    ),
-    status=2,
-  )
-  message = f'{folder}/run could not be written: .*Permission denied'
-  assert re.match(message, refusal(out))
+def test_a_folder_that_cannot_be_made(program):
+  """Not by root either, there."""
+  message = refusal(program(Path('/sys/run')).run(status=2))
+  reason = 'not permitted|Permission denied|Read-only file system'
+  assert re.match(rf'/sys/run could not be written: .*({reason})', message)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_read_only(program, config, reference, small_disk):
+  workdir = small_disk / 'run'
+  process = program(workdir).start_until(6)
+  process.terminate()
+  small_runs.finish(process, signals.STOPPED)
+  mount = ['mount', '-o', 'remount,ro', str(small_disk)]
+  subprocess.run(mount, check=True)
+  message = refusal(program(workdir).run(status=2))
+  assert str(workdir) in message and 'Read-only file system' in message
+  subprocess.run([*mount[:2], 'remount,rw', mount[3]], check=True)
+  program(workdir).run()
+  small_runs.assert_equal_runs(config, workdir, reference)
 
 
 # ---- Two runs in one folder.
