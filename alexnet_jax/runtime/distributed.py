@@ -110,13 +110,14 @@ def together() -> Iterator[None]:
     if isinstance(error, UserError):
       status = refuse(str(error))
     elif isinstance(error, jax.errors.JaxRuntimeError):
-      refuse(str(error).partition('\n')[0])
+      reason = str(error).partition('\n')[0]
+      refuse(f'{reason}. Run the same command again to go on')
     else:
       sys.excepthook(*sys.exc_info())
     print(
       f'process {_distributed.global_state.process_id} of {num_processes()} '
       'leaves, and so will the others; if one left before, its own messages '
-      'say why. Run the same command again to go on from the last checkpoint',
+      'say why',
       file=sys.stderr,
     )
     sys.stdout.flush()
