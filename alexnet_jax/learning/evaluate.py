@@ -76,8 +76,7 @@ class Evaluator:
         sums = self._step(params, batch)
         total = sums if total is None else total + sums
         if progress:
-          jax.block_until_ready(total)
-          progress.update(self._batch_size)
+          progress.update(int(sums.count))
     assert total is not None and int(total.count) == self.num_examples
     return total.compute()
 
