@@ -73,7 +73,10 @@ class Evaluator:
         batch = sharding.put_batch(
           self._setup.batch_sharding, self._rows, self._batch_size, batch
         )
-        sums = self._step(params, batch)
+        # Read at once: two steps under way would not depend on each other, and
+        # on CPUs their collectives can hold all threads, each waiting for a
+        # device that has none.
+        sums = jax.device_get(self._step(params, batch))
         total = sums if total is None else total + sums
         if progress:
           progress.update(int(sums.count))

@@ -1,6 +1,7 @@
 """Loss and errors as sums with counts, which merge over batches and devices."""
 
 import dataclasses
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ class Metrics:
     )
 
   def __add__(self, other: 'Metrics') -> 'Metrics':
-    return jax.tree.map(jnp.add, self, other)
+    return jax.tree.map(operator.add, self, other)
 
   def compute(self) -> dict[str, float]:
     """Means over the examples: the loss in nats, the errors in 0..1."""
