@@ -13,6 +13,7 @@ still agrees with it: Orbax by itself restores a flipped bit silently.
 import json
 import logging as std_logging
 import math
+import sys
 from collections.abc import Container, Mapping
 from concurrent import futures
 from typing import Any
@@ -58,6 +59,8 @@ class Checkpointer:
     if keep < 1:
       raise UserError(f'{keep} checkpoints cannot be kept: keep at least 1')
     logging.get_absl_logger().addFilter(_quiet)
+    if sys.unraisablehook is sys.__unraisablehook__:
+      sys.unraisablehook = _quiet_hook
     directory = epath.Path(directory)
     if not directory.is_absolute():
       directory = directory.absolute()
@@ -331,3 +334,10 @@ def _quiet(record: std_logging.LogRecord) -> bool:
   if '/orbax/checkpoint/' not in record.pathname:
     return True
   return record.levelno >= std_logging.WARNING and not record.exc_info
+
+
+def _quiet_hook(unraisable: Any) -> None:
+  """Says nothing of writes that fail after the first, which Orbax raises: it
+  has closed the loop that Tensorstore's threads then want to tell."""
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
