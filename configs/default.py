@@ -96,8 +96,8 @@ def get_config() -> ConfigDict:
   model.pool.stride = 2
   # Standard deviation of the initial weights at width 1; at another width,
   # all but conv1's are multiplied by width ** -0.5. The text says 0.01
-  # everywhere (§5), with which the network does not leave chance; 0.03 in
-  # conv3 to conv5 is what the authors' program did.
+  # everywhere (§5), with which less signal reaches fc7 and `shapes` is learnt
+  # later; 0.03 in conv3 to conv5 is what the authors' program did.
   model.init_std = ConfigDict()
   model.init_std.conv1 = 0.01
   model.init_std.conv2 = 0.01

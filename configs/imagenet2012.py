@@ -7,9 +7,9 @@
   expected  40.7 % top-1 and 18.2 % top-5 error on validation over ten views
             (the paper's table 2; the authors' run #145)
 
-Two exceptions, because with them alone the text does not give its numbers:
-conv3 to conv5 start with a standard deviation of 0.03, and colour noise is
-measured in standard deviations. Both are as the authors' program had them.
+Two exceptions, as the authors' program had them, for it is that which gave the
+numbers: conv3 to conv5 start with a standard deviation of 0.03, and colour
+noise is measured in standard deviations.
 """
 
 from ml_collections import ConfigDict
