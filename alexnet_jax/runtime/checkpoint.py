@@ -10,6 +10,7 @@ A checkpoint exists once it has a manifest, and it is read only if each file
 still agrees with it: Orbax by itself restores a flipped bit silently.
 """
 
+import contextlib
 import json
 import logging as std_logging
 import math
@@ -123,7 +124,7 @@ class Checkpointer:
       self.wait()
     finally:
       self._background.shutdown()
-      with explained(self._directory, Exception):  # what it wrote beside arrays
+      with contextlib.suppress(Exception):  # raised, by `wait`, already
         self._orbax.close()
 
   def __enter__(self) -> 'Checkpointer':
