@@ -93,6 +93,29 @@ def test_sigterm_to_one_stops_both_and_they_resume(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('parallelism', ['towers', 'owt'])
+def test_a_run_moves_from_two_processes_to_one_and_back(
+  parallelism, program, config, reference, tmp_path
+):
+  """With 'owt' each process reads rows of its own, too."""
+  config.mesh.parallelism = parallelism
+  workdir = tmp_path / 'run'
+  for length in ('9 steps', '14 steps', '18 steps'):
+    config.length = length
+    if length == '14 steps':
+      program(workdir, config).run()
+    else:
+      finish_pair(start_pair(program(workdir, config)))
+  arrays, _ = small_runs.saved(config, workdir)
+  for name, array in small_runs.saved(config, reference)[0].items():
+    assert max_norm_error(arrays[name], array) <= 1e-4, name
+  wanted = [r for r in small_runs.rows(reference) if 'train/loss' in r]
+  rows = [r for r in small_runs.rows(workdir) if 'train/loss' in r]
+  for row, other in zip(rows, wanted, strict=True):
+    assert row['train/loss'] == pytest.approx(other['train/loss'], rel=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('killed', [0, 1])
 def test_who_loses_the_other_ends_with_a_message(killed, program, tmp_path):
   processes = start_pair(program(tmp_path / 'run'))
