@@ -494,9 +494,11 @@ def test_a_loss_that_turns_nan(program, config, reference, tmp_path):
   process.terminate()
   small_runs.finish(process, signals.STOPPED)
   step = small_runs.last_step(workdir)
-  config.schedule.rate, rate = 1e30, config.schedule.rate
-  message = refusal(program(workdir, config).run(status=2))
+  bad = config.copy_and_resolve_references()
+  bad.schedule.rate = 1e30
+  # One step of it gives a state that is finite still, and would be saved.
+  bad.checkpoint.every = bad.evals.every = 'never'
+  message = refusal(program(workdir, bad).run(status=2))
   assert re.search(rf'of step ({step + 1}|{step + 2}) is not finite', message)
-  config.schedule.rate = rate
   program(workdir, config).run()
   small_runs.assert_equal_runs(config, workdir, reference)
