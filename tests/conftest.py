@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import small_pictures
 import small_runs
 import tensorflow_datasets as tfds
 from absl import flags
@@ -73,6 +74,18 @@ def imagenet_tars(photographs, tmp_path_factory) -> Path:
   (folder / 'ILSVRC2012_img_train.tar').write_bytes(make_tar(synsets))
   (folder / 'ILSVRC2012_img_val.tar').write_bytes(make_tar(validation))
   return folder
+
+
+@pytest.fixture
+def pets(tmp_path) -> Path:
+  return small_pictures.write_tree(
+    tmp_path / 'pets',
+    {
+      **{'train/dog': 23, 'train/cat': 20, 'train/eel': 3},
+      **{'validation/cat': 4, 'validation/dog': 3, 'validation/eel': 1},
+      **{'test/cat': 2, 'test/dog': 2, 'test/eel': 1},
+    },
+  )
 
 
 def make_tar(files: dict[str, bytes]) -> bytes:

@@ -391,7 +391,7 @@ def overrides(folder: Path) -> tuple[list[Input], Feed]:
     ):
       try:
         parsed(argv)
-      except Exception as error:
+      except Exception as error:  # what errors.run explains
         _refused(ValueError(errors._explain(error)), '')
         return 'refused as a flag'
       try:

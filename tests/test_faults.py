@@ -5,20 +5,16 @@ import contextlib
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import small_runs
 
-from alexnet_jax.data import builders, pipeline, preparation
-from alexnet_jax.learning import evaluate, train
+from alexnet_jax.learning import train
 from alexnet_jax.runtime import signals
 from alexnet_jax.runtime.errors import UserError
 
@@ -220,147 +216,6 @@ def test_a_damaged_checkpoint(damage, program, config, reference, tmp_path):
   small_runs.assert_equal_runs(config, workdir, reference)
 
 
-# ---- Disks.
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-  """A disk of its own of 60 MB."""
-  folder = tmp_path / 'disk'
-  folder.mkdir()
-  mount = ['mount', '-t', 'tmpfs', '-o', 'size=60m', 'tmpfs', str(folder)]
-  if subprocess.run(mount, capture_output=True).returncode:
-    pytest.skip('no right to mount a small disk')
-  yield folder
-  subprocess.run(['umount', str(folder)], check=True)
-
-
-def fill(disk: Path, leave: int = 0) -> Path:
-  filler = disk / 'filler'
-  size = shutil.disk_usage(disk).free - leave
-  with filler.open('wb') as file, contextlib.suppress(OSError):
-    os.posix_fallocate(file.fileno(), 0, size)
-  return filler
-
-
-def test_a_full_disk_while_saving(program, config, reference, tmp_path):
-  workdir = tmp_path / 'run'
-  process = program(workdir).start_until(6)
-  resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (50_000, 50_000))
-  message = refusal(small_runs.finish(process, status=2))
-  folder = re.escape(str(workdir / 'checkpoints'))
-  assert re.match(rf'checkpoint {folder}/\d+ could not be written: ', message)
-  assert 'File too large' in message
-  program(workdir).run()
-  small_runs.assert_equal_runs(config, workdir, reference)
-
-
-@pytest.mark.slow
-def test_a_really_full_disk(program, config, reference, small_disk):
-  workdir = small_disk / 'run'
-  process = program(workdir).start_until(6)
-  filler = fill(small_disk)
-  message = refusal(small_runs.finish(process, status=2))
-  assert str(workdir) in message
-  assert 'No space left on device' in message or 'ENOSPC' in message
-  filler.unlink()
-  program(workdir).run()
-  small_runs.assert_equal_runs(config, workdir, reference)
-
-
-@pytest.mark.slow
-def test_a_full_disk_while_logging(program, config, reference, tmp_path):
-  config.checkpoint.every = 'never'  # only at evaluations
-  workdir = tmp_path / 'run'
-  process = program(workdir, config).start_until(6)
-  wait_for(process, lambda: not unfinished(workdir))
-  size = (workdir / 'metrics.jsonl').stat().st_size
-  resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
-  message = refusal(small_runs.finish(process, status=2))
-  # Where a save is under way as well, it is what is told last.
-  assert re.match(
-    f'(checkpoint )?{re.escape(str(workdir))}/(metrics|events|checkpoints).* '
-    'could not be written: .*File too large',
-    message,
-  )
-  out = program(workdir, config).run()
-  assert re.search('resuming from step (5|9|14)', out)
-  small_runs.assert_equal_runs(config, workdir, reference)
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-  return {
-    str(path.relative_to(folder)): path.read_bytes()
-    for path in folder.rglob('*')
-    if path.is_file() and path.name != '.lock'
-  }
-
-
-def prepare_again(data_dir: Path, folder: Path) -> None:
-  preparation.prepare(
-    'folder',
-    data_dir=folder,
-    name='pictures',
-    input_dir=str(data_dir.parent / 'pictures_input'),
-    validation_share=0.0,
-    num_workers=1,
-  )
-
-
-def test_a_full_disk_while_preparing(data_dir, tmp_path):
-  whole = files_of(data_dir / 'pictures')
-  folder = tmp_path / 'data'
-  unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-  for limit in (0, max(map(len, whole.values())) - 1):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
-    try:
-      with pytest.raises(UserError, match='could not be written: .*File too'):
-        prepare_again(data_dir, folder)
-    finally:
-      resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-    assert not files_of(folder)
-  prepare_again(data_dir, folder)
-  assert files_of(folder / 'pictures') == whole
-
-
-@pytest.mark.slow
-def test_a_really_full_disk_while_preparing(data_dir, small_disk):
-  """There is room for most records; for all, but not for the statistics."""
-  whole = files_of(data_dir / 'pictures')
-  records = sum(len(b) for name, b in whole.items() if 'array_record' in name)
-  folder = small_disk / 'data'
-  for room in (12_000_000, records + 500_000):
-    filler = fill(small_disk, room)
-    with pytest.raises(UserError, match='could not be written: .*No space'):
-      prepare_again(data_dir, folder)
-    assert not files_of(folder)
-    filler.unlink()
-  prepare_again(data_dir, folder)
-  assert files_of(folder / 'pictures') == whole
-
-
-def test_a_folder_that_cannot_be_made(program):
-  """Not by root either, there."""
-  message = refusal(program(Path('/sys/run')).run(status=2))
-  reason = 'not permitted|Permission denied|Read-only file system'
-  assert re.match(rf'/sys/run could not be written: .*({reason})', message)
-
-
-@pytest.mark.slow
-def test_a_disk_that_is_read_only(program, config, reference, small_disk):
-  workdir = small_disk / 'run'
-  process = program(workdir).start_until(6)
-  process.terminate()
-  small_runs.finish(process, signals.STOPPED)
-  mount = ['mount', '-o', 'remount,ro', str(small_disk)]
-  subprocess.run(mount, check=True)
-  message = refusal(program(workdir).run(status=2))
-  assert str(workdir) in message and 'Read-only file system' in message
-  subprocess.run([*mount[:2], 'remount,rw', mount[3]], check=True)
-  program(workdir).run()
-  small_runs.assert_equal_runs(config, workdir, reference)
-
-
 # ---- Two runs in one folder.
 
 
@@ -373,98 +228,6 @@ def test_a_second_run_in_a_folder_is_refused(
     train.train_and_evaluate(config, workdir)
   small_runs.finish(process)
   small_runs.assert_equal_runs(config, workdir, reference)
-
-
-# ---- Damaged records.
-
-
-@pytest.fixture
-def damaged(data_dir, tmp_path):
-  """Copies the data set and spoils `pictures-<split>`'s records."""
-
-  def damage(split: str, *records: int) -> Path:
-    copy = tmp_path / 'damaged'
-    if not copy.exists():
-      shutil.copytree(data_dir, copy)
-    (file,) = copy.glob(f'pictures/*/pictures-{split}.array_record*')
-    source = builders.open_dataset('pictures', data_dir).source(split)
-    content = bytearray(file.read_bytes())
-    for record in records:
-      start = content.index(source[record]['image'][100, 50:70].tobytes())
-      content[start] ^= 1
-    file.write_bytes(content)
-    return copy
-
-  return damage
-
-
-@pytest.mark.parametrize('workers', [0, 1])
-def test_a_damaged_record_is_an_error(workers, damaged, config, tmp_path):
-  config.data.dir = str(damaged('train', 3))
-  config.data.workers = workers
-  with pytest.raises(UserError) as error:
-    train.train_and_evaluate(config, tmp_path / 'run')
-  assert re.match(
-    r'record 3 of .*/pictures-train.array_record-00000-of-00001 '
-    r'\(example 3 of train\) is damaged: .*hash mismatch.*--overwrite',
-    str(error.value),
-  )
-
-
-def test_some_damaged_records_are_replaced(damaged, config, tmp_path, caplog):
-  """To the bit as if the next good records had been stored twice."""
-  config.data.dir = str(damaged('train', 3, 7, 8, 35))
-  config.data.max_bad_records = 4
-  config.length, config.evals.every = '6 steps', 'never'
-  workdir = tmp_path / 'run'
-  assert train.train_and_evaluate(config, workdir) == 0
-  _, meta = small_runs.saved(config, workdir)
-  assert meta['bad_records'] == [3, 7, 8, 35]
-  assert 'examples [' in caplog.text
-
-  dataset = builders.open_dataset('pictures', config.data.dir)
-  options = {'seed': 0, 'batch_size': 36, 'rows': range(36)}
-  with contextlib.closing(
-    pipeline.training_batches(dataset, **options, max_bad_records=4)
-  ) as batches:
-    batch = next(batches)
-  records = dataset.source('train')
-  bad = {3: 4, 7: 9, 8: 9, 35: 0}
-  good = [bad.get(i, i) for i in range(36)]
-  stored = sorted(records[i]['image'].tobytes() for i in good)
-  assert sorted(image.tobytes() for image in batch['image']) == stored
-  for image, label, index in zip(
-    batch['image'], batch['label'], batch['replaced'], strict=True
-  ):
-    if index >= 0:
-      np.testing.assert_array_equal(image, records[bad[index]]['image'])
-      assert label == records[bad[index]]['label']
-
-  # One more is too many, though most were met before the run was resumed.
-  damaged('train', 20)
-  config.length = '18 steps'
-  with pytest.raises(UserError) as error:
-    train.train_and_evaluate(config, workdir)
-  message = 'examples [3, 7, 8, 20, 35] of train are damaged, more than'
-  assert str(error.value).startswith(message)
-
-
-def test_a_damaged_record_of_an_evaluation(damaged, config, reference):
-  config.data.dir = str(damaged('test', 10))
-  config.data.max_bad_records = 5
-  with pytest.raises(UserError, match=r'\(example 10 of test\) is damaged'):
-    evaluate.evaluate_checkpoint(config, reference, 'last', 'test', 1)
-
-
-@pytest.mark.parametrize('length', [0, 1000, 1 << 16, 5 << 16, -1])
-def test_a_file_of_records_cut_short(length, damaged, config, tmp_path):
-  """Also at the border of a block, where ArrayRecord gives empty records."""
-  config.data.dir = str(damaged('train'))
-  (file,) = Path(config.data.dir).glob('pictures/*/*-train.array_record*')
-  os.truncate(file, length % file.stat().st_size)
-  with pytest.raises(UserError, match=f'^{file} is damaged: '):
-    train.train_and_evaluate(config, tmp_path / 'run')
-  assert not (tmp_path / 'run').exists()
 
 
 # ---- A worker that dies.

@@ -142,7 +142,7 @@ def _serve(connection: Connection) -> None:
       task, chunk = connection.recv()
       try:
         result = task(chunk)
-      except Exception as error:
+      except Exception as error:  # any is the parent's to raise
         error.add_note(traceback.format_exc())
         result = error
       connection.send(result)

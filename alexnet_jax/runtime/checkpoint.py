@@ -294,7 +294,7 @@ class Checkpointer:
     """Refuses other names, shapes and dtypes (Orbax casts silently)."""
     try:
       saved = _describe(self._orbax.metadata(path).item_metadata.tree)
-    except Exception as error:
+    except Exception as error:  # Orbax's, of files it did not write
       raise _unreadable(path.parent, error) from error
     wanted = _describe(abstract_state)
     differences = [

@@ -1,0 +1,107 @@
+"""Damaged records of a data set: named, or replaced if so many are allowed
+(docs/reliability.md)."""
+
+import contextlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_runs
+
+from alexnet_jax.data import builders, pipeline
+from alexnet_jax.learning import evaluate, train
+from alexnet_jax.runtime.errors import UserError
+
+pytestmark = pytest.mark.usefixtures('cached')
+
+
+@pytest.fixture
+def damaged(data_dir, tmp_path):
+  """Copies the data set and spoils `pictures-<split>`'s records."""
+
+  def damage(split: str, *records: int) -> Path:
+    copy = tmp_path / 'damaged'
+    if not copy.exists():
+      shutil.copytree(data_dir, copy)
+    (file,) = copy.glob(f'pictures/*/pictures-{split}.array_record*')
+    source = builders.open_dataset('pictures', data_dir).source(split)
+    content = bytearray(file.read_bytes())
+    for record in records:
+      start = content.index(source[record]['image'][100, 50:70].tobytes())
+      content[start] ^= 1
+    file.write_bytes(content)
+    return copy
+
+  return damage
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_damaged_record_is_an_error(workers, damaged, config, tmp_path):
+  config.data.dir = str(damaged('train', 3))
+  config.data.workers = workers
+  with pytest.raises(UserError) as error:
+    train.train_and_evaluate(config, tmp_path / 'run')
+  assert re.match(
+    r'record 3 of .*/pictures-train.array_record-00000-of-00001 '
+    r'\(example 3 of train\) is damaged: .*hash mismatch.*--overwrite',
+    str(error.value),
+  )
+
+
+def test_some_damaged_records_are_replaced(damaged, config, tmp_path, caplog):
+  """To the bit as if the next good records had been stored twice."""
+  config.data.dir = str(damaged('train', 3, 7, 8, 35))
+  config.data.max_bad_records = 4
+  config.length, config.evals.every = '6 steps', 'never'
+  workdir = tmp_path / 'run'
+  assert train.train_and_evaluate(config, workdir) == 0
+  _, meta = small_runs.saved(config, workdir)
+  assert meta['bad_records'] == [3, 7, 8, 35]
+  assert 'examples [' in caplog.text
+
+  dataset = builders.open_dataset('pictures', config.data.dir)
+  options = {'seed': 0, 'batch_size': 36, 'rows': range(36)}
+  with contextlib.closing(
+    pipeline.training_batches(dataset, **options, max_bad_records=4)
+  ) as batches:
+    batch = next(batches)
+  records = dataset.source('train')
+  bad = {3: 4, 7: 9, 8: 9, 35: 0}
+  good = [bad.get(i, i) for i in range(36)]
+  stored = sorted(records[i]['image'].tobytes() for i in good)
+  assert sorted(image.tobytes() for image in batch['image']) == stored
+  for image, label, index in zip(
+    batch['image'], batch['label'], batch['replaced'], strict=True
+  ):
+    if index >= 0:
+      np.testing.assert_array_equal(image, records[bad[index]]['image'])
+      assert label == records[bad[index]]['label']
+
+  # One more is too many, though most were met before the run was resumed.
+  damaged('train', 20)
+  config.length = '18 steps'
+  with pytest.raises(UserError) as error:
+    train.train_and_evaluate(config, workdir)
+  message = 'examples [3, 7, 8, 20, 35] of train are damaged, more than'
+  assert str(error.value).startswith(message)
+
+
+def test_a_damaged_record_of_an_evaluation(damaged, config, reference):
+  config.data.dir = str(damaged('test', 10))
+  config.data.max_bad_records = 5
+  with pytest.raises(UserError, match=r'\(example 10 of test\) is damaged'):
+    evaluate.evaluate_checkpoint(config, reference, 'last', 'test', 1)
+
+
+@pytest.mark.parametrize('length', [0, 1000, 1 << 16, 5 << 16, -1])
+def test_a_file_of_records_cut_short(length, damaged, config, tmp_path):
+  """Also at the border of a block, where ArrayRecord gives empty records."""
+  config.data.dir = str(damaged('train'))
+  (file,) = Path(config.data.dir).glob('pictures/*/*-train.array_record*')
+  os.truncate(file, length % file.stat().st_size)
+  with pytest.raises(UserError, match=f'^{file} is damaged: '):
+    train.train_and_evaluate(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()

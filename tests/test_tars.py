@@ -1,0 +1,133 @@
+"""ILSVRC2012's tars, read as they are, and what may be wrong with them."""
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from conftest import make_tar
+from small_pictures import contents, draw_jpeg, prepare
+
+from alexnet_jax.data import (
+  imagenet,
+)
+from alexnet_jax.data.photographs import square
+from alexnet_jax.runtime.errors import UserError
+
+_LABELS = tfds.core.tfds_path('datasets/imagenet2012/labels.txt')
+_ANSWERS = tfds.core.tfds_path('datasets/imagenet2012/validation_labels.txt')
+
+
+def _ilsvrc(root: Path, train=None, validation=None) -> Path:
+  """The two tars: three synsets, not in the order of the labels."""
+  ids = _LABELS.read_text().split()
+  if train is None:
+    train = {
+      f'{ids[i]}.tar': make_tar(
+        {f'{ids[i]}_{n}.JPEG': draw_jpeg(i + n) for n in (1, 2)}
+      )
+      for i in (7, 2, 999)
+    }
+  if validation is None:
+    validation = {
+      f'ILSVRC2012_val_{i:08}.JPEG': draw_jpeg(i) for i in (3, 1, 50000)
+    }
+  root.mkdir()
+  (root / 'ILSVRC2012_img_train.tar').write_bytes(make_tar(train))
+  (root / 'ILSVRC2012_img_val.tar').write_bytes(make_tar(validation))
+  return root
+
+
+def test_imagenet_from_its_tars(tmp_path, capfd):
+  tars = _ilsvrc(tmp_path / 'tars')
+  before = contents(tars)
+  dataset = prepare('imagenet2012', tmp_path, tars)
+  assert dataset.name == 'imagenet2012'
+  assert dataset.num_classes == 1000
+  train = list(dataset.source('train'))
+  assert [example['label'] for example in train] == [7, 7, 2, 2, 999, 999]
+  np.testing.assert_array_equal(train[3]['image'], square(draw_jpeg(4)))
+  answers = _ANSWERS.read_text().split()
+  validation = list(dataset.source('validation'))
+  assert [dataset.class_names[example['label']] for example in validation] == [
+    answers[2],
+    answers[0],
+    answers[49_999],
+  ]
+  np.testing.assert_array_equal(validation[0]['image'], square(draw_jpeg(3)))
+  err = capfd.readouterr().err
+  assert 'warning: ILSVRC2012_img_train.tar has 6 images of 3 classes' in err
+  assert 'warning: ILSVRC2012_img_val.tar has 3 images' in err
+  assert contents(tars) == before
+
+
+@pytest.mark.parametrize('tar', imagenet.TARS.values())
+def test_missing_or_misnamed_tar(tmp_path, tar):
+  tars = _ilsvrc(tmp_path / 'tars')
+  (tars / tar).rename(tars / 'ILSVRC2012_img_vla.tar')
+  message = rf'{tar} is not in .*there: .*ILSVRC2012_img_vla\.tar'
+  with pytest.raises(UserError, match=message):
+    prepare('imagenet2012', tmp_path, tars)
+
+
+@pytest.mark.parametrize(
+  ('tars', 'message'),
+  [
+    ({'train': {'a_1.JPEG': b'x'}}, 'holds a_1.JPEG.*one tar per synset'),
+    (
+      {'train': {'n00000000.tar': make_tar({})}},
+      'n00000000 is not one of the 1,000',
+    ),
+    (
+      {'train': {'n01440764.tar': make_tar({})}},
+      'no photographs in n01440764.tar',
+    ),
+    ({'train': {'n01440764.tar': b''}}, 'train.tar is not a whole tar'),
+    ({'train': {'n01440764.tar': b'x' * 900}}, 'train.tar is not a whole tar'),
+    (
+      {'train': {'n01440764.tar': make_tar({'a.JPEG': b'x' * 9000})[:6000]}},
+      'train.tar is not a whole tar.*a.JPEG is cut off',
+    ),
+    ({'validation': {'a_1.JPEG': b'x'}}, 'holds a_1.JPEG; the official'),
+    (
+      {'validation': {'ILSVRC2012_val_00050001.JPEG': b'x'}},
+      'holds ILSVRC2012_val_00050001.JPEG; .*ILSVRC2012_val_00050000.JPEG',
+    ),
+  ],
+)
+def test_tars_with_wrong_contents(tmp_path, tars, message):
+  with pytest.raises(UserError, match=message):
+    prepare('imagenet2012', tmp_path, _ilsvrc(tmp_path / 'tars', **tars))
+
+
+@pytest.mark.parametrize('tar', imagenet.TARS.values())
+def test_cut_off_tar(tmp_path, tar):
+  path = _ilsvrc(tmp_path / 'tars') / tar
+  data = path.read_bytes()
+  with tarfile.open(path) as whole:
+    last = whole.getmembers()[-1]
+  end = last.offset_data + -(-last.size // 512) * 512
+  for length in (*range(0, end, 200), end, end + 511):
+    path.write_bytes(data[:length])
+    with pytest.raises(UserError, match=f'{tar} is not a whole tar'):
+      imagenet.imagenet2012(path.parent)
+
+
+def test_bad_photograph_in_a_tar_is_named(tmp_path):
+  train = {'n01440764.tar': make_tar({'n01440764_7.JPEG': draw_jpeg(0)[:300]})}
+  tars = _ilsvrc(tmp_path / 'tars', train)
+  name = 'ILSVRC2012_img_train.tar/n01440764.tar/n01440764_7.JPEG'
+  with pytest.raises(UserError, match=name):
+    prepare('imagenet2012', tmp_path, tars)
+
+
+def test_real_imagenet_photographs(tmp_path, imagenet_tars):
+  dataset = prepare('imagenet2012', tmp_path, imagenet_tars, num_workers=2)
+  pairs = zip(
+    *(dataset.source(split) for split in ('train', 'validation')), strict=True
+  )
+  for ours, theirs in pairs:
+    assert ours['label'] == theirs['label']
+    np.testing.assert_array_equal(ours['image'], theirs['image'])
+  assert dataset.num_examples('validation') == 250
