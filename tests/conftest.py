@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import tarfile
 from pathlib import Path
 
@@ -21,6 +22,9 @@ os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '')
   + ' --xla_cpu_collective_call_terminate_timeout_seconds=600'
 )
+# A shell starts what it puts in the background deaf to Ctrl-C, and so would be
+# the programs that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags
 
