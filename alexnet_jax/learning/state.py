@@ -94,6 +94,7 @@ class Setup:
 
   @property
   def owt(self) -> bool:
+    """Whether a device has all convolutions, on rows of its own."""
     return self.config.mesh.parallelism == 'owt'
 
   @property
@@ -102,8 +103,14 @@ class Setup:
     return (sharding.DATA, sharding.TOWER) if self.owt else (sharding.DATA,)
 
   def replica_rows(self, tree: Any) -> Any:
-    """Inside `shard_map`: of what lies as a batch does, the rows that the
-    logits on this device have."""
+    """Inside `shard_map`: the rows that the logits on this device have.
+
+    Args:
+      tree: arrays [b, ...] of this device's rows, such as labels.
+
+    Returns:
+      Arrays [batch / data, ...]: with 'owt', those of all towers' devices.
+    """
     if not self.owt:
       return tree
     with jax.named_scope('labels'):
@@ -113,6 +120,7 @@ class Setup:
 
   @property
   def batch_sharding(self) -> NamedSharding:
+    """How a batch lies on the mesh, for `local_rows` and `put_batch`."""
     return sharding.batch_sharding(self.mesh, self.batch_axes)
 
   def init_state(self) -> TrainState:

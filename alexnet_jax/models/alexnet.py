@@ -120,7 +120,7 @@ class AlexNet(nnx.Module):
     parallelism: how that axis is used, as `config.mesh` has it: 'towers', or
       'owt': the convolutions of all towers on each device's own rows, the
       fully connected layers of its own tower on the rows of all.
-    exchange_dtype: what towers send each other, if narrower than `dtype`.
+    exchange_dtype: what towers send each other; 'float32': as computed.
     rngs: stream `params` draws the weights.
 
   Raises:

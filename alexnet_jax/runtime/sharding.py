@@ -61,7 +61,13 @@ def make_mesh(
 
 
 def device_map(mesh: Mesh, model_towers: int, owt: bool = False) -> str:
-  """Which tower and which share of the batch each device has, as a table."""
+  """Which tower and which share of the batch each device has, as a table.
+
+  Args:
+    mesh: of `make_mesh`.
+    model_towers: towers of the network.
+    owt: the batch lies over axis 'tower', too, up to fc6.
+  """
   data, spread = mesh.devices.shape
   each = model_towers // spread
   lines = [f'mesh: data {data} x tower {spread}, {mesh.devices[0, 0].platform}']
