@@ -46,8 +46,9 @@ def get_config() -> ConfigDict:
   data.workers = 0
   # Batches kept ready, per worker.
   data.prefetch = 4
-  # Damaged training records to go on with: the next good one in the order of
-  # storage stands in for each. In evaluation every one is an error.
+  # Damaged training records to go on with, over all processes: the next good
+  # one in the order of storage stands in for each. In evaluation every one is
+  # an error.
   data.max_bad_records = 0
 
   config.augment = augment = ConfigDict()

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import tarfile
 from pathlib import Path
@@ -14,6 +15,8 @@ import small_runs
 import tensorflow_datasets as tfds
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
+
+from alexnet_jax.data import builders
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
@@ -161,3 +164,22 @@ def reference(data_dir, cache_dir, tmp_path_factory) -> Path:
     small_runs.small_config(data_dir), workdir, cache_dir
   ).run()
   return workdir
+
+
+@pytest.fixture
+def damaged(data_dir, tmp_path):
+  def damage(split: str, *records: int) -> Path:
+    """Spoils these records of a copy; called again, more of them."""
+    copy = tmp_path / 'damaged'
+    if not copy.exists():
+      shutil.copytree(data_dir, copy)
+    (file,) = copy.glob(f'pictures/*/pictures-{split}.array_record*')
+    source = builders.open_dataset('pictures', data_dir).source(split)
+    content = bytearray(file.read_bytes())
+    for record in records:
+      start = content.index(source[record]['image'][100, 50:70].tobytes())
+      content[start] ^= 1
+    file.write_bytes(content)
+    return copy
+
+  return damage

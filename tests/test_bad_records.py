@@ -4,7 +4,6 @@
 import contextlib
 import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +15,6 @@ from alexnet_jax.learning import evaluate, train
 from alexnet_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures('cached')
-
-
-@pytest.fixture
-def damaged(data_dir, tmp_path):
-  """Copies the data set and spoils `pictures-<split>`'s records."""
-
-  def damage(split: str, *records: int) -> Path:
-    copy = tmp_path / 'damaged'
-    if not copy.exists():
-      shutil.copytree(data_dir, copy)
-    (file,) = copy.glob(f'pictures/*/pictures-{split}.array_record*')
-    source = builders.open_dataset('pictures', data_dir).source(split)
-    content = bytearray(file.read_bytes())
-    for record in records:
-      start = content.index(source[record]['image'][100, 50:70].tobytes())
-      content[start] ^= 1
-    file.write_bytes(content)
-    return copy
-
-  return damage
 
 
 @pytest.mark.parametrize('workers', [0, 1])

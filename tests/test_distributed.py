@@ -1,5 +1,7 @@
 """Two real processes on this machine are one run."""
 
+import contextlib
+import itertools
 import os
 import re
 import signal
@@ -11,6 +13,7 @@ import pytest
 import small_runs
 from conftest import max_norm_error
 
+from alexnet_jax.data import builders, pipeline
 from alexnet_jax.runtime import distributed, signals
 from alexnet_jax.runtime.errors import UserError
 
@@ -115,6 +118,36 @@ def test_a_run_moves_from_two_processes_to_one_and_back(
     assert row['train/loss'] == pytest.approx(other['train/loss'], rel=1e-4)
 
 
+def test_damaged_records_are_counted_over_both(
+  damaged, program, config, tmp_path
+):
+  """Each process reads half of the rows; too many are too many for both."""
+  bad = [3, 7, 8, 20, 35]
+  config.data.dir = str(damaged('train', *bad))
+  config.data.max_bad_records = 4
+  config.mesh.data, config.mesh.towers = 2, 1
+  config.evals.every, config.checkpoint.every = 'never', '1 step'
+  outs = finish_pair(start_pair(program(tmp_path / 'run', config)), status=2)
+  for out in outs:
+    message = re.findall('^error: (.*), more than', out, re.MULTILINE)
+    assert message == [f'examples {bad} of train are damaged']
+  assert 'the next good ones stand in' in outs[0]
+
+  state, meta = small_runs.saved(config, tmp_path / 'run')
+  saved, end = int(state['.step']), small_runs.last_step(tmp_path / 'run') + 1
+  dataset = builders.open_dataset('pictures', config.data.dir)
+  options = {'seed': 0, 'batch_size': 8, 'max_bad_records': 4}
+  met = []  # by each process, step by step
+  for rows in range(4), range(4, 8):
+    stream = pipeline.training_batches(dataset, rows=rows, **options)
+    with contextlib.closing(stream) as batches:
+      steps = itertools.islice(batches, end)
+      met.append([set(batch['replaced']) - {-1} for batch in steps])
+  together = [a | b for a, b in zip(*met, strict=True)]
+  assert meta['bad_records'] == sorted(set().union(*together[:saved]))
+  assert max(len(set().union(*steps)) for steps in met) <= 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('killed', [0, 1])
 def test_who_loses_the_other_ends_with_a_message(killed, program, tmp_path):
@@ -162,6 +195,7 @@ def slurm(tasks_on_node: str, local_id: int = 0) -> dict[str, str]:
 def test_slurm_is_found_once(tasks, seen, devices):
   code = """
 import jax
+from alexnet_jax.data import builders, pipeline
 from alexnet_jax.runtime import distributed
 for _ in range(2):
   distributed.initialize()
@@ -175,6 +209,7 @@ print(jax.distributed.is_initialized(), seen)
 def test_without_a_cluster_a_process_is_alone():
   code = """
 import jax
+from alexnet_jax.data import builders, pipeline
 from alexnet_jax.runtime import distributed
 distributed.initialize(MODE)
 print(jax.distributed.is_initialized(), distributed.num_processes())

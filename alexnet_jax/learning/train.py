@@ -21,6 +21,7 @@ from etils import epath
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.learning import pictures
+from alexnet_jax.learning.bad_records import BadRecords
 from alexnet_jax.learning.evaluate import Evaluator
 from alexnet_jax.learning.schedules import make_schedule
 from alexnet_jax.learning.state import Setup, open_setup, restore
@@ -110,8 +111,7 @@ class _Run:
     if jax.process_index() == 0:
       stack.enter_context(_alone_in(workdir))
     self.checkpointer = stack.enter_context(checkpointer)
-    # Of the training split, among the rows that this process reads.
-    self.bad_records: set[int] = set()
+    self.bad_records = BadRecords(config.data.max_bad_records)
     restored = restore(self.checkpointer, 'last', setup)
     if restored is None:
       self.state = setup.init_state()
@@ -121,7 +121,7 @@ class _Run:
       self.step = int(self.state.step)
       if meta['config']['schedule']['kind'] == config.schedule.kind:
         self.schedule.resume(meta['schedule'])
-      self.bad_records.update(meta.get('bad_records', ()))
+      self.bad_records.indices.update(meta.get('bad_records', ()))
       _log_changes(meta, self.meta())
       print(f'resuming from step {self.step}', flush=True)
     if self.ended():
@@ -177,23 +177,8 @@ class _Run:
     while True:
       with self.meter.waiting():
         batch = next(stream)
-      self._count_bad({int(i) for i in batch.pop('replaced') if i >= 0})
+      self.bad_records.meet(batch.pop('replaced'))
       yield sharding.put_batch(place, rows, config.batch_size, batch)
-
-  def _count_bad(self, indices: set[int]) -> None:
-    new = sorted(indices - self.bad_records)
-    self.bad_records.update(new)
-    limit = self.config.data.max_bad_records
-    if len(self.bad_records) > limit:
-      raise UserError(
-        f'examples {sorted(self.bad_records)} of train are damaged, more than '
-        f'config.data.max_bad_records={limit}: raise it, or prepare the data '
-        'set anew with --overwrite'
-      )
-    if new:
-      logging.warning(
-        'examples %s of train are damaged: the next good ones stand in', new
-      )
 
   def train(self, batch) -> None:
     self.rate = self.schedule.rate(self.epoch(self.step))
@@ -215,6 +200,7 @@ class _Run:
     """A row with the metrics of this very step."""
     values = self.metrics.compute()
     self._check_finite()
+    self.bad_records.unite()
     times = self.meter.read()
     self.text = (
       f'loss {values["loss"]:.3f}, top-1 error {values["top1_error"]:.0%}, '
@@ -254,6 +240,7 @@ class _Run:
   def save(self) -> None:
     """Starts to save; a state that is not finite is never written."""
     self._check_finite()
+    self.bad_records.unite()
     error, self.error = self.error, None
     self.checkpointer.save(self.step, self.state, self.meta(), error)
     self.meter.restart()
@@ -263,7 +250,7 @@ class _Run:
       'config': json.loads(self.config.to_json()),
       'num_classes': self.dataset.num_classes,
       'schedule': self.schedule.position(),
-      'bad_records': sorted(self.bad_records),
+      'bad_records': sorted(self.bad_records.indices),
       'environment': self.environment,
     }
 

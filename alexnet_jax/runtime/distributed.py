@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from absl import logging
 
 # Private, for `jax.process_count()` would start the backend.
 from jax._src import distributed as _distributed
+from jax.experimental import multihost_utils
 
 from alexnet_jax.runtime.errors import UserError, refuse
 
@@ -76,6 +78,19 @@ def initialize(
 def num_processes() -> int:
   """`jax.process_count()`, without starting a backend."""
   return _distributed.global_state.num_processes
+
+
+def union(indices: set[int]) -> set[int]:
+  """The int32 numbers >= 0 that any process has; all call it together, while
+  no other program of theirs is under way."""
+  if num_processes() == 1:
+    return set(indices)
+  count = np.int32(len(indices))
+  row = np.full(multihost_utils.process_allgather(count).max(), -1, np.int32)
+  if not row.size:
+    return set()
+  row[:count] = sorted(indices)
+  return set(multihost_utils.process_allgather(row).ravel().tolist()) - {-1}
 
 
 def _has_its_own_devices() -> bool:
