@@ -1,11 +1,20 @@
-r"""Measures what was compiled and how fast it runs.
+r"""Measures how fast the program is, and what it compiles to.
 
+  python -m alexnet_jax.benchmark step --config=configs/imagenet2012.py
   python -m alexnet_jax.benchmark comms --config=configs/imagenet2012.py \
     --mesh=1,2
 
+step: images per second of the training step on views that are given, its
+parts, GFLOP/s and the share of the rate of this machine's matrix products;
+beside it the augmentation. With --peer, PyTorch's step of the same network in
+turn, once the outputs of both agree; PyTorch may live in another Python:
+--peer_python=PATH.
+
 comms: what the compiled training and evaluation steps send between devices,
-layer by layer, beside the least that the shapes demand. It runs nothing and
-needs neither a data set nor the devices: on CPUs it makes virtual ones.
+layer by layer, beside the least that the shapes demand.
+
+Neither needs a data set. On CPUs there are as many virtual devices as --mesh
+asks for.
 """
 
 from collections.abc import Sequence
@@ -16,38 +25,66 @@ from ml_collections import config_flags
 from alexnet_jax.runtime import errors
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'What to compile, such as configs/imagenet2012.py.'
+  'config', None, 'What to measure, such as configs/imagenet2012.py.'
 )
-_MESH = flags.DEFINE_list(
-  'mesh', ['1', '2'], 'DATA,TOWER: devices that spread the batch, the towers.'
+_MESH = flags.DEFINE_multi_string(
+  'mesh',
+  ['1,2'],
+  'DATA,TOWER: devices that spread the batch, the towers. step compares '
+  'several: --mesh=1,1 --mesh=1,2.',
 )
 _CLASSES = flags.DEFINE_integer(
   'classes', 1000, 'Outputs of fc8.', lower_bound=1
+)
+_BATCH = flags.DEFINE_integer(
+  'batch', None, 'Images per step; default: config.batch_size.', lower_bound=1
+)
+_REPEATS = flags.DEFINE_integer(
+  'repeats', 5, 'Samples of each contender.', lower_bound=1
+)
+_PEER = flags.DEFINE_bool('peer', False, 'Measure PyTorch, too, in turn.')
+_PEER_COMPILE = flags.DEFINE_bool(
+  'peer_compile', False, 'The same with torch.compile, which needs a compiler.'
+)
+_PEER_PYTHON = flags.DEFINE_string(
+  'peer_python', None, 'A Python that has torch; default: this one.'
+)
+_JSON = flags.DEFINE_string('json', None, 'Also write the rows to this file.')
+_CSV = flags.DEFINE_string(
+  'csv', None, 'Also add the rows to this table, made if missing.'
 )
 flags.mark_flag_as_required('config')
 
 
 def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
-  commands = {'comms': _comms}
+  commands = {'step': _step, 'comms': _comms}
   if len(argv) < 2 or argv[1] not in commands:
     raise errors.UserError(f'say what to measure: {", ".join(commands)}')
   commands[argv[1]]()
 
 
+def _step() -> None:
+  config, meshes = _configured()
+  from alexnet_jax.benchmarks import results, step
+
+  peers = [False] * _PEER.value + [True] * _PEER_COMPILE.value
+  rows = step.run(
+    config, meshes, _CLASSES.value, _REPEATS.value, peers, _PEER_PYTHON.value
+  )
+  print(step.table(rows))
+  if _JSON.value:
+    results.write_json(_JSON.value, rows)
+  if _CSV.value:
+    results.append_csv(_CSV.value, rows)
+
+
 def _comms() -> None:
-  from alexnet_jax.runtime import backend
-
-  config = _CONFIG.value
-  mesh = _MESH.value
-  if len(mesh) != 2 or not all(size.isdecimal() for size in mesh):
-    raise errors.UserError(f'--mesh={",".join(mesh)}: write it as 1,2')
-  config.mesh.data, config.mesh.towers = map(int, mesh)
-  backend.configure(config.mesh.data, config.mesh.towers, config.deterministic)
-
+  config, meshes = _configured()
   from alexnet_jax.learning import communication
   from alexnet_jax.runtime import sharding
 
+  config.mesh.data, config.mesh.towers = meshes[0]
   setup = communication.abstract_setup(config, _CLASSES.value)
   print(sharding.device_map(setup.mesh, config.model.towers, setup.owt))
   for name, rows in (
@@ -55,6 +92,24 @@ def _comms() -> None:
     ('evaluation, 1 view', communication.of_evaluation(setup)),
   ):
     print(f'\n{name}:\n{communication.table(setup, rows)}')
+
+
+def _configured():
+  """The configuration, and the meshes; the backend has devices for each."""
+  from alexnet_jax.runtime import backend
+
+  config = _CONFIG.value
+  if _BATCH.value:
+    config.batch_size = _BATCH.value
+  meshes = []
+  for text in _MESH.value:
+    sizes = text.split(',')
+    if len(sizes) != 2 or not all(size.isdecimal() for size in sizes):
+      raise errors.UserError(f'--mesh={text}: write it as 1,2')
+    meshes.append((int(sizes[0]), int(sizes[1])))
+  data, towers = max(meshes, key=lambda sizes: sizes[0] * sizes[1])
+  backend.configure(data, towers, config.deterministic)
+  return config, meshes
 
 
 if __name__ == '__main__':

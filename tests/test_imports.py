@@ -17,6 +17,7 @@ ROOMS = {
   'models': {'models', 'runtime'},
   'data': {'data', 'runtime'},
   'learning': {'learning', 'data', 'models', 'runtime'},
+  'benchmarks': {'benchmarks', 'learning', 'data', 'models', 'runtime'},
 }
 # Who may import a library: a folder, files, or nobody.
 OWNERS = {
@@ -35,7 +36,8 @@ OWNERS = {
   'joblib': (),
   'marshal': (),
   'shelve': (),
-  'torch': (),
+  # A program of its own, for another Python.
+  'torch': ('benchmarks/torch_peer.py',),
   'configs': (),
   'tests': (),
   # Only verbs read flags; `errors.run` parses them for all.
@@ -90,6 +92,7 @@ def test_imports_keep_the_rules(file):
     ('data/x.py', 'def f():\n  from alexnet_jax.learning import step'),
     ('runtime/x.py', 'from alexnet_jax.data.stats import Statistics'),
     ('learning/x.py', 'from alexnet_jax import main'),
+    ('learning/x.py', 'from alexnet_jax.benchmarks import timing'),
     ('newroom/x.py', 'from alexnet_jax.data import augment'),
     ('learning/x.py', 'import grain.python as pygrain'),
     ('runtime/metrics.py', 'import tensorboard'),

@@ -21,8 +21,42 @@ Batch = Mapping[str, jax.Array]
 VIEW, DROPOUT = 0, 1  # what a key is for
 
 
-def make_train_step(setup: Setup) -> functools.partial:
+def loss_and_logits(
+  setup: Setup,
+  params: nnx.State,
+  views: jax.Array,
+  labels: jax.Array,
+  keys: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+  """Inside `shard_map`: what a step differentiates.
+
+  Args:
+    setup: of `make_setup`.
+    params: of the network, as this device holds them.
+    views: [b, crop, crop, 3].
+    labels: int32, of the rows that the logits on this device have.
+    keys: for dropout, one per label; None at test time.
+
+  Returns:
+    The loss, summed over the whole batch, and the logits on this device.
+  """
+  logits = nnx.merge(setup.graphdef, params)(views, keys)
+  with jax.named_scope('loss'):
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    # Summed over the mesh inside, so the gradient comes out summed, too.
+    # The mean is taken outside: what towers send back may be float16, in
+    # which gradients of the mean would vanish.
+    loss = lax.psum(losses.sum(), sharding.DATA)
+  return loss, logits
+
+
+def make_train_step(setup: Setup, given: bool = False) -> functools.partial:
   """One compiled step over the whole mesh.
+
+  Args:
+    setup: of `make_setup`.
+    given: the batch's images are views already, float32
+      [b, crop, crop, 3]: the benchmark's.
 
   Returns:
     A function of the state (donated), a batch as `put_batch` lays it, and the
@@ -46,21 +80,15 @@ def make_train_step(setup: Setup) -> functools.partial:
 
     view_keys = keys(setup.batch_axes, len(images), VIEW)
     dropout_keys = keys((sharding.DATA,), len(labels), DROPOUT)
-    with jax.named_scope('augment'):
-      views = augment.training_views(
-        config.augment, constants, images, view_keys
-      )
+    views = images
+    if not given:
+      with jax.named_scope('augment'):
+        views = augment.training_views(
+          config.augment, constants, images, view_keys
+        )
 
     def loss_fn(params: nnx.State) -> tuple[jax.Array, jax.Array]:
-      model = nnx.merge(setup.graphdef, params)
-      logits = model(views, dropout_keys)
-      with jax.named_scope('loss'):
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        # Summed over the mesh inside, so the gradient comes out summed, too.
-        # The mean is taken below: what towers send back may be float16, in
-        # which gradients of the mean would vanish.
-        loss = lax.psum(losses.sum(), sharding.DATA)
-      return loss, logits
+      return loss_and_logits(setup, params, views, labels, dropout_keys)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, logits), grads = grad_fn(state.params)

@@ -51,7 +51,7 @@ def describe() -> dict[str, Any]:
 
 def _commit() -> str:
   """The commit of the checkout this package is in, '' outside of one."""
-  here = Path(__file__).parent
+  here = Path(__file__).parents[1]
   git = ['git', '-C', str(here)]
   try:
     commit = subprocess.run(

@@ -1,0 +1,127 @@
+"""Repeated measurements of several contenders, who take turns."""
+
+import dataclasses
+import math
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax.runtime import backend
+
+# Of one unit of work: 'seconds', and perhaps the parts of them.
+Sample = dict[str, float]
+_GEMM = 2048  # rows and columns
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+  """Something that can be measured again and again.
+
+  Attributes:
+    name: shown.
+    measure: does the work so many times; a sample of one, on average.
+  """
+
+  name: str
+  measure: Callable[[int], Sample]
+
+
+def alternate(
+  contenders: Sequence[Contender], repeats: int, least: float = 1.0
+) -> dict[str, list[Sample]]:
+  """Measures all in turn, so that whatever slows the machine slows all.
+
+  Args:
+    contenders: whose names differ.
+    repeats: samples of each, warm-up not counted.
+    least: seconds of work that a sample is made of, or more.
+
+  Returns:
+    {name: samples}, in order.
+  """
+  times = {}
+  for contender in contenders:
+    contender.measure(1)  # compiles
+    once = contender.measure(1)['seconds']
+    times[contender.name] = max(1, math.ceil(least / once))
+  samples: dict[str, list[Sample]] = {c.name: [] for c in contenders}
+  for _ in range(repeats):
+    for contender in contenders:
+      samples[contender.name].append(contender.measure(times[contender.name]))
+  return samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+  """The median of repeated measurements, the least and the most."""
+
+  median: float
+  low: float
+  high: float
+
+  @classmethod
+  def of(cls, values: Sequence[float]) -> 'Spread':
+    return cls(statistics.median(values), min(values), max(values))
+
+  def fields(self, name: str) -> dict[str, float]:
+    """As they stand in a row of results."""
+    low, high = f'{name}_low', f'{name}_high'
+    return {name: self.median, low: self.low, high: self.high}
+
+
+def gemm() -> Contender:
+  """A float32 product of matrices, as XLA does it."""
+  a = jax.random.normal(jax.random.key(0), (_GEMM, _GEMM))
+  product = jax.jit(
+    lambda a, b: jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)
+  )
+  return Contender(
+    'GEMM', lambda times: {'seconds': seconds(lambda: product(a, a), times)}
+  )
+
+
+def gemm_rate(samples: Sequence[Sample]) -> float:
+  """FLOP/s, of the fastest: what the machine can do."""
+  return 2 * _GEMM**3 / min(sample['seconds'] for sample in samples)
+
+
+def seconds(work: Callable[[], Any], times: int = 1) -> float:
+  """Of one, on average; waits for arrays to be computed."""
+  start = time.perf_counter()
+  for _ in range(times):
+    jax.block_until_ready(work())
+  return (time.perf_counter() - start) / times
+
+
+def peak_memory() -> float:
+  """The most memory this process has had, in GB (10^9 bytes)."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def environment() -> dict[str, Any]:
+  """Machine, versions and commit, for a row of results."""
+  found = backend.describe()
+  devices = sorted(set(found['devices']))
+  return {
+    'commit': found['commit'],
+    'machine': _processor() if devices == ['cpu'] else ', '.join(devices),
+    'cores': found['cpu_threads'],
+    'versions': f'Python {found["python"]}, jax {found["jax"]}, '
+    f'jaxlib {found["jaxlib"]}, flax {found["flax"]}',
+  }
+
+
+def _processor() -> str:
+  try:
+    lines = Path('/proc/cpuinfo').read_text().splitlines()
+  except OSError:
+    return platform.processor() or platform.machine()
+  names = (line.partition(':')[2] for line in lines if 'model name' in line)
+  return next(names, platform.machine()).strip()

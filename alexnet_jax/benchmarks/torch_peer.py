@@ -1,0 +1,170 @@
+"""The same network in PyTorch, which takes turns with ours in one run.
+
+A program of its own, for a Python that has torch and need not have JAX:
+`peer.Peer` starts it and asks, in JSON, a line each way. Between two questions
+it waits for the next line, and no thread of it runs.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class AlexNet(nn.Module):
+  """Two towers as grouped convolutions, the way PyTorch users write them.
+
+  Args:
+    spec: of `peer.describe`: the table, with the sizes of the layers.
+  """
+
+  def __init__(self, spec):
+    super().__init__()
+    self.spec = spec
+    features = 3
+    for number, row in enumerate(spec['convs']):
+      own = number and not row['talk']
+      conv = nn.Conv2d(
+        features,
+        row['features'],
+        row['kernel'],
+        stride=row['stride'],
+        groups=spec['towers'] if own else 1,
+      )
+      setattr(self, row['name'], conv)
+      features = row['features']
+    for name, inputs, outputs in spec['denses']:
+      setattr(self, name, nn.Linear(inputs, outputs))
+
+  def forward(self, x):  # [B, 3, crop, crop]
+    spec = self.spec
+    for row in spec['convs']:
+      low, high = row['edges']
+      layer = getattr(self, row['name'])
+      if low == high:
+        x = F.conv2d(x, layer.weight, layer.bias, row['stride'], low,
+                     groups=layer.groups)  # fmt: skip
+      else:
+        x = layer(F.pad(x, (low, high, low, high)))
+      x = F.relu(x, inplace=True)
+      if row['lrn']:
+        x = self._lrn(x)
+      if row['pool']:
+        x = F.max_pool2d(x, **spec['pool'], ceil_mode=True)
+    x = x.flatten(1)
+    *hidden, (last, _, _) = spec['denses']
+    for name, _, _ in hidden:
+      x = self._dropout(F.relu(getattr(self, name)(x), inplace=True))
+    return getattr(self, last)(x)
+
+  def _lrn(self, x):
+    """Of each tower's maps alone; PyTorch's alpha multiplies their mean."""
+    lrn = self.spec['lrn']
+    batch, channels, height, width = x.shape
+    towers = self.spec['towers']
+    maps = x.reshape(batch * towers, channels // towers, height, width)
+    alpha = lrn['alpha'] * (lrn['size'] if lrn['alpha_over'] == 'sum' else 1)
+    maps = F.local_response_norm(
+      maps, lrn['size'], alpha, lrn['beta'], lrn['k']
+    )
+    return maps.reshape(x.shape)
+
+  def _dropout(self, x):
+    rate = self.spec['dropout']
+    if self.spec['dropout_form'] == 'inverted':
+      return F.dropout(x, rate, self.training)
+    # The paper's: halved at test time, not doubled in training.
+    return F.dropout(x, rate, self.training) * (1 - rate)
+
+
+class Server:
+  """What `peer.Peer` may ask for."""
+
+  def load(self, file, compiled):
+    """Takes weights, views and labels; says what it runs with."""
+    arrays = np.load(file)
+    spec = json.loads(str(arrays['spec']))
+    network = AlexNet(spec)
+    network.load_state_dict(
+      {
+        name: torch.from_numpy(arrays[name])
+        for name in arrays.files
+        if name.endswith(('weight', 'bias'))
+      }
+    )
+    # The layout that this network is fastest in on CPUs.
+    self.network = network.to(memory_format=torch.channels_last)
+    views = torch.from_numpy(arrays['views']).permute(0, 3, 1, 2)
+    self.views = views.contiguous(memory_format=torch.channels_last)
+    self.labels = torch.from_numpy(arrays['labels']).long()
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    biases = [p for p in network.parameters() if p.ndim == 1]
+    rule = spec['optimizer']
+    self.optimizer = torch.optim.SGD(
+      [
+        {'params': weights, 'weight_decay': rule['weight_decay']},
+        {'params': biases, 'weight_decay': 0.0},
+      ],
+      lr=rule['rate'],
+      momentum=rule['momentum'],
+      fused=True,
+    )
+    self.run = torch.compile(network) if compiled else network
+    return {'versions': f'torch {torch.__version__}'}
+
+  def logits(self, file):
+    """Writes those of the views as at test time."""
+    self.network.eval()
+    with torch.no_grad():
+      np.save(file, self.network(self.views).numpy())
+    return {}
+
+  def step(self, times):
+    """Trains; seconds a step, in all and by part."""
+    self.network.train()
+    parts = np.zeros(4)
+    for _ in range(times):
+      self.optimizer.zero_grad(set_to_none=True)
+      start = time.perf_counter()
+      loss = F.cross_entropy(self.run(self.views), self.labels)
+      loss.item()
+      forward = time.perf_counter()
+      loss.backward()
+      backward = time.perf_counter()
+      self.optimizer.step()
+      end = time.perf_counter()
+      parts += (
+        end - start,
+        forward - start,
+        backward - forward,
+        end - backward,
+      )
+    names = ('seconds', 'forward', 'backward', 'update')
+    return dict(zip(names, (parts / times).tolist(), strict=True))
+
+  def memory(self):
+    """The most memory this process has had, in GB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {'gigabytes': peak * 1024 / 1e9}
+
+
+def main():
+  # What libraries print must not come between the answers.
+  answers = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)
+  torch.manual_seed(0)
+  server = Server()
+  for line in sys.stdin:
+    question = json.loads(line)
+    answer = getattr(server, question.pop('ask'))(**question)
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == '__main__':
+  main()
