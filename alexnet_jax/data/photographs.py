@@ -70,8 +70,7 @@ def square(data: bytes) -> Pixels:
       image.load()
       with contextlib.suppress(Exception):  # damaged EXIF, whole pixels
         ImageOps.exif_transpose(image, in_place=True)
-      rgb = image.convert('RGB')
-    return np.asarray(ImageOps.fit(rgb, (SIZE, SIZE), Image.Resampling.BICUBIC))
+      return fit(image)
   except PIL.UnidentifiedImageError:
     kinds = ', '.join(FORMATS)
     raise BadImageError(f'not an image of these kinds: {kinds}') from None
@@ -79,6 +78,12 @@ def square(data: bytes) -> Pixels:
     raise
   except Exception as error:  # damaged bytes may raise anything
     raise BadImageError(str(error) or type(error).__name__) from error
+
+
+def fit(image: Image.Image) -> Pixels:
+  """The central square of an open image, as `square` cuts it."""
+  rgb = image.convert('RGB')
+  return np.asarray(ImageOps.fit(rgb, (SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
 def encode_jpeg(pixels: Pixels) -> bytes:

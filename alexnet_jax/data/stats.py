@@ -5,12 +5,15 @@ images nor on how many processes summed them.
 """
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from etils import epath
+
+from alexnet_jax.runtime.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +28,9 @@ class Statistics:
   eigenvectors: npt.NDArray[np.float64]  # [3, 3], column i for eigenvalue i
 
   def save(self, path: epath.Path) -> None:
-    with path.open('wb') as file:
-      np.savez(file, **dataclasses.asdict(self))
+    buffer = io.BytesIO()
+    np.savez(buffer, **dataclasses.asdict(self))
+    write_atomically(path, buffer.getvalue())
 
   @classmethod
   def load(cls, path: epath.Path) -> 'Statistics':

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -98,9 +99,7 @@ def make_eval_step(setup: Setup, views: int) -> functools.partial:
       constants, batch['image'], config.augment.crop_size, views
     )  # [V, b, crop, crop, 3]
     model = nnx.merge(setup.graphdef, params)
-    # One view after another: the memory of a batch, not of ten.
-    logs = lax.map(lambda x: jax.nn.log_softmax(model(x)), cuts)
-    log_mean = jax.nn.logsumexp(logs, axis=0) - np.log(views)  # [b, classes]
+    log_mean = mean_log_softmax(model, cuts)  # [b, classes]
     labels, mask = setup.replica_rows((batch['label'], batch['mask']))
     sums = Metrics.of(log_mean, labels, mask)
     return lax.psum(sums, sharding.DATA)
@@ -119,6 +118,23 @@ def make_eval_step(setup: Setup, views: int) -> functools.partial:
 
   constants = jax.device_put(setup.constants, NamedSharding(setup.mesh, P()))
   return functools.partial(eval_step, constants=constants)
+
+
+def mean_log_softmax(
+  model: Callable[[jax.Array], jax.Array], cuts: jax.Array
+) -> jax.Array:
+  """The logarithm of the mean over views of the softmax (§4.1).
+
+  Args:
+    model: views [B, crop, crop, 3] to logits [B, classes].
+    cuts: [views, B, crop, crop, 3].
+
+  Returns:
+    float32 [B, classes].
+  """
+  # One view after another: the memory of a batch, not of ten.
+  logs = lax.map(lambda x: jax.nn.log_softmax(model(x)), cuts)
+  return jax.nn.logsumexp(logs, axis=0) - np.log(len(cuts))
 
 
 def evaluate_checkpoint(
@@ -143,7 +159,7 @@ def evaluate_checkpoint(
   Raises:
     UserError: there is no such checkpoint, split or number of views.
   """
-  dataset, setup = open_setup(config)
+  dataset, setup = open_setup(config, workdir)
   evaluator = Evaluator(setup, dataset, split, views)
   folder = epath.Path(workdir) / 'checkpoints'
   if not folder.exists():

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -22,6 +23,8 @@ from alexnet_jax.models.alexnet import CONVS, AlexNet
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
+
+STATISTICS = 'statistics.npz'  # in the folder of a run
 
 
 @jax.tree_util.register_dataclass
@@ -175,11 +178,17 @@ def make_setup(
   return Setup(config, mesh, graphdef, constants, init)
 
 
-def open_setup(config: ml_collections.ConfigDict) -> tuple[Dataset, Setup]:
+def open_setup(
+  config: ml_collections.ConfigDict, workdir: epath.PathLike | None = None
+) -> tuple[Dataset, Setup]:
   """The data set and the setup of `config` on the devices there are.
 
   Prints the device map. Process 0 draws the data set `shapes` if it is
   missing, others wait.
+
+  Args:
+    config: the whole configuration.
+    workdir: of a run; where it has begun, its statistics are used.
 
   Raises:
     UserError: the data set is missing, or the configuration makes no sense.
@@ -190,7 +199,10 @@ def open_setup(config: ml_collections.ConfigDict) -> tuple[Dataset, Setup]:
   dataset = builders.open_dataset(config.data.name, config.data.dir)
   towers_wanted = config.model.towers
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.towers, towers_wanted)
-  setup = make_setup(config, mesh, dataset.num_classes, dataset.statistics)
+  statistics = read_statistics(workdir) if workdir else None
+  setup = make_setup(
+    config, mesh, dataset.num_classes, statistics or dataset.statistics
+  )
   print(sharding.device_map(mesh, towers_wanted, setup.owt), flush=True)
   return dataset, setup
 
@@ -211,14 +223,9 @@ def restore(
   Raises:
     UserError: it is missing or damaged, or it is another network.
   """
-  meta = checkpointer.read_meta(which)
+  meta = read_meta(checkpointer, which)
   if meta is None:
     return None
-  if not _is_ours(meta):
-    raise UserError(
-      f'meta.json of checkpoint {which!r} is not what a run writes: remove '
-      'the checkpoint, or choose another --workdir'
-    )
   before = meta['config']['model']
   now = json.loads(setup.config.model.to_json())
   for field in sorted(before.keys() | now.keys()):
@@ -231,6 +238,42 @@ def restore(
   return checkpointer.restore(which, setup.abstract_state())
 
 
+def read_meta(
+  checkpointer: Checkpointer, which: int | str
+) -> dict[str, Any] | None:
+  """The meta data of a checkpoint; None: there is no 'last' yet.
+
+  Raises:
+    UserError: it is missing or damaged, or no run wrote it.
+  """
+  meta = checkpointer.read_meta(which)
+  if meta is not None and not _is_ours(meta):
+    raise UserError(
+      f'meta.json of checkpoint {which!r} is not what a run writes: remove '
+      'the checkpoint, or choose another --workdir'
+    )
+  return meta
+
+
+def read_statistics(workdir: epath.PathLike) -> Statistics | None:
+  """Of the images that the run in `workdir` began with, which its network is
+  used to; None: an older run, which did not save them.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  path = epath.Path(workdir) / STATISTICS
+  if not path.exists():
+    return None
+  try:
+    return Statistics.load(path)
+  except Exception as error:  # damaged bytes may be anything
+    raise UserError(
+      f'{path} cannot be read: {error}. Put an intact copy back, or remove it: '
+      "the data set's own are used then"
+    ) from error
+
+
 def _is_ours(meta: dict[str, Any]) -> bool:
   """Whether meta data have the form that `train` gives them."""
   numbers = (int, float, type(None))
@@ -241,6 +284,7 @@ def _is_ours(meta: dict[str, Any]) -> bool:
       and isinstance(meta['environment'], dict)
       and all(isinstance(x, numbers) for x in meta['schedule'].values())
       and all(isinstance(i, int) for i in meta.get('bad_records', []))
+      and all(isinstance(name, str) for name in meta.get('class_names', []))
     )
   except (KeyError, TypeError, AttributeError):
     return False

@@ -24,7 +24,7 @@ from alexnet_jax.learning import pictures
 from alexnet_jax.learning.bad_records import BadRecords
 from alexnet_jax.learning.evaluate import Evaluator
 from alexnet_jax.learning.schedules import make_schedule
-from alexnet_jax.learning.state import Setup, open_setup, restore
+from alexnet_jax.learning.state import STATISTICS, Setup, open_setup, restore
 from alexnet_jax.learning.step import make_train_step
 from alexnet_jax.runtime import backend, distributed, sharding, signals
 from alexnet_jax.runtime.cadence import Duration
@@ -54,7 +54,7 @@ def train_and_evaluate(
     UserError: anything that the user can mend, a loss that is not finite
       among them.
   """
-  dataset, setup = open_setup(config)
+  dataset, setup = open_setup(config, workdir)
   workdir = epath.Path(workdir)
   with contextlib.ExitStack() as stack:
     # First, for it must outlive the save that the checkpointer waits for.
@@ -101,6 +101,7 @@ class _Run:
     self.save_every = self._duration(config.checkpoint.every)
     self.schedule = make_schedule(config.schedule)
     self.environment = backend.describe()
+    self.statistics = workdir / STATISTICS
     checkpointer = Checkpointer(workdir / 'checkpoints', config.checkpoint.keep)
     # Refuses what it cannot do before hours of training.
     dataset.source('train')
@@ -242,6 +243,9 @@ class _Run:
     self._check_finite()
     self.bad_records.unite()
     error, self.error = self.error, None
+    if jax.process_index() == 0 and not self.statistics.exists():
+      with explained(self.statistics):
+        self.dataset.statistics.save(self.statistics)
     self.checkpointer.save(self.step, self.state, self.meta(), error)
     self.meter.restart()
 
@@ -249,6 +253,7 @@ class _Run:
     return {
       'config': json.loads(self.config.to_json()),
       'num_classes': self.dataset.num_classes,
+      'class_names': self.dataset.class_names,
       'schedule': self.schedule.position(),
       'bad_records': sorted(self.bad_records.indices),
       'environment': self.environment,

@@ -138,7 +138,7 @@ class Checkpointer:
     return [s for s in self._folders() if (self._path(s) / MANIFEST).exists()]
 
   def restore(
-    self, which: int | str, abstract_state: Any
+    self, which: int | str, abstract_state: Any, partial: bool = False
   ) -> tuple[Any, dict[str, Any]] | None:
     """Reads a checkpoint whose every file agrees with its manifest.
 
@@ -147,6 +147,8 @@ class Checkpointer:
         'last', the last that is not damaged, with a warning for each skipped.
       abstract_state: pytree of `jax.ShapeDtypeStruct` whose shardings say
         where the arrays go; not necessarily those they were saved with.
+      partial: `abstract_state` is a dict with some of the state's names; the
+        rest is not read.
 
     Returns:
       (state, meta), or None if 'last' was asked and no save was completed.
@@ -159,9 +161,18 @@ class Checkpointer:
     if step is None:
       return None
     path = self._path(step) / STATE
-    self._check_structure(path, abstract_state)
+    self._check_structure(path, abstract_state, partial)
     try:
-      state = self._orbax.restore(path, abstract_state)
+      if partial:
+        wanted = ocp.args.PyTreeRestore(
+          abstract_state,
+          ocp.checkpoint_utils.construct_restore_args(abstract_state),
+          partial_restore=True,
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+          state = orbax.restore(path, wanted)
+      else:
+        state = self._orbax.restore(path, abstract_state)
     except Exception as error:  # Orbax's, of files it did not write
       raise _unreadable(path.parent, error) from error
     return state, self._read(step)['meta']
@@ -290,17 +301,20 @@ class Checkpointer:
   def _known_damage(self, step: int) -> str | None:
     return self._damage.get(step) or find_damage(self._path(step), META)
 
-  def _check_structure(self, path: epath.Path, abstract_state: Any) -> None:
+  def _check_structure(
+    self, path: epath.Path, abstract_state: Any, partial: bool
+  ) -> None:
     """Refuses other names, shapes and dtypes (Orbax casts silently)."""
     try:
       saved = _describe(self._orbax.metadata(path).item_metadata.tree)
     except Exception as error:  # Orbax's, of files it did not write
       raise _unreadable(path.parent, error) from error
     wanted = _describe(abstract_state)
+    names = wanted.keys() if partial else saved.keys() | wanted.keys()
     differences = [
       f'{name} is {saved.get(name, "missing")}, '
       f'not {wanted.get(name, "expected")}'
-      for name in sorted(saved.keys() | wanted.keys())
+      for name in sorted(names)
       if saved.get(name) != wanted.get(name)
     ]
     if differences:

@@ -64,10 +64,11 @@ def flush(path: epath.PathLike) -> None:
     os.close(descriptor)
 
 
-def write_atomically(path: epath.Path, text: str) -> None:
+def write_atomically(path: epath.Path, content: str | bytes) -> None:
   """Writes a file that is whole at any moment, the old one or the new one."""
   temporary = path.parent / f'.{path.name}.tmp'
-  temporary.write_text(text)
+  data = content.encode() if isinstance(content, str) else content
+  temporary.write_bytes(data)
   flush(temporary)
   temporary.replace(path)
   flush(path.parent)

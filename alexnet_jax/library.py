@@ -1,0 +1,299 @@
+"""A network to use in another program: `load`, `create_model`, `preprocess`.
+
+docs/api.md has examples. Everything runs on one device, whatever mesh the
+network was trained on.
+"""
+
+import collections
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+from PIL import Image
+
+from alexnet_jax.data import augment, builders, photographs
+from alexnet_jax.data.stats import Statistics
+from alexnet_jax.learning import state
+from alexnet_jax.learning.evaluate import mean_log_softmax
+from alexnet_jax.models.alexnet import AlexNet
+from alexnet_jax.models.architectures import architecture
+from alexnet_jax.runtime.checkpoint import Checkpointer
+from alexnet_jax.runtime.errors import UserError
+
+BATCH = 32  # images at a time where a list of any length may come
+
+Picture = str | os.PathLike | Image.Image | np.ndarray
+
+
+class Model:
+  """A trained network on one device.
+
+  Attributes:
+    config: the configuration it was trained with.
+    params: `nnx.State`; tower parameters have a leading axis of towers.
+    class_names: by the number of the output.
+    statistics: of the images it was trained on.
+    step: training steps done.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    params: nnx.State,
+    class_names: Sequence[str],
+    statistics: Statistics,
+    step: int = 0,
+  ):
+    self.config, self.params = config, params
+    self.class_names, self.statistics = tuple(class_names), statistics
+    self.step = step
+    self._constants = augment.constants(config.augment, statistics)
+    self._graphdef = nnx.split(abstract(config, len(class_names)))[0]
+    self._logits = self._jit(lambda model, x: model(x))
+    # Ordered: jit returns a plain dict's names sorted.
+    self._layers = self._jit(
+      lambda model, x: collections.OrderedDict(model.activations(x))
+    )
+    self._log_mean = self._jit(self._predict)
+    self._layer = self._jit(self._features)
+
+  def _jit(self, function):
+    """Compiles a function of the module, an array and one static choice."""
+
+    def call(params, array, **choice):
+      with jax.default_matmul_precision(self.config.matmul_precision):
+        return function(nnx.merge(self._graphdef, params), array, **choice)
+
+    return jax.jit(call, static_argnames=('views', 'layer'))
+
+  def __call__(self, views: jax.typing.ArrayLike) -> jax.Array:
+    """Logits.
+
+    Args:
+      views: float32 [..., crop, crop, 3], as `preprocess` cuts them.
+
+    Returns:
+      float32 [..., classes].
+    """
+    views = jnp.asarray(views)
+    flat = views.reshape(-1, *views.shape[-3:])
+    logits = self._logits(self.params, flat)
+    return logits.reshape(*views.shape[:-3], -1)
+
+  def preprocess(
+    self, images: Picture | Sequence[Picture], views: int = 1
+  ) -> jax.Array:
+    """Views as this network was trained on: cropped, the mean subtracted.
+
+    Args:
+      images: what `preprocess` of this module takes.
+      views: 1, the centre; 2, it and its mirror image; 10, the four corners
+        and the centre, then their mirror images (§4.1).
+
+    Returns:
+      float32 [views, N, crop, crop, 3].
+    """
+    return self._views(preprocess(images), views)
+
+  def activations(self, views: jax.typing.ArrayLike) -> dict[str, jax.Array]:
+    """Every layer's output by name, conv1 to fc8, in order.
+
+    Args:
+      views: float32 [N, crop, crop, 3].
+
+    Returns:
+      Arrays [N, height, width, maps] and [N, units], tower after tower on the
+      last axis; fc8 has the logits [N, classes].
+    """
+    out = self._layers(self.params, jnp.asarray(views))
+    return {name: _joined(xs) for name, xs in out.items()}
+
+  def predict(
+    self, images: Picture | Sequence[Picture], views: int = 1
+  ) -> np.ndarray:
+    """Probabilities float32 [N, classes], the mean over `views` (§4.1).
+
+    Args:
+      images: what `preprocess` of this module takes, any number of them.
+      views: 1, 2 or 10, as `preprocess` of this model has it.
+    """
+    return np.exp(self._in_batches(self._log_mean, images, views=views))
+
+  def features(
+    self, images: Picture | Sequence[Picture], layer: str = 'fc7'
+  ) -> np.ndarray:
+    """One layer's output for the central view: float32 [N, units].
+
+    Args:
+      images: what `preprocess` of this module takes, any number of them.
+      layer: a name of `activations`; maps are flattened.
+
+    Raises:
+      UserError: the network has no such layer.
+    """
+    return self._in_batches(self._layer, images, layer=layer)
+
+  def _views(self, images: Any, views: int) -> jax.Array:
+    crop = self.config.augment.crop_size
+    return augment.test_views(self._constants, images, crop, views)
+
+  def _predict(self, model: AlexNet, images: jax.Array, views: int):
+    return mean_log_softmax(model, self._views(images, views))
+
+  def _features(self, model: AlexNet, images: jax.Array, layer: str):
+    out = model.activations(self._views(images, 1)[0])
+    if layer not in out:
+      raise UserError(f'no layer {layer!r}: there are {", ".join(out)}')
+    return _joined(out[layer]).reshape(len(images), -1)
+
+  def _in_batches(self, run, images, **choice) -> np.ndarray:
+    """`run(params, uint8 [n, S, S, 3])` over any number of images."""
+    images = _listed(images)
+    parts = []
+    for start in range(0, len(images), BATCH):
+      part = preprocess(images[start : start + BATCH])
+      missing = BATCH - len(part) if start else 0  # one program for all
+      padded = np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)])
+      parts.append(np.asarray(run(self.params, padded, **choice))[: len(part)])
+    return np.concatenate(parts)
+
+
+def load(source: str | os.PathLike, checkpoint: int | str = 'best') -> Model:
+  """The network that a run has trained.
+
+  Args:
+    source: workdir of the run. The data set need not be there, unless the run
+      is of a version that did not save its statistics and class names.
+    checkpoint: 'best' on validation, 'last' or the number of a step.
+
+  Raises:
+    UserError: there is no such checkpoint, or it is damaged.
+  """
+  workdir = epath.Path(source)
+  folder = workdir / 'checkpoints'
+  if not folder.exists():
+    raise UserError(f'no checkpoints in {workdir}: it is not a run')
+  with Checkpointer(folder) as checkpointer:
+    meta = state.read_meta(checkpointer, checkpoint)
+    if meta is None:
+      raise UserError(f'no checkpoint in {folder} is complete')
+    config = ml_collections.ConfigDict(meta['config'])
+    names, statistics = meta.get('class_names'), state.read_statistics(workdir)
+    if names is None or statistics is None:
+      dataset = builders.open_dataset(config.data.name, config.data.dir)
+      names = names or dataset.class_names
+      statistics = statistics or dataset.statistics
+    place = SingleDeviceSharding(jax.devices()[0])
+    wanted = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      {
+        'params': nnx.state(abstract(config, len(names))),
+        'step': jax.ShapeDtypeStruct((), jnp.int32),
+      },
+    )
+    restored = checkpointer.restore(checkpoint, wanted, partial=True)
+  assert restored is not None
+  tree = restored[0]
+  return Model(config, tree['params'], names, statistics, int(tree['step']))
+
+
+def create_model(name: str, num_classes: int = 1000, seed: int = 0) -> Model:
+  """A network that has learnt nothing, with the initial weights of §5.
+
+  Args:
+    name: 'alexnet', or another of `models.architectures`.
+    num_classes: outputs of fc8, named by their numbers.
+    seed: of the weights.
+
+  Returns:
+    A model for 224-pixel views; it subtracts no mean.
+
+  Raises:
+    UserError: there is no such name.
+  """
+  config = ml_collections.ConfigDict(
+    {
+      'model': architecture(name).to_dict(),
+      'augment': {'crop_size': 224, 'mean': 'none', 'color_units': 'std'},
+      'dtype': 'float32',
+      'matmul_precision': 'highest',
+      'seed': seed,
+    }
+  )
+  params = jax.jit(lambda: nnx.state(_make(config, num_classes)))()
+  black = np.zeros((photographs.SIZE, photographs.SIZE, 3))
+  nothing = Statistics(
+    0, black, np.zeros(3), np.zeros((3, 3)), np.zeros(3), np.eye(3)
+  )
+  return Model(config, params, list(map(str, range(num_classes))), nothing)
+
+
+def preprocess(images: Picture | Sequence[Picture]) -> np.ndarray:
+  """Photographs as `prepare` stores them (§2): shorter side to 256, the
+  central square.
+
+  Args:
+    images: a path, Pillow image or array, or a sequence of these. Arrays are
+      uint8 [H, W, 3], or [N, H, W, 3] for N of them.
+
+  Returns:
+    uint8 [N, 256, 256, 3].
+
+  Raises:
+    UserError: one is not an image, or an array of another shape or type.
+  """
+  return np.stack([_square(image) for image in _listed(images)])
+
+
+def abstract(config: ml_collections.ConfigDict, num_classes: int) -> AlexNet:
+  """The network of a configuration on one device, shapes only."""
+  return nnx.eval_shape(lambda: _make(config, num_classes))
+
+
+def _make(config: ml_collections.ConfigDict, num_classes: int) -> AlexNet:
+  return AlexNet(
+    config.model,
+    num_classes,
+    config.augment.crop_size,
+    dtype=config.dtype,
+    rngs=nnx.Rngs(params=config.seed),
+  )
+
+
+def _joined(xs: list[jax.Array] | jax.Array) -> jax.Array:
+  return jnp.concatenate(xs, -1) if isinstance(xs, list) else xs
+
+
+def _listed(images: Any) -> Sequence[Picture]:
+  one = isinstance(images, str | os.PathLike | Image.Image)
+  if one or (isinstance(images, np.ndarray) and images.ndim == 3):
+    return [images]
+  if not len(images):
+    raise UserError('there is no image to look at')
+  return images
+
+
+def _square(image: Picture) -> np.ndarray:
+  if isinstance(image, str | os.PathLike):
+    photograph = photographs.Photograph(str(image), 0, os.fspath(image))
+    try:
+      return photograph.read()
+    except photographs.BadImageError as error:
+      raise UserError(f'{image}: {error}') from error
+  if isinstance(image, Image.Image):
+    return photographs.fit(image)
+  image = np.asarray(image)
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    raise UserError(
+      f'an image is uint8 [H, W, 3], not {image.dtype}{list(image.shape)}'
+    )
+  if image.shape[:2] == (photographs.SIZE,) * 2:
+    return image
+  return photographs.fit(Image.fromarray(image))
