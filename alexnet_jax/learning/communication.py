@@ -59,10 +59,19 @@ class Row:
 
 
 def abstract_setup(
-  config: ml_collections.ConfigDict, num_classes: int
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  mesh: Any = None,
 ) -> Setup:
-  """A setup to compile for, without a data set."""
-  mesh = sharding.make_mesh(
+  """A setup without a data set, to compile for, or to look at.
+
+  Args:
+    config: as configs/default.py describes it.
+    num_classes: outputs of fc8.
+    mesh: ('data', 'tower'), abstract or not; None: `config.mesh` on the
+      devices there are.
+  """
+  mesh = mesh or sharding.make_mesh(
     config.mesh.data, config.mesh.towers, config.model.towers
   )
   black = stats.Sums.of([np.zeros((SIZE, SIZE, 3), np.uint8)])

@@ -1,11 +1,13 @@
 """Where a run writes: metrics.jsonl, TensorBoard, pictures, a progress line."""
 
+import contextlib
 import io
 import json
 import socket
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -14,6 +16,7 @@ from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import record_writer
 
+from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import explained, write_atomically
 
 METRICS_FILE = 'metrics.jsonl'
@@ -133,6 +136,22 @@ def _drop_rows(path: epath.Path, first_step: int) -> None:
   if path.exists():
     lines = path.read_text().splitlines(keepends=True)
     write_atomically(path, ''.join(filter(keep, lines)))
+
+
+def read_rows(workdir: epath.PathLike) -> list[dict[str, Any]]:
+  """The rows of a run's metrics.jsonl; a line cut short is left out.
+
+  Raises:
+    UserError: there is none.
+  """
+  path = epath.Path(workdir) / METRICS_FILE
+  if not path.exists():
+    raise UserError(f'{workdir} is not a run: it has no {METRICS_FILE}')
+  rows = []
+  for line in path.read_text().splitlines():
+    with contextlib.suppress(ValueError):
+      rows.append(json.loads(line))
+  return [row for row in rows if isinstance(row, dict) and 'epoch' in row]
 
 
 class Progress:

@@ -1,0 +1,125 @@
+"""Matplotlib, without a window or global state: figures in, files out."""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from etils import epath
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.files import explained
+
+INK, FAINT = '#222222', '#8a8f98'
+# Okabe and Ito's colours, which people who see few colours tell apart.
+COLOURS = (
+  *('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00'),
+  *('#56b4e9', '#5b5b5b', '#b59f00'),
+)
+KINDS = ('png', 'svg', 'pdf', 'jpg')
+DPI = 144
+
+matplotlib.rcParams.update(
+  {
+    'font.size': 9,
+    'text.color': INK,
+    'axes.labelcolor': INK,
+    'axes.edgecolor': FAINT,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.titlesize': 9,
+    'xtick.color': INK,
+    'ytick.color': INK,
+    'legend.frameon': False,
+    'svg.fonttype': 'none',  # text stays text
+  }
+)
+
+
+def figure(width: float, height: float) -> Figure:
+  """An empty page, inches."""
+  return Figure((width, height), layout='constrained')
+
+
+def grid(fig: Figure, rows: int, columns: int) -> np.ndarray:
+  """Axes [rows, columns] without frames or ticks, for pictures."""
+  axes = fig.subplots(rows, columns, squeeze=False)
+  for ax in axes.flat:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+      spine.set_visible(False)
+  return axes
+
+
+def photograph(ax: Axes, image: np.ndarray, **options: Any) -> None:
+  """Shows uint8 [H, W, 3], or a map [H, W] with a colour scale."""
+  ax.imshow(image, interpolation='nearest', **options)
+
+
+def clipped(text: str, length: int) -> str:
+  """`text`, or its beginning where it would run into its neighbour."""
+  return text if len(text) <= length else text[: length - 1] + '…'
+
+
+def encode(fig: Figure, kind: str = 'png') -> bytes:
+  """The figure as the content of a file, margins cut."""
+  buffer = io.BytesIO()
+  fig.savefig(
+    buffer, format=kind, dpi=DPI, bbox_inches='tight', pad_inches=0.08
+  )
+  return buffer.getvalue()
+
+
+def save(fig: Figure, path: epath.PathLike) -> None:
+  """Writes the figure; its name's ending says as what.
+
+  Raises:
+    UserError: no such kind of file, or it cannot be written.
+  """
+  path = epath.Path(path)
+  check_kind(path)
+  data = encode(fig, path.suffix[1:])
+  with explained(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+  print(f'{path} written', flush=True)
+
+
+def check_kind(path: epath.PathLike) -> None:
+  """Refuses a name that `save` would, before anything is computed."""
+  if epath.Path(path).suffix[1:] not in KINDS:
+    kinds = ', '.join(f'.{kind}' for kind in KINDS)
+    raise UserError(f'{path}: a picture ends in one of {kinds}')
+
+
+def data_uri(data: bytes, kind: str = 'png') -> str:
+  """The content of a picture as an address that needs no network."""
+  return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
+
+
+def thumbnail(image: np.ndarray, size: int = 160) -> bytes:
+  """uint8 [H, W, 3] as a small JPEG."""
+  buffer = io.BytesIO()
+  small = Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS)
+  small.save(buffer, 'JPEG', quality=82)
+  return buffer.getvalue()
+
+
+def colour(number: int) -> str:
+  return COLOURS[number % len(COLOURS)]
+
+
+def names_of(paths: Sequence[epath.PathLike]) -> list[str]:
+  """A short name of each folder, longer where two have the same."""
+  parts = [epath.Path(path).absolute().parts for path in paths]
+  for length in range(1, max(map(len, parts)) + 1):
+    names = ['/'.join(part[-length:]) for part in parts]
+    if len(set(names)) == len(names):
+      break
+  return names

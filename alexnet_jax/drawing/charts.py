@@ -1,0 +1,150 @@
+"""Numbers of runs as curves and tables: errors, loss, rate, confusion."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alexnet_jax.drawing import canvas
+
+Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
+_SPLITS = {'train': (0, (1, 1)), 'validation': '-', 'test': 'o'}
+_SMOOTH = 40  # points left of a long training curve
+_MOST_CLASSES = 30  # that a matrix has room to name
+
+
+def curves(runs: Mapping[str, Rows]) -> Figure:
+  """Loss, errors and rate by epoch; training dotted, validation solid.
+
+  Args:
+    runs: {name: rows of its metrics.jsonl}.
+  """
+  fig = canvas.figure(9.6, 2.9)
+  axes = dict(
+    zip(('loss', 'top1_error', 'rate'), fig.subplots(1, 3), strict=True)
+  )
+  titles = ('loss', 'top-1 error', 'rate')
+  for (quantity, ax), title in zip(axes.items(), titles, strict=True):
+    for number, rows in enumerate(runs.values()):
+      _lines(ax, rows, quantity, canvas.colour(number))
+    ax.set_title(title, loc='left')
+    ax.set_xlabel('epoch')
+    ax.set_xlim(left=0)
+  axes['rate'].set_yscale('log')
+  axes['loss'].set_ylim(bottom=0)
+  axes['top1_error'].set_ylim(0, 1)
+  axes['top1_error'].yaxis.set_major_formatter(lambda y, _: f'{y:.0%}')
+  _legend(fig, axes['loss'], runs)
+  return fig
+
+
+def quantities(runs: Mapping[str, Rows], prefix: str) -> Figure | None:
+  """A panel for each quantity whose name begins with `prefix`; None: none.
+
+  Args:
+    runs: {name: rows}.
+    prefix: such as 'health/'.
+  """
+  names = {
+    key: None
+    for rows in runs.values()
+    for row in rows
+    for key in row
+    if key.startswith(prefix)
+  }
+  if not names:
+    return None
+  columns = min(3, len(names))
+  lines = -(-len(names) // columns)
+  fig = canvas.figure(3.2 * columns, 2.1 * lines + 0.3)
+  axes = fig.subplots(lines, columns, squeeze=False).flat
+  for ax, name in zip(axes, names, strict=False):
+    for number, rows in enumerate(runs.values()):
+      x, y = _series(rows, name)
+      ax.plot(x, y, color=canvas.colour(number), lw=1.2)
+    ax.set_title(name.removeprefix(prefix), loc='left')
+  for ax in list(axes)[len(names) :]:
+    ax.set_axis_off()
+  return fig
+
+
+def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
+  """How often each class was taken for which.
+
+  Args:
+    counts: int [C, C], of `learning.looking.confusion`: row i is class i,
+      column j what it was taken for.
+    names: of the classes.
+  """
+  few = len(names) <= _MOST_CLASSES
+  side = 1.6 + 0.42 * len(names) if few else 7
+  fig = canvas.figure(side, side)
+  ax = fig.subplots()
+  shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  ax.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+  ax.set_xlabel('predicted')
+  ax.set_ylabel('true')
+  if few:
+    places, texts = range(len(names)), [canvas.clipped(n, 16) for n in names]
+    ax.set_xticks(places, texts, rotation=45, ha='right')
+    ax.set_yticks(places, texts)
+    for (i, j), count in np.ndenumerate(counts):
+      if count:
+        ink = 'white' if shares[i, j] > 0.5 else canvas.INK
+        ax.text(j, i, count, ha='center', va='center', fontsize=8, color=ink)
+  ax.tick_params(length=0)
+  right = np.trace(counts) / max(counts.sum(), 1)
+  ax.set_title(f'{right:.1%} of {counts.sum():,} right', loc='left')
+  return fig
+
+
+def _lines(ax: Axes, rows: Rows, quantity: str, ink: str) -> None:
+  """One run's lines of a quantity: a split each."""
+  for split, style in _SPLITS.items():
+    x, y = _series(rows, f'{split}/{quantity}')
+    if not len(x):
+      continue
+    if style == 'o':
+      ax.plot(x, y, style, color=ink, markersize=4, zorder=3)
+    elif split == 'train' and quantity != 'rate':
+      ax.plot(*_smooth(x, y), linestyle=style, color=ink, lw=1.1)
+    else:
+      steps = 'steps-mid' if quantity == 'rate' else 'default'
+      ax.plot(x, y, '-', color=ink, lw=1.6, drawstyle=steps)
+
+
+def _series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
+  """Epochs, and the values of `key` there."""
+  found = [(row['epoch'], row[key]) for row in rows if key in row]
+  x, y = np.array(found, np.float64).reshape(-1, 2).T
+  return x, y
+
+
+def _smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Means of neighbours: a row of training is one batch, which is noise."""
+  parts = max(1, min(_SMOOTH, len(x)))
+  return tuple(  # type: ignore[return-value]
+    np.array([part.mean() for part in np.array_split(values, parts)])
+    for values in (x, y)
+  )
+
+
+def _legend(fig: Figure, ax: Axes, runs: Mapping[str, Rows]) -> None:
+  marks = {
+    'training': {'linestyle': _SPLITS['train']},
+    'validation': {'linestyle': '-'},
+    'test': {'linestyle': '', 'marker': 'o', 'markersize': 4},
+  }
+  handles = [
+    ax.plot([], [], color=canvas.FAINT, label=name, **mark)[0]  # type: ignore[arg-type]
+    for name, mark in marks.items()
+  ]
+  if len(runs) > 1:
+    handles += [
+      ax.plot([], [], color=canvas.colour(number), lw=2, label=name)[0]
+      for number, name in enumerate(runs)
+    ]
+  columns = min(len(handles), 4)
+  fig.legend(handles=handles, loc='outside lower left', ncols=columns)
