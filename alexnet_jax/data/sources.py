@@ -1,7 +1,9 @@
 """Where images come from: a folder tree or drawings (and `imagenet`)."""
 
 import dataclasses
+import glob
 import hashlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,6 +49,36 @@ class Drawing:
 
   def read(self) -> Pixels:
     return shapes.draw(shapes.SEED, self.split, self.index)
+
+
+def named(words: Sequence[str]) -> list[str]:
+  """Files that a person names: files, folders of them, or globs.
+
+  Args:
+    words: a folder stands for all files below it but hidden ones, sorted; a
+      glob (which the shell did not expand) for what it matches.
+
+  Raises:
+    UserError: there is nothing of such a name.
+  """
+  files: list[str] = []
+  for word in words:
+    path = Path(word)
+    if path.is_dir():
+      below = [p for p in path.rglob('*') if p.is_file()]
+      found = [
+        str(p)
+        for p in sorted(below)
+        if not any(part[0] == '.' for part in p.relative_to(path).parts)
+      ]
+    elif path.exists():
+      found = [word]
+    else:
+      found = sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
+    if not found:
+      raise UserError(f'{word}: there is no such file, folder or glob')
+    files += found
+  return files
 
 
 def drawn_shapes() -> Source:

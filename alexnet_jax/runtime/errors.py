@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
+ANY = sys.maxsize  # as many words as one likes
+
 
 class UserError(ValueError):
   """Something the user can mend. The message says what was wrong, where, and

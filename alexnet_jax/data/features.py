@@ -1,0 +1,159 @@
+"""Features of photographs in a file: ArrayRecord or .npy, written whole.
+
+Row i is the vector of photograph i. Its name is a path, or SPLIT:INDEX of a
+data set; its label is -1 where nobody knows it. An ArrayRecord holds
+`tf.train.Example`s, as a TFDS data set does; beside an .npy file the names and
+labels are in .tsv.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from etils import epath
+
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.files import explained, write_atomically
+
+KINDS = ('.array_record', '.npy')
+_ROWS = 256  # read at a time
+
+
+class Part(NamedTuple):
+  """Some rows.
+
+  Attributes:
+    features: float32 [n, D].
+    names: n of them.
+    labels: n of them.
+  """
+
+  features: np.ndarray
+  names: Sequence[str]
+  labels: Sequence[int]
+
+
+def check_kind(path: epath.PathLike) -> epath.Path:
+  """Refuses a name that `write` would, before anything is computed."""
+  path = epath.Path(path)
+  if path.suffix not in KINDS:
+    raise UserError(f'{path}: features go to a file *{" or *".join(KINDS)}')
+  return path
+
+
+def write(path: epath.PathLike, total: int, parts: Iterator[Part]) -> None:
+  """Writes all rows; the file is there once it is whole.
+
+  Args:
+    path: ends in .array_record or .npy.
+    total: how many rows `parts` have.
+    parts: at least one.
+
+  Raises:
+    UserError: another ending, or the disk is full.
+  """
+  path = check_kind(path)
+  temporary = path.parent / f'.{path.name}.tmp'
+  make = _write_npy if path.suffix == '.npy' else _write_records
+  with explained(path), explained(path, RuntimeError):  # ArrayRecord's
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      names = make(temporary, total, parts)
+      if path.suffix == '.npy':
+        write_atomically(path.with_suffix('.tsv'), ''.join(names))
+      temporary.replace(path)
+    finally:
+      temporary.unlink(missing_ok=True)
+
+
+def read(path: epath.PathLike) -> Iterator[Part]:
+  """The rows of a file that `write` made, some at a time.
+
+  Raises:
+    UserError: it is not there, or not such a file.
+  """
+  path = check_kind(path)
+  if not path.exists():
+    raise UserError(f'no features in {path}: make them with `features`')
+  parts = _read_npy(path) if path.suffix == '.npy' else _read_records(path)
+  try:
+    yield from parts
+  except (RuntimeError, ValueError, OSError) as error:
+    raise UserError(
+      f'{path} is damaged, or not what `features` writes: {error}'
+    ) from error
+
+
+def _write_npy(path: epath.Path, total: int, parts: Iterator[Part]):
+  lines: list[str] = []
+  array = None
+  for part in parts:
+    if array is None:
+      array = np.lib.format.open_memmap(
+        path, 'w+', np.float32, (total, part.features.shape[1])
+      )
+    array[len(lines) : len(lines) + len(part.features)] = part.features
+    lines += [
+      f'{label}\t{name}\n'
+      for name, label in zip(part.names, part.labels, strict=True)
+    ]
+  assert array is not None and len(lines) == total
+  array.flush()
+  return lines
+
+
+def _read_npy(path: epath.Path) -> Iterator[Part]:
+  array = np.load(path, mmap_mode='r')  # no pickles
+  lines = path.with_suffix('.tsv').read_text().splitlines()
+  if array.ndim != 2 or len(array) != len(lines):
+    raise ValueError(f'{list(array.shape)} numbers, {len(lines)} names')
+  for start in range(0, len(array), _ROWS):
+    rows = [line.split('\t', 1) for line in lines[start : start + _ROWS]]
+    yield Part(
+      np.array(array[start : start + _ROWS]),
+      [name for _, name in rows],
+      [int(label) for label, _ in rows],
+    )
+
+
+def _example(length: int | None) -> tfds.features.FeaturesDict:
+  return tfds.features.FeaturesDict(
+    {
+      'features': tfds.features.Tensor(shape=(length,), dtype=np.float32),
+      'name': tfds.features.Text(),
+      'label': tfds.features.Scalar(np.int64),
+    }
+  )
+
+
+def _write_records(path: epath.Path, total: int, parts: Iterator[Part]):
+  writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
+  count = 0
+  with contextlib.closing(writer):
+    for part in parts:
+      form = _example(part.features.shape[1])
+      for row, name, label in zip(*part, strict=True):
+        example = {'features': row, 'name': name, 'label': label}
+        writer.write(form.serialize_example(form.encode_example(example)))
+        count += 1
+  assert count == total
+
+
+def _read_records(path: epath.Path) -> Iterator[Part]:
+  reader = array_record_module.ArrayRecordReader(str(path))
+  form = _example(None)
+  with contextlib.closing(reader):
+    for start in range(0, reader.num_records(), _ROWS):
+      stop = min(start + _ROWS, reader.num_records())
+      rows = [
+        form.deserialize_example_np(record)
+        for record in reader.read(list(range(start, stop)))
+      ]
+      yield Part(
+        np.stack([row['features'] for row in rows]),
+        [row['name'].decode() for row in rows],
+        [int(row['label']) for row in rows],
+      )

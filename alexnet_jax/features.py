@@ -1,0 +1,79 @@
+r"""Writes what a layer makes of photographs: fc7's 4096 numbers, or others.
+
+  python -m alexnet_jax.features --split=train --output=train.array_record
+  python -m alexnet_jax.features IMAGE... --layer=fc6 --output=mine.npy
+
+IMAGE is a file, a folder or a glob; without any, --split of the run's data set
+is taken. A row is the central view of one photograph. An ArrayRecord has
+`tf.train.Example`s with features, name and label; beside an .npy file, [N, D]
+float32, a .tsv file has a label and a name on each line. `neighbours` reads
+either.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import flags, logging
+
+from alexnet_jax.runtime import errors
+
+_WORKDIR = flags.DEFINE_string(
+  'workdir', 'runs/default', 'Folder of the run whose network is used.'
+)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', 'best', 'best, last or the number of a step.'
+)
+_LAYER = flags.DEFINE_string(
+  'layer', 'fc7', "A layer's name, conv1 to fc8; maps are flattened."
+)
+_SPLIT = flags.DEFINE_enum(
+  'split',
+  'train',
+  ['train', 'validation', 'test'],
+  "Without IMAGE: what to take of the run's data set.",
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, 'Folder of data sets. Default: as the run had it.'
+)
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'File to write: *.array_record or *.npy.', required=True
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  logging.set_verbosity(logging.WARNING)
+  from alexnet_jax import library
+  from alexnet_jax.data import features, sources
+  from alexnet_jax.learning import looking
+  from alexnet_jax.runtime.writers import Progress
+
+  features.check_kind(_OUTPUT.value)
+  files = sources.named(argv[1:])
+  model = library.load(_WORKDIR.value, _CHECKPOINT.value)
+  if files:
+    total, batches = len(files), _of_files(files)
+  else:
+    dataset = looking.open_data(model.config, _DATA_DIR.value)
+    batches = looking.named_batches(dataset, _SPLIT.value)
+    total = dataset.num_examples(_SPLIT.value)
+
+  def parts() -> Iterator[features.Part]:
+    for images, names, labels in batches:
+      yield features.Part(model.features(images, _LAYER.value), names, labels)
+      progress.update(len(names))
+
+  with Progress(total, 'images') as progress:
+    features.write(_OUTPUT.value, total, parts())
+  print(f'{_OUTPUT.value}: {total:,} rows of {_LAYER.value}', flush=True)
+
+
+def _of_files(files: Sequence[str]) -> Iterator[tuple[Any, list[str], list]]:
+  from alexnet_jax import library
+
+  for start in range(0, len(files), library.BATCH):
+    some = list(files[start : start + library.BATCH])
+    yield library.preprocess(some), some, [-1] * len(some)
+
+
+if __name__ == '__main__':
+  errors.run(main, words=errors.ANY)

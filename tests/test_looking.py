@@ -1,0 +1,202 @@
+"""Predictions, features and neighbours, against NumPy and sums by hand."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small_pictures
+import small_runs
+from PIL import Image
+
+import alexnet_jax
+from alexnet_jax.data import builders, features, sources
+from alexnet_jax.learning import looking
+from alexnet_jax.runtime.errors import UserError
+
+pytestmark = pytest.mark.usefixtures('cached')
+
+
+def test_nearest_is_brute_force():
+  rng = np.random.default_rng(0)
+  gallery = rng.normal(size=(101, 17)).astype(np.float32)
+  gallery[70] = gallery[13]  # equals: the first comes first
+  queries = np.concatenate([gallery[13:15], rng.normal(size=(3, 17))])
+  distances = np.linalg.norm(queries[:, None] - gallery[None], axis=-1)
+  order = np.argsort(distances, axis=1, kind='stable')[:, :5]
+  parts = (gallery[i : i + 40] for i in range(0, 101, 40))
+  found, places = looking.nearest(queries, parts, 5)
+  np.testing.assert_array_equal(places, order)
+  assert places[0, :2].tolist() == [13, 70]
+  np.testing.assert_allclose(found, np.sort(distances, 1)[:, :5], atol=1e-12)
+
+
+def test_nearest_refuses_what_does_not_fit():
+  with pytest.raises(UserError, match='length 4 .* those here have 3'):
+    looking.nearest(np.zeros((1, 3)), [np.zeros((2, 4))], 1)
+  with pytest.raises(UserError, match='2 photographs to look among, 3 wanted'):
+    looking.nearest(np.zeros((1, 3)), [np.zeros((2, 3))], 3)
+
+
+def test_confusion_by_hand():
+  found = looking.confusion(
+    np.array([0, 0, 1, 2, 2]), np.array([0, 2, 1, 0, 0]), 3
+  )
+  assert found.tolist() == [[1, 0, 1], [0, 1, 0], [2, 0, 0]]
+
+
+def test_occlusion_finds_the_only_pixel_that_counts():
+  def probabilities(views):
+    one = views[:, 5, 12, 0]
+    return np.stack([1 - one, one], 1)
+
+  view = np.full((16, 16, 3), 0.75, np.float32)
+  drops = looking.occlusion(probabilities, view, 1, patch=4, stride=4)
+  want = np.zeros((4, 4))
+  want[1, 2:4] = 0.75  # patches around (6, 10) and (6, 14) hide (5, 12)
+  want[1, 2] = 0  # 10 + 2 is the first that is not hidden
+  np.testing.assert_allclose(drops, want)
+  np.testing.assert_array_equal(view, 0.75)
+
+
+def test_examples_are_taken_from_all_over(data_dir):
+  dataset = builders.open_dataset('pictures', data_dir)
+  assert looking.spread(dataset, 'train', 4) == [4, 13, 22, 31]  # of 36
+  assert looking.spread(dataset, 'test', 99) == list(range(11))
+  _, labels = looking.read(dataset, 'test', [0, 10])
+  assert labels == [0, 5]
+
+
+@pytest.mark.parametrize('kind', ['npy', 'array_record'])
+def test_features_are_read_as_written(tmp_path, kind):
+  rng = np.random.default_rng(1)
+  rows = rng.normal(size=(300, 5)).astype(np.float32)
+  names = [f'a folder/grün {i}.jpg' for i in range(300)]
+  labels = list(range(-1, 299))
+  path = tmp_path / 'deep' / f'some.{kind}'
+
+  def parts(stop):
+    for i in range(0, stop, 128):
+      some = slice(i, i + 128)
+      yield features.Part(rows[some], names[some], labels[some])
+
+  features.write(path, 300, parts(300))
+  read = list(features.read(path))
+  np.testing.assert_array_equal(
+    np.concatenate([p.features for p in read]), rows
+  )
+  assert [name for part in read for name in part.names] == names
+  assert [label for part in read for label in part.labels] == labels
+  if kind == 'npy':
+    np.testing.assert_array_equal(np.load(path), rows)
+
+  def broken():
+    yield from parts(128)
+    raise UserError('a bad image')
+
+  before = path.read_bytes()
+  with pytest.raises(UserError, match='a bad image'):
+    features.write(path, 300, broken())
+  assert path.read_bytes() == before
+  assert not list(path.parent.glob('.*'))
+  path.write_bytes(before[:100])
+  with pytest.raises(UserError, match='is damaged, or not what'):
+    list(features.read(path))
+
+
+def test_features_of_another_kind(tmp_path):
+  with pytest.raises(UserError, match='a file .*array_record or .*npy'):
+    features.check_kind('x.npz')
+  with pytest.raises(UserError, match='no features in'):
+    list(features.read(tmp_path / 'x.npy'))
+
+
+def test_photographs_are_named_by_files_folders_and_globs(tmp_path):
+  for name in ('b/2.jpg', 'b/1.jpg', 'b/.hidden', 'b/c/3.jpg', '.d/4.jpg'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  b = tmp_path / 'b'
+  assert sources.named([str(b / '2.jpg'), str(b)]) == [
+    *(str(b / name) for name in ('2.jpg', '1.jpg', '2.jpg', 'c/3.jpg')),
+  ]
+  assert sources.named([str(b / '*.jpg')]) == [
+    str(b / '1.jpg'),
+    str(b / '2.jpg'),
+  ]
+  with pytest.raises(UserError, match='gone: there is no such file'):
+    sources.named([str(tmp_path / 'gone')])
+
+
+# ---- The programs.
+
+
+def program(*arguments) -> subprocess.CompletedProcess:
+  done = subprocess.run(
+    [sys.executable, '-m', *map(str, arguments)],
+    cwd=small_runs.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert 'Traceback' not in done.stderr, done.stderr
+  return done
+
+
+def test_predict_says_what_the_network_says(reference, tmp_path):
+  files = [tmp_path / 'in' / f'{i}.png' for i in range(2)]
+  files[0].parent.mkdir()
+  for i, file in enumerate(files):
+    small_pictures.draw_picture(i, (300, 280)).save(file)
+  bad = tmp_path / 'in' / 'z.jpg'
+  bad.write_bytes(b'no image')
+  done = program(
+    *('alexnet_jax.predict', tmp_path / 'in', f'--workdir={reference}'),
+    *('--format=json', '--top=3', '--views=2'),
+  )
+  assert done.returncode == 2
+  assert f'error: {bad}: not an image of these kinds' in done.stderr
+  answers = json.loads(done.stdout)
+  assert [answer['image'] for answer in answers] == list(map(str, files))
+  model = alexnet_jax.load(reference)
+  for file, answer in zip(files, answers, strict=True):
+    logits = np.asarray(model(model.preprocess(file, views=2))[:, 0])
+    e = np.exp(logits.astype(np.float64))
+    softmax = (e / e.sum(-1, keepdims=True)).mean(0)
+    order = np.argsort(-softmax)[:3]
+    found = answer['predictions']
+    assert [p['label'] for p in found] == order.tolist()
+    assert [p['class'] for p in found] == [model.class_names[k] for k in order]
+    np.testing.assert_allclose(
+      [p['probability'] for p in found], softmax[order], rtol=1e-5
+    )
+
+
+def test_neighbours_are_those_of_the_features(reference, data_dir, tmp_path):
+  done = program(
+    *('alexnet_jax.features', f'--workdir={reference}', '--split=train'),
+    f'--output={tmp_path / "train.npy"}',
+  )
+  assert done.returncode == 0, done.stderr
+  gallery = np.load(tmp_path / 'train.npy')
+  source = builders.open_dataset('pictures', data_dir).source('train')
+  model = alexnet_jax.load(reference)
+  np.testing.assert_allclose(
+    gallery, model.features([row['image'] for row in source]), atol=1e-6
+  )
+  file = tmp_path / 'seventh.png'
+  Image.fromarray(source[7]['image']).save(file)
+  done = program(
+    *('alexnet_jax.neighbours', file, f'--workdir={reference}', '--top=3'),
+    f'--features={tmp_path / "train.npy"}',
+    f'--output={tmp_path / "near.png"}',
+  )
+  assert done.returncode == 0, done.stderr
+  order = np.argsort(np.linalg.norm(gallery - gallery[7], axis=1))[:3]
+  lines = done.stdout.splitlines()
+  assert lines[0] == str(file)
+  assert [line.split()[2] for line in lines[1:4]] == [
+    f'(train:{place})' for place in order
+  ]
+  assert order[0] == 7 and float(lines[1].split()[0]) < 1e-3
+  with Image.open(tmp_path / 'near.png') as image:
+    assert min(image.size) > 100
