@@ -4,8 +4,8 @@
   python -m alexnet_jax.prepare --source=folder --input=my_pictures --name=mine
   python -m alexnet_jax.prepare --source=imagenet2012 --input=folder_of_tars
 
-Each photograph is turned upright, its shorter side brought to 256 and the
-central 256x256 kept; the mean and the colour covariance of the training split
+Each photograph is turned upright, its shorter side brought to 256 (--size) and
+the central square kept; the mean and the colour covariance of the training split
 are measured on the way.
 """
 
@@ -45,6 +45,13 @@ _ENCODING = flags.DEFINE_enum(
   'raw: 197 kB an image, 252 GB for ImageNet, read at thousands of images/s '
   'per core. jpeg: quality 90, 4:4:4, about 30 kB, read 4 times slower.',
 )
+_SIZE = flags.DEFINE_integer(
+  'size',
+  256,
+  'Side of the square images, pixels: 32 keeps those of CIFAR as they are.',
+  lower_bound=8,
+  upper_bound=4096,
+)
 _VALIDATION_SHARE = flags.DEFINE_float(
   'validation_share',
   0.1,
@@ -82,6 +89,7 @@ def main(_) -> None:
     name=_NAME.value,
     input_dir=_INPUT.value,
     encoding=_ENCODING.value,
+    size=_SIZE.value,
     validation_share=_VALIDATION_SHARE.value,
     test_share=_TEST_SHARE.value,
     skip_bad=_SKIP_BAD.value,

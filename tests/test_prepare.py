@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 from small_pictures import contents, prepare, start, write_tree
 
 from alexnet_jax.data import (
@@ -50,6 +51,30 @@ def test_folder_is_read_back_pixel_by_pixel(tmp_path, pets, capfd):
     np.cov(pixels.reshape(-1, 3).T, bias=True),
   )
   assert dataset.statistics.count == 46
+
+
+@pytest.mark.parametrize('encoding', ['raw', 'jpeg'])
+def test_small_pictures_keep_their_pixels_at_their_own_size(tmp_path, encoding):
+  tree = tmp_path / 'tiny'
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(0, 256, (12, 32, 32, 3), np.uint8)
+  for i, image in enumerate(pixels):
+    file = tree / 'ab'[i % 2] / f'{i:02}.png'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(file)
+  kwargs = {'size': 32, 'encoding': encoding, 'validation_share': 0.0}
+  dataset = prepare('folder', tmp_path, tree, **kwargs)
+  assert dataset.image_size == 32
+  read = np.stack([example['image'] for example in dataset.source('train')])
+  assert read.shape == pixels.shape
+  if encoding == 'raw':
+    order = [*range(0, 12, 2), *range(1, 12, 2)]
+    np.testing.assert_array_equal(read, pixels[order])
+  np.testing.assert_allclose(
+    dataset.statistics.mean_image, read.mean(0, dtype=np.float64)
+  )
+  with pytest.raises(UserError, match='made with size = 32, not 256'):
+    prepare('folder', tmp_path, tree, **kwargs | {'size': 256})
 
 
 def test_tfds_alone_reads_it_in_order(tmp_path, pets):

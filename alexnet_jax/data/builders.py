@@ -1,4 +1,4 @@
-"""Data sets of 256x256 photographs: written once by `prepare`, read by index.
+"""Data sets of square photographs, 256x256 by default: written once by `prepare`, read by index.
 
 A data set is a TFDS data set, `<data_dir>/<name>/<version>/`: ArrayRecord
 shards and TFDS's own description, with the statistics of the training split
@@ -26,7 +26,6 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import explained
 from alexnet_jax.runtime.writers import Progress
 
-_SHAPE = (photographs.SIZE, photographs.SIZE, 3)
 _STATISTICS = 'statistics.npz'
 SHARD = 1024  # examples per file: 200 MB of raw pixels
 # Photographs hardly compress (17 % with zstd) and are read 3 times slower then.
@@ -42,17 +41,21 @@ class Dataset:
   class_names: tuple[str, ...]
   statistics: Statistics
   fingerprint: dict[str, Any]  # how it was made, with what, how many
-  image_size: int = photographs.SIZE
 
   @property
   def num_classes(self) -> int:
     return len(self.class_names)
 
+  @property
+  def image_size(self) -> int:
+    """Side of the stored images, pixels."""
+    return self.statistics.mean_image.shape[0]
+
   def num_examples(self, split: str) -> int:
     return self.fingerprint['examples'].get(split, 0)
 
   def source(self, split: str) -> Sequence[dict[str, Any]]:
-    """Random access to {'image': uint8 [256, 256, 3], 'label': int}.
+    """Random access to {'image': uint8 [side, side, 3], 'label': int}.
 
     The arrays are read-only. The source can be pickled, for worker processes.
 
@@ -74,7 +77,9 @@ class Dataset:
     source = builder.as_data_source(
       split, decoders={'image': _DecodeJpeg()} if jpeg else None
     )
-    return _Records(split, source, shards, self.num_classes)
+    return _Records(
+      split, source, shards, self.num_classes, self.image_size
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +90,7 @@ class _Records(Sequence):
   source: Sequence
   shards: tuple[tuple[str, int], ...]  # (file, records)
   num_classes: int
+  side: int
 
   def __len__(self) -> int:
     return len(self.source)
@@ -95,7 +101,8 @@ class _Records(Sequence):
     try:
       record = self.source[index]
       shape, label = record['image'].shape, record['label']
-      if shape != _SHAPE or not 0 <= label < self.num_classes:
+      expected = (self.side, self.side, 3)
+      if shape != expected or not 0 <= label < self.num_classes:
         raise ValueError(f'an image {shape} of class {label}')
       return record
     except Exception as error:  # ArrayRecord's, protobuf's, Pillow's
@@ -191,16 +198,19 @@ class Photographs(dataset_builder.FileReaderBuilder):
     super().__init__(data_dir=data_dir)
 
   def _info(self) -> tfds.core.DatasetInfo:
+    side = self._request['size']
     image = {
       'raw': tfds.features.Tensor(
-        shape=_SHAPE, dtype=np.uint8, encoding='bytes'
+        shape=(side, side, 3), dtype=np.uint8, encoding='bytes'
       ),
-      'jpeg': tfds.features.Image(shape=_SHAPE, encoding_format='jpeg'),
+      'jpeg': tfds.features.Image(
+        shape=(side, side, 3), encoding_format='jpeg'
+      ),
     }[self._request['encoding']]
     label = tfds.features.ClassLabel(names=self._found.class_names)
     return tfds.core.DatasetInfo(
       builder=self,
-      description='256x256 photographs for alexnet_jax',
+      description=f'{side}x{side} photographs for alexnet_jax',
       features=tfds.features.FeaturesDict({'image': image, 'label': label}),
       disable_shuffling=True,  # the order of reading is Grain's
       metadata=tfds.core.MetadataDict(
@@ -233,6 +243,7 @@ class Photographs(dataset_builder.FileReaderBuilder):
   def _write(self, split: str, submit: workers.Submit) -> tfds.core.SplitInfo:
     task = workers.Task(
       self.info.features,
+      side=self._request['size'],
       jpeg=self._request['encoding'] == 'jpeg',
       measure=split == 'train',
     )

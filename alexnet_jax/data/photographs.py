@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, features
 from alexnet_jax.runtime.errors import UserError
 
 SIZE = 256
-FILTER = 'Pillow bicubic, antialiased; shorter side to 256, central square'
+FILTER = 'Pillow bicubic, antialiased; shorter side, then central square'
 FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
 JPEG = {'quality': 90, 'subsampling': 0}  # 0 is 4:4:4
 
@@ -37,25 +37,25 @@ class Photograph:
   offset: int = 0
   size: int = -1  # to the end
 
-  def read(self) -> Pixels:
+  def read(self, side: int = SIZE) -> Pixels:
     try:
       with open(self.path, 'rb') as file:
         file.seek(self.offset)
         data = file.read(self.size)
     except OSError as error:  # of the disk, not of the photograph
       raise UserError(f'cannot read {self.path}: {error.strerror}') from error
-    return square(data)
+    return square(data, side)
 
 
-def square(data: bytes) -> Pixels:
-  """Decodes an image file to uint8 [256, 256, 3].
+def square(data: bytes, side: int = SIZE) -> Pixels:
+  """Decodes an image file to uint8 [side, side, 3], §2's 256 by default.
 
   The format, one of `FORMATS`, is found from the content (Pillow knows more;
   for EPS, which is a program, it would start Ghostscript). The EXIF orientation
   is applied, then grey, CMYK and palette images become RGB (alpha is dropped),
-  the shorter side is brought to 256 and the central 256x256 kept.
+  the shorter side is brought to `side` and the central square kept.
   `ImageOps.fit` does the last two in one resampling, so the crop is central to
-  a fraction of a pixel.
+  a fraction of a pixel; an image of that very size keeps its pixels.
 
   Raises:
     BadImageError: not an image, or a damaged one.
@@ -70,7 +70,7 @@ def square(data: bytes) -> Pixels:
       image.load()
       with contextlib.suppress(Exception):  # damaged EXIF, whole pixels
         ImageOps.exif_transpose(image, in_place=True)
-      return fit(image)
+      return fit(image, side)
   except PIL.UnidentifiedImageError:
     kinds = ', '.join(FORMATS)
     raise BadImageError(f'not an image of these kinds: {kinds}') from None
@@ -80,10 +80,10 @@ def square(data: bytes) -> Pixels:
     raise BadImageError(str(error) or type(error).__name__) from error
 
 
-def fit(image: Image.Image) -> Pixels:
+def fit(image: Image.Image, side: int = SIZE) -> Pixels:
   """The central square of an open image, as `square` cuts it."""
   rgb = image.convert('RGB')
-  return np.asarray(ImageOps.fit(rgb, (SIZE, SIZE), Image.Resampling.BICUBIC))
+  return np.asarray(ImageOps.fit(rgb, (side, side), Image.Resampling.BICUBIC))
 
 
 def encode_jpeg(pixels: Pixels) -> bytes:

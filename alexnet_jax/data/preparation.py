@@ -10,12 +10,12 @@ from typing import Any
 
 from etils import epath
 
-from alexnet_jax.data import builders, imagenet, sources
+from alexnet_jax.data import builders, imagenet, photographs, sources
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import explained, locked
 
-_BYTES = {'raw': 196_700, 'jpeg': 40_000}  # about, per example, on disk
+_BYTES = {'raw': 3.0, 'jpeg': 0.61}  # about, per pixel, on disk
 
 
 def ensure_shapes(data_dir: epath.PathLike) -> None:
@@ -32,6 +32,7 @@ def prepare(
   name: str | None = None,
   input_dir: str | None = None,
   encoding: str = 'raw',
+  size: int = photographs.SIZE,
   validation_share: float = 0.1,
   test_share: float = 0.0,
   skip_bad: bool = False,
@@ -50,6 +51,7 @@ def prepare(
     input_dir: where the photographs are (not for 'shapes').
     encoding: 'raw' pixels, or 'jpeg' of quality 90, 4:4:4. The statistics are
       those of the pixels as they will be read back.
+    size: side of the square images, pixels; the shapes have their own.
     validation_share: see `sources.folder`.
     test_share: likewise.
     skip_bad: leave out files that cannot be decoded, and list them, instead of
@@ -66,7 +68,9 @@ def prepare(
   name = name or source
   if not re.fullmatch('[a-z][a-z0-9_]*', name):
     raise UserError(f'--name={name}: take lower-case letters, digits and _')
-  request = _request(source, input_dir, encoding, validation_share, test_share)
+  request = _request(
+    source, input_dir, encoding, size, validation_share, test_share
+  )
   path = builders.dataset_path(name, data_dir)
   with explained(path):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +85,7 @@ def prepare(
     if path.exists() and not overwrite:
       return _reuse(builders.open_dataset(name, data_dir), request)
     found = _find(request)
-    _check_disk(found, encoding, path.parent)
+    _check_disk(found, encoding, size, path.parent)
     builder = builders.Photographs(
       name, scratch, found, request, skip_bad=skip_bad, workers=num_workers
     )
@@ -98,7 +102,8 @@ def prepare(
 
 
 def _reuse(dataset: Dataset, request: dict[str, Any]) -> Dataset:
-  was = dataset.fingerprint['request']
+  # Data sets made before there was a choice say nothing of it.
+  was = {'size': photographs.SIZE} | dataset.fingerprint['request']
   for key in was | request:
     if was.get(key) != request.get(key):
       raise UserError(
@@ -124,11 +129,18 @@ def _request(
   source: str,
   input_dir: str | None,
   encoding: str,
+  size: int,
   validation_share: float,
   test_share: float,
 ) -> dict[str, Any]:
   """What identifies a data set: stored with it, compared when asked again."""
-  request: dict[str, Any] = {'source': source, 'encoding': encoding}
+  request: dict[str, Any] = {
+    'source': source,
+    'encoding': encoding,
+    'size': size,
+  }
+  if source == 'shapes' and size != photographs.SIZE:
+    raise UserError(f'--size={size}: the shapes are drawn at 256')
   if source != 'shapes':
     if not input_dir:
       raise UserError(f'--source={source} needs --input=FOLDER')
@@ -157,8 +169,11 @@ def _find(request: dict[str, Any]) -> sources.Source:
   raise ValueError(f'unknown source: {request["source"]}')
 
 
-def _check_disk(found: sources.Source, encoding: str, path: epath.Path) -> None:
-  need = sum(map(len, found.examples.values())) * _BYTES[encoding]
+def _check_disk(
+  found: sources.Source, encoding: str, size: int, path: epath.Path
+) -> None:
+  count = sum(map(len, found.examples.values()))
+  need = count * size**2 * _BYTES[encoding]
   free = shutil.disk_usage(path).free
   if need > free:
     raise UserError(

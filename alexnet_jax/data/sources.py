@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from alexnet_jax.data import shapes
-from alexnet_jax.data.photographs import Photograph, Pixels
+from alexnet_jax.data.photographs import SIZE, Photograph, Pixels
 from alexnet_jax.runtime.errors import UserError
 
 SPLITS = ('train', 'validation', 'test')
@@ -23,7 +23,7 @@ class Example(Protocol):
   def name(self) -> str: ...
   @property
   def label(self) -> int: ...
-  def read(self) -> Pixels: ...
+  def read(self, side: int) -> Pixels: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Drawing:
   def label(self) -> int:
     return shapes.label(self.split, self.index)
 
-  def read(self) -> Pixels:
+  def read(self, side: int) -> Pixels:
+    assert side == SIZE, 'the shapes are drawn at one size'
     return shapes.draw(shapes.SEED, self.split, self.index)
 
 

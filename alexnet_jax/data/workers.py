@@ -38,6 +38,7 @@ class Task:
   """Turns a chunk of examples into records."""
 
   features: tfds.features.FeaturesDict
+  side: int  # of the square images, pixels
   jpeg: bool
   measure: bool  # sum the pixels too
 
@@ -45,7 +46,7 @@ class Task:
     records, problems, images = [], [], []
     for example in chunk:
       try:
-        image = example.read()
+        image = example.read(self.side)
       except photographs.BadImageError as error:
         problems.append(f'{example.name}: {error}')
         continue
