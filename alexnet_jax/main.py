@@ -47,9 +47,10 @@ _SPLIT = flags.DEFINE_enum(
 _VIEWS = flags.DEFINE_enum(
   'views',
   '1',
-  ['1', '2', '10'],
+  ['1', '2', '9', '10'],
   'With --mode=eval: views of an image to average: its centre; the mirror '
-  'image, too; four corners and the centre, and their mirror images.',
+  'image, too; a grid of three by three; four corners and the centre, and '
+  'their mirror images.',
 )
 _PROFILE = flags.DEFINE_string(
   'profile',

@@ -5,8 +5,8 @@
   python -m alexnet_jax.prepare --source=imagenet2012 --input=folder_of_tars
 
 Each photograph is turned upright, its shorter side brought to 256 (--size) and
-the central square kept; the mean and the colour covariance of the training split
-are measured on the way.
+the central square kept; the mean and the colour covariance of the training
+split are measured on the way.
 """
 
 import os

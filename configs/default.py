@@ -70,6 +70,9 @@ def get_config() -> ConfigDict:
   augment.mean = 'image'
 
   config.model = model = ConfigDict()
+  # 'alexnet', or a CIFAR-10 net of models/cifar.py: '80sec', '18pct',
+  # 'conv-local-13pct', which bring tables of their own.
+  model.name = 'alexnet'
   # Towers of the network, 1 or 2 (§3.2). Where they run is config.mesh.
   model.towers = 2
   # Every layer's kernels and units, times this.
@@ -108,6 +111,8 @@ def get_config() -> ConfigDict:
   model.init_std.fc6 = 0.01
   model.init_std.fc7 = 0.01
   model.init_std.fc8 = 0.01
+  # Times every one of them, whatever the network.
+  model.init_scale = 1.0
   # Initial biases (§5).
   model.init_bias = ConfigDict()
   model.init_bias.conv1 = 0.0
@@ -141,6 +146,9 @@ def get_config() -> ConfigDict:
   schedule.patience = 5.0
   schedule.max_drops = 3
   schedule.factor = 10.0
+  # Training ends, too, at an evaluation whose top-1 error is at most this, as
+  # figure 1 counts the epochs to 0.25; 0: never.
+  schedule.target = 0.0
 
   config.mesh = mesh = ConfigDict()
   # Devices the batch is spread over; -1: what is left (on CPUs 1).

@@ -103,3 +103,37 @@ def forward(params, images, act=lambda x: np.maximum(x, 0)):
   kernel = params['fc8']['kernel'].astype(np.float64)
   out['fc8'] = sum(xs[t] @ kernel[t] for t in towers) + params['fc8']['bias']
   return out
+
+
+# The layers of the CIFAR-10 nets (cuda-convnet).
+
+
+def avg_pool(x, size=3, stride=2):
+  """Windows round up; the mean of the pixels inside the image."""
+  return np.nanmean(windows(x, size, stride, np.nan), (3, 4))
+
+
+def map_norm(x, size, k, alpha, beta):
+  """x / (k + alpha / size^2 * the sum of squares around) ** beta, by place."""
+  x = x.astype(np.float64)
+  out = np.empty(x.shape)
+  half = size // 2
+  for i in range(x.shape[1]):
+    for j in range(x.shape[2]):
+      around = x[:, max(0, i - half) : i + half + 1]
+      around = around[:, :, max(0, j - half) : j + half + 1]
+      total = (around**2).sum((1, 2))
+      out[:, i, j] = x[:, i, j] / (k + alpha / size**2 * total) ** beta
+  return out
+
+
+def local(x, kernel, bias, pad):
+  """[B, H, W, in] with [H', W', k, k, in, out]: each place its own kernel."""
+  x = np.pad(x.astype(np.float64), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  rows, columns, size = kernel.shape[:3]
+  out = np.empty((len(x), rows, columns, kernel.shape[-1]))
+  for i in range(rows):
+    for j in range(columns):
+      patch = x[:, i : i + size, j : j + size]
+      out[:, i, j] = np.tensordot(patch, kernel[i, j], 3) + bias[i, j]
+  return out

@@ -215,11 +215,15 @@ def test_test_views():
   corners = [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
   cuts = [whole[:, y : y + CROP, x : x + CROP] for y, x in corners]
   mirrored = [cut[:, :, ::-1] for cut in cuts]
-  want = {1: [cuts[4]], 2: [cuts[4], mirrored[4]], 10: cuts + mirrored}
+  nine = [(y, x) for y in (0, 16, 32) for x in (0, 16, 32)]
+  grid = [whole[:, y : y + CROP, x : x + CROP] for y, x in nine]
+  want = {1: [cuts[4]], 9: grid, 2: [cuts[4], mirrored[4]], 10: cuts + mirrored}
   for number, expected in want.items():
     got = augment.test_views(constants, whole, CROP, number)
     assert max_norm_error(got, np.stack(expected) - mean) <= 1e-6
-  with pytest.raises(UserError, match=r'views is one of \[1, 2, 10\], not 5'):
+  with pytest.raises(
+    UserError, match=r'views is one of \[1, 2, 9, 10\], not 5'
+  ):
     augment.test_views(constants, whole, CROP, 5)
 
 

@@ -162,7 +162,7 @@ DEFAULT = '--config=configs/default.py'
     ([DEFAULT, '--config.model=3'], ['--config.model=3']),
     ([DEFAULT, '--modus=eval'], ["'modus'", 'mode']),
     ([DEFAULT, '--mode=test'], ['train|eval']),
-    ([DEFAULT, '--mode=eval', '--views=5'], ['<1|2|10>']),
+    ([DEFAULT, '--mode=eval', '--views=5'], ['<1|2|9|10>']),
     ([DEFAULT, '--split=training'], ['<train|validation|test>']),
     ([DEFAULT, 'batch_size=64'], ["'batch_size=64'", 'starts with --']),
   ],

@@ -33,6 +33,21 @@ def test_staircase_refuses_drops_that_fall():
     Staircase(0.01, (3.0, 2.0), 10.0)
 
 
+@pytest.mark.parametrize('kind', ['staircase', 'plateau'])
+def test_an_error_at_the_target_ends_it(kind):
+  config = default.get_config().schedule
+  config.kind, config.target = kind, 0.25
+  schedule = make_schedule(config)
+  for epoch, error in enumerate([0.9, 0.3, 0.25]):
+    assert not schedule.finished
+    schedule.observe(epoch, error)
+  assert schedule.finished
+  resumed = make_schedule(config)
+  resumed.resume(json.loads(json.dumps(schedule.position())))
+  assert resumed.finished
+  assert resumed.position() == schedule.position()
+
+
 # After each epoch: the error, the rate then, and whether it is finished.
 # Rate 2, patience 2, two drops at most, each by 4.
 COURSE = [

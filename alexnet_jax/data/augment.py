@@ -116,8 +116,9 @@ def test_views(
     constants: of `constants`.
     images: uint8 [B, size, size, 3].
     crop: side of a view, pixels.
-    views: 1, the centre; 2, it and its mirror image; 10, the four corners
-      and the centre, then their mirror images.
+    views: 1, the centre; 2, it and its mirror image; 9, the corners, the
+      middles of the sides and the centre (cuda-convnet's for CIFAR-10); 10,
+      the four corners and the centre, then their mirror images.
 
   Returns:
     float32 [views, B, crop, crop, 3].
@@ -128,10 +129,12 @@ def test_views(
   room = images.shape[1] - crop
   centre = (room // 2, room // 2)
   corners = [(0, 0), (0, room), (room, 0), (room, room)]
-  places = {1: [centre], 2: [centre], 10: [*corners, centre]}
+  thirds = (0, room // 2, room)
+  nine = [(y, x) for y in thirds for x in thirds]
+  places = {1: [centre], 2: [centre], 9: nine, 10: [*corners, centre]}
   if views not in places:
     raise UserError(f'views is one of {sorted(places)}, not {views}')
   cuts = [images[:, y : y + crop, x : x + crop] for y, x in places[views]]
-  if views > 1:
+  if views in (2, 10):
     cuts += [cut[:, :, ::-1] for cut in cuts]
   return jnp.stack(cuts).astype(jnp.float32) - constants.mean

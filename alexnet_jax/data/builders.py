@@ -1,4 +1,5 @@
-"""Data sets of square photographs, 256x256 by default: written once by `prepare`, read by index.
+"""Data sets of square photographs, 256x256 by default: written once by
+`prepare`, read by index.
 
 A data set is a TFDS data set, `<data_dir>/<name>/<version>/`: ArrayRecord
 shards and TFDS's own description, with the statistics of the training split
@@ -77,9 +78,7 @@ class Dataset:
     source = builder.as_data_source(
       split, decoders={'image': _DecodeJpeg()} if jpeg else None
     )
-    return _Records(
-      split, source, shards, self.num_classes, self.image_size
-    )
+    return _Records(split, source, shards, self.num_classes, self.image_size)
 
 
 @dataclasses.dataclass(frozen=True)

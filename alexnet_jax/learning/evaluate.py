@@ -1,4 +1,4 @@
-"""Errors on a split (§6): 1, 2 or 10 views, every example exactly once."""
+"""Errors on a split (§6): one view or several, every example exactly once."""
 
 import contextlib
 import functools
@@ -35,7 +35,7 @@ class Evaluator:
       setup: of `make_setup`.
       dataset: of `builders.open_dataset`.
       split: 'train', 'validation' or 'test'.
-      views: 1, 2 or 10 (`augment.test_views`); softmax averaged (§4.1).
+      views: 1, 2, 9 or 10 (`augment.test_views`); softmax averaged (§4.1).
 
     Raises:
       UserError: there is no such split or number of views.
@@ -151,7 +151,7 @@ def evaluate_checkpoint(
     workdir: of the run.
     checkpoint: 'last', 'best' or the number of a step.
     split: 'train', 'validation' or 'test'.
-    views: 1, 2 or 10.
+    views: 1, 2, 9 or 10.
 
   Returns:
     'loss', 'top1_error', 'top5_error'.

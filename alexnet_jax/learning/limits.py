@@ -21,6 +21,7 @@ _LIMITS = {
   'augment.color': (0, 1000),
   'model.width': (0.001, 100),
   'model.dropout': (0, 1),
+  'model.init_scale': (0, 1000),
   'model.lrn.size': (1, 100),
   'model.lrn.k': (0, _FLOAT32),
   'model.lrn.alpha': (0, _FLOAT32),
@@ -33,6 +34,7 @@ _LIMITS = {
   'schedule.patience': (0, _MANY),
   'schedule.max_drops': (0, 1000),
   'schedule.factor': (1, _MANY),
+  'schedule.target': (0, 1),
   'mesh.data': (-1, _MANY),
   'evals.batch_size': (0, _MANY),
 }

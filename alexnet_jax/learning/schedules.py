@@ -103,12 +103,43 @@ class Plateau:
     self._drops, self._finished = position['drops'], position['finished']
 
 
+class Until:
+  """Another schedule, finished as well by an error of at most `target`."""
+
+  def __init__(self, schedule: Schedule, target: float):
+    self._schedule, self._target, self._reached = schedule, target, False
+
+  def rate(self, epoch: float) -> float:
+    return self._schedule.rate(epoch)
+
+  def observe(self, epoch: float, error: float) -> None:
+    self._reached |= error <= self._target
+    self._schedule.observe(epoch, error)
+
+  @property
+  def finished(self) -> bool:
+    return self._reached or self._schedule.finished
+
+  def position(self) -> dict[str, Any]:
+    return {**self._schedule.position(), 'reached': self._reached}
+
+  def resume(self, position: dict[str, Any]) -> None:
+    inner = dict(position)
+    self._reached = bool(inner.pop('reached', False))
+    self._schedule.resume(inner)
+
+
 def make_schedule(config: ml_collections.ConfigDict) -> Schedule:
   """The schedule of `config.schedule`.
 
   Raises:
     UserError: no such kind.
   """
+  schedule = _make_kind(config)
+  return Until(schedule, config.target) if config.target else schedule
+
+
+def _make_kind(config: ml_collections.ConfigDict) -> Schedule:
   if config.kind == 'staircase':
     return Staircase(config.rate, tuple(config.drops), config.factor)
   if config.kind == 'plateau':

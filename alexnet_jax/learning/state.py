@@ -18,8 +18,8 @@ from alexnet_jax.data.builders import Dataset
 from alexnet_jax.data.stats import Statistics
 from alexnet_jax.learning import limits
 from alexnet_jax.learning.optimizer import make_optimizer
-from alexnet_jax.models import towers
-from alexnet_jax.models.alexnet import CONVS, AlexNet
+from alexnet_jax.models import get_model, towers
+from alexnet_jax.models.alexnet import CONVS
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
@@ -150,15 +150,11 @@ def make_setup(
     UserError: a field of the configuration has no such value.
   """
 
-  def make_model() -> AlexNet:
-    return AlexNet(
-      config.model,
+  def make_model() -> nnx.Module:
+    return get_model(
+      config,
       num_classes,
-      config.augment.crop_size,
-      dtype=config.dtype,
       tower_axis=sharding.TOWER,
-      parallelism=config.mesh.parallelism,
-      exchange_dtype=config.mesh.exchange_dtype,
       rngs=nnx.Rngs(params=config.seed),
     )
 
@@ -228,6 +224,8 @@ def restore(
     return None
   before = meta['config']['model']
   now = json.loads(setup.config.model.to_json())
+  # Checkpoints made before these fields were there have what was so then.
+  before = {'name': 'alexnet', 'init_scale': 1.0} | before
   for field in sorted(before.keys() | now.keys()):
     if before.get(field) != now.get(field):
       raise UserError(

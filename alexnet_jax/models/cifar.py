@@ -1,7 +1,7 @@
 """The CIFAR-10 nets of the authors' earlier program, cuda-convnet: what §3.1's
 figure 1 and §3.3's "four-layer" net are of. One tower each."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ NETS: dict[str, tuple[Conv | Dense, ...]] = {
   ),
 }
 # Of the file, where alpha is divided by the 9 places of a window.
-NORM = {'size': 3, 'k': 1.0, 'alpha': 5e-5, 'beta': 0.75}
+NORM: dict[str, Any] = {'size': 3, 'k': 1.0, 'alpha': 5e-5, 'beta': 0.75}
 
 
 class Weights(nnx.Module):
@@ -117,6 +117,11 @@ class CifarNet(nnx.Module):
         f'mesh.towers=1 and model.dropout=0.0, not {config.towers} towers and '
         f'dropout={config.dropout}'
       )
+    if config.activation not in layers.ACTIVATIONS:
+      raise UserError(
+        f'config.model.activation is one of {sorted(layers.ACTIVATIONS)}, not '
+        f'{config.activation!r}'
+      )
     self.rows = NETS[config.name]
     self.activation = config.activation
     self.has_norm = config.lrn.enabled
@@ -126,11 +131,17 @@ class CifarNet(nnx.Module):
       features = max(1, round(row.features * config.width))
       places: tuple[int, ...] = ()
       if isinstance(row, Conv):
-        shape = (row.kernel, row.kernel, fan_in, features)
+        shape: tuple[int, ...] = (row.kernel, row.kernel, fan_in, features)
         places = (size, size) if row.local else ()
         fan_in = features
         if row.pool:
-          size = layers.output_size(size, 3, 2)
+          try:
+            size = layers.output_size(size, 3, 2)
+          except UserError as error:
+            raise UserError(
+              f'config.augment.crop_size={image_size} is too small for '
+              f'{row.name}: {error}'
+            ) from None
       else:
         features = features if row.features else num_classes
         # The first fully connected layer reads all that is left of the maps.

@@ -5,7 +5,8 @@ platform is decided here and nowhere else; the tests hold every lowering to the
 plain formula.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import jax
@@ -244,3 +245,107 @@ def dropout(
     keys
   )
   return jnp.where(keep, x if form == 'paper' else x / (1 - rate), 0)
+
+
+def avg_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
+  """Average pooling; windows round up and divide by the pixels inside.
+
+  Args:
+    x: [B, H, W, channels].
+    window: pixels a window covers.
+    stride: pixels between windows.
+
+  Returns:
+    [B, H', W', channels].
+  """
+
+  def total(x: jax.Array) -> jax.Array:
+    edges = [_edges(extent, window, stride) for extent in x.shape[1:3]]
+    rows, columns = (
+      output_size(extent, window, stride) for extent in x.shape[1:3]
+    )
+    x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
+    # One axis after the other: six shifted adds in place of nine.
+    for axis, extent in ((1, rows), (2, columns)):
+      last = (extent - 1) * stride + 1
+      x = _total(
+        lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(window)
+      )
+    return x
+
+  return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+
+
+def map_norm(
+  x: jax.Array,
+  *,
+  size: int,
+  k: float = 1.0,
+  alpha: float,
+  beta: float = 0.75,
+) -> jax.Array:
+  """Response normalization within a map, of the authors' programs.
+
+  `x / (k + alpha / size^2 * s) ** beta`, s the sum of squares over the `size`
+  by `size` places around, those outside being zero.
+
+  Args:
+    x: [B, H, W, channels].
+    size: side of the neighbourhood, pixels.
+    k: the constant under the power.
+    alpha: weight of the squares, divided by `size**2` first.
+    beta: the power.
+
+  Returns:
+    The shape and dtype of `x`; sums are taken in float32.
+  """
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  before, after = size // 2, (size - 1) // 2
+  total = wide * wide
+  for axis in (1, 2):
+    extent = x.shape[axis]
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (before, after)
+    total = jnp.pad(total, padding)
+    total = _total(
+      lax.slice_in_dim(total, i, i + extent, axis=axis) for i in range(size)
+    )
+  return (wide * _power(k + alpha / size**2 * total, beta)).astype(x.dtype)
+
+
+def local(
+  x: jax.Array, kernel: jax.Array, bias: jax.Array, pad: int
+) -> jax.Array:
+  """A locally connected layer: a convolution whose places share no weights.
+
+  Args:
+    x: [B, H, W, in].
+    kernel: [H', W', k, k, in, out].
+    bias: [H', W', out].
+    pad: zeros on each side.
+
+  Returns:
+    [B, H', W', out].
+  """
+  rows, columns, size, _, _, out = kernel.shape
+  x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  taps = [
+    x[:, i : i + rows, j : j + columns]
+    for i in range(size)
+    for j in range(size)
+  ]
+  patches = jnp.concatenate(taps, axis=-1)  # [B, H', W', k k in]
+  matrices = kernel.reshape(rows, columns, -1, out)
+  return jnp.einsum('bhwi,hwio->bhwo', patches, matrices) + bias
+
+
+def _total(xs: Iterable[jax.Array]) -> jax.Array:
+  return functools.reduce(jnp.add, xs)
+
+
+def _power(denominator: jax.Array, beta: float) -> jax.Array:
+  """denominator ** -beta."""
+  if beta == 0.75:  # two square roots are many times cheaper than a power
+    root = lax.rsqrt(denominator)
+    return root * jnp.sqrt(root)
+  return denominator**-beta

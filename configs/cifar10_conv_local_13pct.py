@@ -1,0 +1,31 @@
+"""The net `conv-local-13pct` of cuda-convnet on 24x24 crops of CIFAR-10.
+
+  command   python -m alexnet_jax.main \\
+              --config=configs/cifar10_conv_local_13pct.py
+            (the data as configs/cifar10_80sec.py has it); then --mode=eval
+            --checkpoint=last --split=test --views=9
+  hardware  2 CPU cores
+  time      see the README
+  expected  13 % test error, most likely over the nine crops (cuda-convnet's)
+"""
+
+from ml_collections import ConfigDict
+
+from configs import cifar10_80sec
+
+
+def get_config() -> ConfigDict:
+  """Rates and decays of the file; crops of its methodology; epochs ours."""
+  config = cifar10_80sec.get_config()
+  config.model.name = 'conv-local-13pct'
+  config.augment.crop_size = 24
+  config.augment.random_crop = True
+  config.augment.random_flip = True
+  config.length = '120 epochs'
+  config.schedule.drops = (100.0, 110.0)
+  config.optimizer.decay_multipliers = (
+    ('bias', 0.0),
+    ('conv', 0.0),
+    ('', 1.0),
+  )
+  return config

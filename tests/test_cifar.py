@@ -1,0 +1,251 @@
+"""The CIFAR-10 nets: their layers and every activation against NumPy."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+import small_runs
+from conftest import max_norm_error
+from flax import nnx
+from jax.test_util import check_grads
+from PIL import Image
+
+from alexnet_jax.data import preparation
+from alexnet_jax.models import get_model, layers
+from alexnet_jax.runtime.errors import UserError
+
+
+def normal(seed, shape, scale=1.0):
+  draw = scale * np.random.default_rng(seed).normal(size=shape)
+  return draw.astype(np.float32)
+
+
+@pytest.mark.parametrize('size', [16, 7])
+def test_avg_pool_divides_by_the_pixels_inside(size):
+  x = normal(0, (2, size, size + 1, 3), 10)
+  got = jax.jit(layers.avg_pool)(x)
+  assert max_norm_error(got, oracle.avg_pool(x)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+  'choice',
+  [
+    {'size': 3, 'k': 1.0, 'alpha': 5e-5, 'beta': 0.75},
+    {'size': 5, 'k': 1.0, 'alpha': 1e-3, 'beta': 0.75},
+    {'size': 3, 'k': 2.0, 'alpha': 0.1, 'beta': 0.5},
+  ],
+)
+def test_map_norm(choice):
+  x = normal(0, (2, 7, 6, 3), 300)
+  got = layers.map_norm(jnp.asarray(x), **choice)
+  want = oracle.map_norm(x, **choice)
+  assert max_norm_error(got, want) <= 1e-5
+  # Not a rounding error: alpha is divided by the places of a window.
+  other = choice | {'alpha': choice['alpha'] * choice['size'] ** 2}
+  assert max_norm_error(oracle.map_norm(x, **other), want) > 1e-2
+
+
+def test_local():
+  x, kernel = normal(0, (2, 5, 6, 3)), normal(1, (5, 6, 3, 3, 3, 4))
+  bias = normal(2, (5, 6, 4))
+  got = layers.local(jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(bias), 1)
+  assert max_norm_error(got, oracle.local(x, kernel, bias, 1)) <= 1e-5
+  # With one kernel everywhere it is the convolution.
+  same = np.broadcast_to(kernel[:1, :1], kernel.shape)
+  got = layers.local(jnp.asarray(x), jnp.asarray(same), jnp.zeros((5, 6, 4)), 1)
+  want = oracle.conv(x, kernel[0, 0], np.zeros(4), 1, 1)
+  assert max_norm_error(got, want) <= 1e-5
+
+
+@pytest.mark.parametrize(
+  ('layer', 'more'),
+  [
+    (layers.avg_pool, ()),
+    (lambda x: layers.map_norm(x, size=3, alpha=0.5), ()),
+    (
+      lambda x, w, b: layers.local(x, w, b, 1),
+      ((5, 5, 3, 3, 2, 2), (5, 5, 2)),
+    ),
+  ],
+)
+def test_gradients(layer, more):
+  shapes = ((2, 5, 5, 2), *more)
+  args = [jnp.asarray(normal(i, shape)) for i, shape in enumerate(shapes)]
+  check_grads(layer, args, 1, ['rev'], atol=1e-2, rtol=1e-2)
+
+
+# -- the nets
+
+
+def load(name, **overrides):
+  file = f'cifar10_{name.replace("-", "_")}'
+  config = importlib.import_module(f'configs.{file}').get_config()
+  config.update_from_flattened_dict(overrides)
+  return config
+
+
+def make(name, num_classes=10, **overrides):
+  return get_model(
+    load(name, **overrides), num_classes, rngs=nnx.Rngs(params=0)
+  )
+
+
+def oracle_net(name, params, images, act=lambda x: np.maximum(x, 0)):
+  """The tables of cuda-convnet, each typed in again from the files."""
+  max_pool, avg_pool = oracle.max_pool, oracle.avg_pool
+
+  def weights(layer):
+    both = params[layer]['kernel'][0], params[layer]['bias'][0]
+    return tuple(x.astype(np.float64) for x in both)
+
+  def conv(layer, x):
+    return act(oracle.conv(x, *weights(layer), 1, 2))
+
+  def dense(layer, x):
+    kernel, bias = weights(layer)
+    return x.reshape(len(x), -1) @ kernel + bias
+
+  def norm(x):
+    return oracle.map_norm(x, 3, 1.0, 5e-5, 0.75)
+
+  x = max_pool(conv('conv1', images))
+  if name == 'conv-local-13pct':
+    x = max_pool(conv('conv2', x))
+    x = act(oracle.local(x, *weights('local3'), 1))
+    x = act(oracle.local(x, *weights('local4'), 1))
+  elif name == '18pct':
+    x = norm(avg_pool(conv('conv2', norm(x))))
+    x = avg_pool(conv('conv3', x))
+  else:
+    x = avg_pool(conv('conv3', avg_pool(conv('conv2', x))))
+    x = act(dense('fc64', x))
+  return dense('fc10', x)
+
+
+def pure(model):
+  return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model)))
+
+
+@pytest.mark.parametrize(
+  ('name', 'size'),
+  [('80sec', 32), ('18pct', 32), ('conv-local-13pct', 24)],
+)
+def test_nets_equal_the_oracle(name, size):
+  model = make(name, **{'augment.crop_size': size})
+  images = normal(0, (2, size, size, 3), 60)
+  params = pure(model)
+  # conv1 starts at 1e-4: at 100 times that every layer counts.
+  first = params['conv1']
+  first['kernel'] = first['kernel'] * 100
+  first['bias'] = normal(1, first['bias'].shape)
+  nnx.update(model, params)
+  got = jax.jit(lambda x: model(x))(jnp.asarray(images))
+  assert got.shape == (2, 10)
+  assert max_norm_error(got, oracle_net(name, params, images)) <= 1e-5
+
+
+def test_switches():
+  images = jnp.asarray(normal(0, (2, 32, 32, 3), 60))
+  tanh = make('18pct', **{'model.activation': 'tanh'})
+  out = tanh.activations(images)
+  assert list(out) == [
+    *('conv1', 'pool1', 'norm1', 'conv2', 'pool2', 'norm2'),
+    *('conv3', 'pool3', 'fc10'),
+  ]
+  want = oracle_net('18pct', pure(tanh), np.asarray(images), np.tanh)
+  assert max_norm_error(out['fc10'], want) <= 1e-5
+  bare = make('18pct', **{'model.lrn.enabled': False})
+  assert 'norm1' not in bare.activations(images)
+  half = make('80sec', **{'model.width': 0.5}, num_classes=7)
+  assert half.conv1.kernel.shape == (1, 5, 5, 3, 16)
+  assert half(images).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+  ('name', 'count'),
+  [
+    # conv1 2,432 + conv2 25,632 + conv3 51,264, then 1,024 x 64 + 64 and
+    # 64 x 10 + 10; or 1,024 x 10 + 10.
+    ('80sec', 2432 + 25632 + 51264 + 65600 + 650),
+    ('18pct', 2432 + 25632 + 51264 + 10250),
+    # On 24x24: 6x6 places of 3x3x64x32 and of 3x3x32x32, biases for each.
+    (
+      'conv-local-13pct',
+      4864 + 102464 + 36 * (18432 + 32) + 36 * (9216 + 32) + 11530,
+    ),
+  ],
+)
+def test_parameters(name, count):
+  leaves = jax.tree.leaves(nnx.state(nnx.eval_shape(lambda: make(name))))
+  assert sum(leaf.size for leaf in leaves) == count
+
+
+def test_initial_weights():
+  model = make('80sec', **{'model.init_scale': 2.0})
+  for layer, std in (('conv1', 2e-4), ('conv2', 0.02), ('fc64', 0.2)):
+    kernel = np.asarray(getattr(model, layer).kernel[...])
+    assert abs(kernel.std() / std - 1) < 0.05
+    assert (np.asarray(getattr(model, layer).bias[...]) == 0).all()
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'model.name': '12pct'}, "one of .*'18pct'.* not '12pct'"),
+    ({'model.towers': 2}, 'one tower and no dropout'),
+    ({'model.dropout': 0.5}, 'one tower and no dropout'),
+    ({'mesh.parallelism': 'owt'}, 'one tower'),
+    ({'model.activation': 'gelu'}, "activation is one of .* not 'gelu'"),
+    ({'augment.crop_size': 2}, 'crop_size=2 is too small for conv1'),
+  ],
+)
+def test_bad_fields_are_refused(overrides, message):
+  with pytest.raises(UserError, match=message):
+    make('80sec', **overrides)
+
+
+def test_a_run_resumes_to_the_bit(tmp_path, cache_dir):
+  """`prepare` at 32x32, training on two devices, an evaluation that ends it:
+  killed midway and run again, the same rows and numbers."""
+  rng = np.random.default_rng(0)
+  for split, count in (('train', 48), ('validation', 10), ('test', 10)):
+    for i in range(count):
+      file = tmp_path / 'input' / split / 'abcdef'[i % 6] / f'{i}.png'
+      file.parent.mkdir(parents=True, exist_ok=True)
+      pixels = rng.integers(0, 256, (32, 32, 3)) // 2
+      pixels[..., i % 3] += 20 * (i % 6)
+      Image.fromarray(pixels.astype(np.uint8)).save(file)
+  preparation.prepare(
+    'folder',
+    data_dir=tmp_path / 'data',
+    name='cifar10',
+    input_dir=str(tmp_path / 'input'),
+    size=32,
+    num_workers=1,
+  )
+  config = load(
+    '18pct',
+    **{
+      'data.dir': str(tmp_path / 'data'),
+      'batch_size': 8,
+      'evals.batch_size': 10,
+      'model.width': 0.25,
+      'length': '12 steps',
+      'log_every': '1 step',
+      'evals.every': '3 steps',
+      'checkpoint.every': '3 steps',
+      'mesh.data': 2,
+    },
+  )
+
+  def program(workdir):
+    return small_runs.Program(config, tmp_path / workdir, cache_dir)
+
+  program('whole').run()
+  assert len(small_runs.rows(tmp_path / 'whole')) == 12 + 4 + 1
+  small_runs.kill(program('killed').start_until(5))
+  program('killed').run()
+  small_runs.assert_equal_runs(config, tmp_path / 'killed', tmp_path / 'whole')
