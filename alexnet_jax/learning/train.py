@@ -51,8 +51,8 @@ def train_and_evaluate(
     0 at the end; `signals.STOPPED` when it was asked to leave before.
 
   Raises:
-    UserError: anything that the user can mend, a loss that is not finite
-      among them.
+    UserError: anything that the user can mend.
+    NotFiniteError: of these, a loss that is not finite.
   """
   dataset, setup = open_setup(config, workdir)
   workdir = epath.Path(workdir)
@@ -80,6 +80,10 @@ def train_and_evaluate(
       if leave:
         break
   return 0 if run.ended() else signals.STOPPED
+
+
+class NotFiniteError(UserError):
+  """The loss, or an update, is infinite or NaN: the run diverged."""
 
 
 class _Run:
@@ -273,7 +277,7 @@ class _Run:
   def _check_finite(self) -> None:
     bad = int(self.state.nonfinite_step)
     if bad >= 0:
-      raise UserError(
+      raise NotFiniteError(
         f'the loss or the update of step {bad} is not finite; the last '
         'checkpoint is from before. Try a lower config.schedule.rate, '
         "config.augment.color_units='std' and images that are not scaled "

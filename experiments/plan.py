@@ -1,0 +1,240 @@
+"""What an experiment is: named overrides of a configuration, the paper's
+numbers, and a way to read the outcome.
+
+A file of this folder has one `EXPERIMENT`. Its runs are its variants times
+seeds; a run is known by what its configuration sets otherwise than
+configs/default.py, so experiments that share a run train it once.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from alexnet_jax.runtime.errors import UserError
+
+FOLDER = Path(__file__).parent
+_MACHINERY = {'plan', 'job', 'run', 'rows', 'cost', 'table', 'verdicts'}
+# What a run's result does not depend on, but for the order of sums.
+_PLACES = ('data.dir', 'data.workers', 'data.prefetch', 'mesh.data')
+
+Overrides = Mapping[str, Any]
+Variants = Callable[[], Iterator[tuple[str, Overrides]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """A scale at which an experiment is run.
+
+  Attributes:
+    config: file of configs/, without '.py'.
+    overrides: of that configuration, for every variant.
+    scale: what it is, for tables.
+    views: of the last evaluation, besides the central one.
+  """
+
+  config: str
+  overrides: Overrides
+  scale: str
+  views: int = 1
+
+
+FULL = Form('imagenet2012', {}, 'ImageNet, the network of the paper', views=10)
+SMALL = Form(
+  'folder',
+  {
+    'data.name': 'clothing10_146',
+    'augment.crop_size': 128,
+    'model.width': 0.25,
+    'evals.final_split': 'test',
+    'mesh.data': 1,
+  },
+  'clothing10 (3,068 photographs, 10 classes), width 1/4, 128 pixels',
+  views=10,
+)
+CIFAR = {'mesh.data': 2, 'checkpoint.keep': 1}  # two CPU cores
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A claim and how it is tested.
+
+  Attributes:
+    claim: what is claimed, and where.
+    variants: gives (name, overrides) of every variant; 'views' among the
+      overrides is the number of views of its last evaluation.
+    forms: by name; 'full' and 'small' at least.
+    baseline: the variant that others are compared with.
+    paper: by variant, points of top-1 error more than the baseline.
+    diary: likewise, of the authors' logs of 2012.
+    read: 'differences' from the baseline, or 'epochs' to the target.
+  """
+
+  claim: str
+  variants: Variants
+  forms: Mapping[str, Form]
+  baseline: str
+  paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  diary: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  read: str = 'differences'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+  """One training: a variant of an experiment in a form, with a seed.
+
+  Attributes:
+    overrides: of the form, the variant and the seed together.
+    views: of the last evaluation.
+  """
+
+  experiment: str
+  form: str
+  variant: str
+  seed: int
+  config: str
+  overrides: Overrides
+  views: int
+
+  def resolve(self, data_dir: str | None = None) -> ConfigDict:
+    """The whole configuration.
+
+    Raises:
+      UserError: an override of a field that there is not, or of another type.
+    """
+    config = importlib.import_module(f'configs.{self.config}').get_config()
+    try:
+      config.update_from_flattened_dict(dict(self.overrides))
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+      raise UserError(
+        f'{self.experiment}, variant {self.variant!r}: {error}'
+      ) from None
+    if data_dir:
+      config.data.dir = data_dir
+    return config
+
+  @property
+  def key(self) -> str:
+    """Twelve digits that say what is trained.
+
+    Of what differs from configs/default.py only: a field that is added there
+    later, with the value that was so all along, leaves them as they are.
+    """
+    default = importlib.import_module('configs.default').get_config()
+    before, now = flat(default), flat(self.resolve())
+    changed = {
+      field: value
+      for field, value in sorted(now.items())
+      if value != before[field] and field not in _PLACES
+    }
+    text = json.dumps(changed)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+  def __str__(self) -> str:
+    return f'{self.variant}, seed {self.seed}'
+
+
+def flat(config: ConfigDict, prefix: str = '') -> dict[str, Any]:
+  """{'model.width': 0.25, ...}"""
+  fields: dict[str, Any] = {}
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      fields |= flat(value, f'{prefix}{name}.')
+    else:
+      fields[prefix + name] = value
+  return fields
+
+
+def names() -> list[str]:
+  """Of all experiments."""
+  return sorted({path.stem for path in FOLDER.glob('*.py')} - _MACHINERY)
+
+
+def load(name: str) -> Experiment:
+  """The experiment of experiments/<name>.py.
+
+  Raises:
+    UserError: there is none.
+  """
+  if name not in names():
+    raise UserError(f'--experiment={name}: there are {", ".join(names())}')
+  return importlib.import_module(f'experiments.{name}').EXPERIMENT
+
+
+def plan(name: str, form: str, seeds: int) -> list[Run]:
+  """Every run of an experiment: one seed of each variant first.
+
+  Raises:
+    UserError: there is no such experiment or form.
+  """
+  experiment = load(name)
+  if form not in experiment.forms:
+    raise UserError(
+      f'--form={form}: {name} has {", ".join(sorted(experiment.forms))}'
+    )
+  where = experiment.forms[form]
+  runs = []
+  for seed in range(seeds):
+    for variant, overrides in experiment.variants():
+      own = dict(overrides)
+      views = own.pop('views', where.views)
+      fields = {**where.overrides, **own, 'seed': seed}
+      runs.append(
+        Run(name, form, variant, seed, where.config, fields, int(views))
+      )
+  return runs
+
+
+def select(text: str, form: str, seeds: int, variants: str = '') -> list[Run]:
+  """The runs of several experiments: one seed of everything first.
+
+  Args:
+    text: names with commas, or 'all'.
+    form: of all; 'all' leaves out experiments that have no such form.
+    seeds: of each variant.
+    variants: a regular expression that is found in those wanted.
+
+  Raises:
+    UserError: there is no such experiment or form, or nothing is left.
+  """
+  chosen = names() if text == 'all' else text.split(',')
+  if text == 'all':
+    chosen = [name for name in chosen if form in load(name).forms]
+  try:
+    pattern = re.compile(variants)
+  except re.error as error:
+    raise UserError(f'--variants={variants}: {error}') from None
+  runs = [
+    run
+    for name in chosen
+    for run in plan(name, form, seeds)
+    if pattern.search(run.variant)
+  ]
+  if not runs:
+    raise UserError(f'--variants={variants}: no variant has it')
+  return sorted(runs, key=lambda run: run.seed)
+
+
+def default_root() -> Path:
+  """Where the workdirs of runs are."""
+  return Path(os.environ.get('ALEXNET_EXPERIMENTS_DIR') or 'runs/experiments')
+
+
+def workdir(root: Path, run: Run) -> Path:
+  return root / f'{run.config}-{run.key}'
+
+
+def by_variant(rows: Sequence[dict], form: str) -> dict[str, list[dict]]:
+  """The rows of a form, by variant, in the order of seeds."""
+  found: dict[str, list[dict]] = {}
+  for row in sorted(rows, key=lambda row: int(row['seed'])):
+    if row['form'] == form:
+      found.setdefault(row['variant'], []).append(row)
+  return found

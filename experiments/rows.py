@@ -1,0 +1,149 @@
+"""One row per run, in results/<experiment>.csv: all that tables are made of."""
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from alexnet_jax.runtime.files import write_atomically
+from experiments import plan
+
+RESULTS = plan.FOLDER / 'results'
+RESULT_FILE = 'result.json'  # of a workdir whose run is finished
+# `curve` has the errors on `curve_split` after each evaluation, in percent.
+COLUMNS = (
+  *('experiment', 'form', 'variant', 'seed', 'config', 'status'),
+  *('split', 'examples', 'top1', 'top5', 'views', 'views_top1', 'views_top5'),
+  *('epochs', 'steps', 'hours', 'curve_split', 'curve', 'commit', 'versions'),
+  *('hardware', 'date'),
+)
+_KEY = ('form', 'variant', 'seed', 'config')
+
+
+def path(experiment: str, folder: Path = RESULTS) -> Path:
+  return folder / f'{experiment}.csv'
+
+
+def read(experiment: str, folder: Path = RESULTS) -> list[dict[str, str]]:
+  """The rows there are, in the order of the file."""
+  file = path(experiment, folder)
+  if not file.exists():
+    return []
+  with file.open(newline='') as stream:
+    return list(csv.DictReader(stream))
+
+
+def add(row: dict[str, Any], folder: Path = RESULTS) -> None:
+  """Writes a row, in place of an older one of the same run."""
+  rows = [
+    other
+    for other in read(row['experiment'], folder)
+    if any(other[name] != str(row[name]) for name in _KEY)
+  ]
+  rows.append({name: str(row[name]) for name in COLUMNS})
+  folder.mkdir(parents=True, exist_ok=True)
+  write_atomically(epath.Path(path(row['experiment'], folder)), _text(rows))
+
+
+def _text(rows: Iterable[dict[str, str]]) -> str:
+  stream = io.StringIO()
+  writer = csv.DictWriter(stream, COLUMNS, lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  return stream.getvalue()
+
+
+def has(run: plan.Run, folder: Path = RESULTS) -> bool:
+  """Whether the run's row is there."""
+  want = (run.form, run.variant, str(run.seed), run.key)
+  return any(
+    tuple(row[name] for name in _KEY) == want
+    for row in read(run.experiment, folder)
+  )
+
+
+def of(run: plan.Run, workdir: Path) -> dict[str, Any] | None:
+  """The row of a run, from what it left in its workdir.
+
+  Returns:
+    None: it is not finished, or its views were not evaluated yet.
+  """
+  file = workdir / RESULT_FILE
+  if not file.exists():
+    return None
+  result = json.loads(file.read_text())
+  views = result['views'].get(str(run.views), {})
+  if run.views > 1 and not views and result['status'] == 'finished':
+    return None
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  metrics = [json.loads(line) for line in lines]
+  config = run.resolve()
+  split, curve_split = result['split'], config.evals.split
+  last = _last(metrics, f'{split}/top1_error')
+  environment = result['environment']
+  return {
+    'experiment': run.experiment,
+    'form': run.form,
+    'variant': run.variant,
+    'seed': run.seed,
+    'config': run.key,
+    'status': result['status'],
+    'split': split,
+    'examples': result['examples'],
+    'top1': _percent(last, f'{split}/top1_error'),
+    'top5': _percent(last, f'{split}/top5_error'),
+    'views': run.views,
+    'views_top1': _percent(views, 'top1_error'),
+    'views_top5': _percent(views, 'top5_error'),
+    'epochs': round(metrics[-1]['epoch'], 2) if metrics else 0,
+    'steps': metrics[-1]['step'] if metrics else 0,
+    'hours': round(_hours(metrics, config.batch_size), 3),
+    'curve_split': curve_split,
+    'curve': ' '.join(
+      _percent(row, f'{curve_split}/top1_error')
+      for row in metrics
+      if f'{curve_split}/top1_error' in row
+    ),
+    'commit': environment['commit'],
+    'versions': ' '.join(
+      f'{name}-{environment[name]}' for name in ('python', 'jax', 'flax')
+    ),
+    'hardware': f'{len(environment["devices"])} x '
+    f'{environment["devices"][0]}, {environment["cpu_threads"]} cores',
+    'date': result['date'],
+  }
+
+
+def last(workdir: Path) -> dict[str, Any]:
+  """The newest row of metrics of a run, {} if there is none."""
+  file = workdir / 'metrics.jsonl'
+  if file.exists():
+    for line in reversed(file.read_text().splitlines()[-2:]):
+      with contextlib.suppress(ValueError):  # half a line
+        return json.loads(line)
+  return {}
+
+
+def _last(metrics: list[dict], name: str) -> dict:
+  found = [row for row in metrics if name in row]
+  return found[-1] if found else {}
+
+
+def _percent(values: dict, name: str) -> str:
+  return f'{100 * values[name]:.2f}' if name in values else ''
+
+
+def _hours(metrics: list[dict], batch_size: int) -> float:
+  """Of training steps: without evaluations, and without what a kill lost."""
+  seconds, before = 0.0, 0
+  for row in metrics:
+    if 'time/images_per_sec' in row:
+      images = (row['step'] - before) * batch_size
+      seconds += images / row['time/images_per_sec']
+      before = row['step']
+  return seconds / 3600

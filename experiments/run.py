@@ -1,0 +1,199 @@
+r"""Runs an experiment: every variant and seed that has no row yet.
+
+  python -m experiments.run --experiment=lrn --dry_run
+  python -m experiments.run --experiment=lrn --form=full --executor=slurm \
+    --seeds=3 --slurm=gpus_per_node=2 --slurm=timeout_min=2880
+
+Each run is a process of its own (through submitit), and ends as one row of
+experiments/results/<experiment>.csv. Run the same command again after
+anything: finished runs are skipped, others go on from their workdirs. Data
+sets are looked for in $ALEXNET_DATA_DIR, else data/. Ctrl-C or SIGTERM saves
+what runs and leaves (exit status 75).
+"""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+
+from alexnet_jax.runtime import errors
+from alexnet_jax.runtime.files import locked
+from alexnet_jax.runtime.writers import Progress
+from experiments import cost, plan, rows
+from experiments.job import Job
+
+_EXPERIMENT = flags.DEFINE_string(
+  'experiment',
+  None,
+  'One of experiments/*.py, several with commas, or all: '
+  + ', '.join(plan.names()),
+  required=True,
+)
+_FORM = flags.DEFINE_string(
+  'form', 'small', "Its scale: 'full', 'small', or another that it names."
+)
+_SEEDS = flags.DEFINE_integer('seeds', 1, 'Seeds of each.', lower_bound=1)
+_VARIANTS = flags.DEFINE_string(
+  'variants', '', 'A regular expression: only variants in which it is found.'
+)
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run',
+  False,
+  'Print what would run, and the hours that measured steps of it predict.',
+)
+_EXECUTOR = flags.DEFINE_enum(
+  'executor', 'local', ['local', 'slurm'], 'Where the processes run.'
+)
+_JOBS = flags.DEFINE_integer('jobs', 1, 'Runs at a time.', lower_bound=1)
+_SLURM = flags.DEFINE_multi_string(
+  'slurm',
+  [],
+  'A parameter of submitit, such as gpus_per_node=1, partition, account.',
+)
+_ROOT = flags.DEFINE_string(
+  'root',
+  str(plan.default_root()),
+  'Where the workdirs of runs are. Default: $ALEXNET_EXPERIMENTS_DIR, else '
+  'runs/experiments.',
+)
+_RESULTS = flags.DEFINE_string(
+  'results', str(rows.RESULTS), 'Where the rows are.'
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir',
+  os.environ.get('ALEXNET_DATA_DIR') or 'data',
+  'Where data sets live. Default: $ALEXNET_DATA_DIR, else data/.',
+)
+STOPPED = 75
+
+
+def main(argv: Sequence[str]) -> int:
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  results = Path(_RESULTS.value)
+  wanted = plan.select(
+    _EXPERIMENT.value, _FORM.value, _SEEDS.value, _VARIANTS.value
+  )
+  todo = [run for run in wanted if not rows.has(run, results)]
+  print(f'{len(wanted)} runs, {len(wanted) - len(todo)} have rows', flush=True)
+  if _DRY_RUN.value:
+    cost.dry_run(todo, _DATA_DIR.value, Path(_ROOT.value))
+    return 0
+  return Sweep(todo, Path(_ROOT.value), results).run()
+
+
+class Sweep:
+  """Runs to do, at most `--jobs` at a time, one row for each."""
+
+  def __init__(self, runs: list[plan.Run], root: Path, results: Path):
+    self._runs, self._root, self._results = runs, root, results
+    self._waiting = list(runs)
+    self._jobs: dict[plan.Run, Any] = {}  # submitit's, under way
+    self._failed: list[str] = []
+    self._stop = False
+
+  def run(self) -> int:
+    """Returns the exit status."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, self._ask_to_stop)
+    with Progress(len(self._runs), 'runs', _EXPERIMENT.value) as progress:
+      while self._waiting or self._jobs:
+        while self._waiting and len(self._jobs) < _JOBS.value:
+          if self._stop:
+            break
+          self._start(self._waiting.pop(0))
+          progress.update(self._collect())
+        time.sleep(0.5)
+        progress.update(self._collect(), self._state())
+        if self._stop and not self._jobs:
+          break
+    for text in self._failed:
+      print(f'error: {text}', flush=True)
+    if self._stop:
+      return STOPPED
+    return 1 if self._failed else 0
+
+  def _start(self, run: plan.Run) -> None:
+    """Submits a run, unless all it wants is there from another experiment."""
+    workdir = plan.workdir(self._root, run)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if self._keep_row(run):
+      self._jobs[run] = None
+      return
+    # A killed sweep leaves its run going on: it is waited for, not run twice.
+    with locked(
+      workdir / '.lock', lambda: print(f'waiting for {workdir}', flush=True)
+    ):
+      pass
+    views = {r.views for r in self._runs if r.key == run.key}
+    job = Job(run, workdir.absolute(), _DATA_DIR.value, tuple(sorted(views)))
+    self._jobs[run] = self._executor().submit(job)
+    log = self._jobs[run].paths.stderr
+    print(f'{run.experiment}: {run}: log {log}', flush=True)
+
+  def _executor(self) -> Any:
+    import submitit
+
+    executor = submitit.AutoExecutor(
+      self._root / 'logs', cluster=_EXECUTOR.value
+    )
+    options: dict[str, Any] = {'timeout_min': 60 * 24 * 7}
+    for text in _SLURM.value:
+      name, _, value = text.partition('=')
+      number = value.isdecimal()
+      prefix = '' if name in _SHARED else 'slurm_'
+      options[prefix + name] = int(value) if number else value
+    executor.update_parameters(name=_EXPERIMENT.value[:40], **options)
+    return executor
+
+  def _collect(self) -> int:
+    """Takes in what has ended; returns how many runs."""
+    ended = [run for run, job in self._jobs.items() if not job or job.done()]
+    for run in ended:
+      job = self._jobs.pop(run)
+      if job is None or self._keep_row(run) or self._stop:
+        continue
+      tail = (job.stderr() or '').strip().splitlines()[-1:]
+      self._failed.append(
+        f'{run.experiment}, {run}: {" ".join(tail) or "no word"} '
+        f'({job.paths.stderr})'
+      )
+    return len(ended)
+
+  def _keep_row(self, run: plan.Run) -> bool:
+    row = rows.of(run, plan.workdir(self._root, run))
+    if row:
+      rows.add(row, self._results)
+    return row is not None
+
+  def _state(self) -> str:
+    """What is under way, from the logs of the runs."""
+    texts = []
+    for run in self._jobs:
+      step = rows.last(plan.workdir(self._root, run))
+      where = f' epoch {step["epoch"]:.1f}' if step else ''
+      texts.append(f'{run}:{where}')
+    return '; '.join(texts)
+
+  def _ask_to_stop(self, *_) -> None:
+    self._stop = True
+    for job in self._jobs.values():
+      if job and _EXECUTOR.value == 'local':
+        os.kill(int(job.job_id), signal.SIGTERM)
+      elif job:
+        self._jobs = {}  # jobs of Slurm go on; their rows come next time
+        return
+
+
+_SHARED = {
+  *('timeout_min', 'mem_gb', 'nodes', 'cpus_per_task', 'gpus_per_node'),
+  'tasks_per_node',
+}
+
+
+if __name__ == '__main__':
+  errors.run(main)
