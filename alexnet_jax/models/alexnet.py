@@ -175,7 +175,7 @@ class AlexNet(nnx.Module):
     def make(
       name: str, kind: type[Affine] | type[Readout], *shape: int
     ) -> None:
-      std = config.init_std[name] * config.init_scale
+      std = config.init_std[name] * config.get('init_scale', 1.0)
       if name != CONVS[0].name:
         # A layer's fan-in shrinks with the width, conv1's (RGB) does not:
         # so the signal that reaches fc7 does not depend on the width.
