@@ -5,6 +5,8 @@ command   python -m alexnet_jax.main --config=configs/cifar10_18pct.py
 hardware  2 CPU cores
 time      see the README
 expected  18 % test error (cuda-convnet's); ours in the README
+
+Without --config.model.lrn.enabled=False it has the response norm of its file.
 """
 
 from ml_collections import ConfigDict
