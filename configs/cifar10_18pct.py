@@ -1,10 +1,10 @@
 """The net `18pct` of cuda-convnet, 18 % test error there, on CIFAR-10.
 
-command   python -m alexnet_jax.main --config=configs/cifar10_18pct.py
-          (the data as configs/cifar10_80sec.py has it)
-hardware  2 CPU cores
-time      see the README
-expected  18 % test error (cuda-convnet's); ours in the README
+  command   python -m alexnet_jax.main --config=configs/cifar10_18pct.py
+            (the data as configs/cifar10_80sec.py has it)
+  hardware  2 CPU cores
+  time      see the README
+  expected  18 % test error (cuda-convnet's); ours in the README
 
 Without --config.model.lrn.enabled=False it has the response norm of its file.
 """
