@@ -19,10 +19,10 @@ from jax.sharding import SingleDeviceSharding
 from PIL import Image
 
 from alexnet_jax.data import augment, builders, photographs
-from alexnet_jax.data.stats import Statistics
+from alexnet_jax.data.stats import Statistics, of_mean
+from alexnet_jax.formats import names, safetensors
 from alexnet_jax.learning import state
 from alexnet_jax.learning.evaluate import mean_log_softmax
-from alexnet_jax.models.alexnet import AlexNet
 from alexnet_jax.models.architectures import architecture
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
@@ -54,8 +54,9 @@ class Model:
     self.config, self.params = config, params
     self.class_names, self.statistics = tuple(class_names), statistics
     self.step = step
+    self._side = len(statistics.mean_image)
     self._constants = augment.constants(config.augment, statistics)
-    self._graphdef = nnx.split(abstract(config, len(class_names)))[0]
+    self._graphdef = names.abstract(config, len(class_names))[0]
     self._logits = self._jit(lambda model, x: model(x))
     # Ordered: jit returns a plain dict's names sorted.
     self._layers = self._jit(
@@ -63,6 +64,16 @@ class Model:
     )
     self._log_mean = self._jit(self._predict)
     self._layer = self._jit(self._features)
+
+  def network(self) -> names.Network:
+    """What a file would hold, on the host."""
+    return names.Network(
+      self.config,
+      {name: np.asarray(x) for name, x in names.flatten(self.params).items()},
+      self.class_names,
+      self.statistics,
+      self.step,
+    )
 
   def _jit(self, function):
     """Compiles a function of the module, an array and one static choice."""
@@ -100,7 +111,7 @@ class Model:
     Returns:
       float32 [views, N, crop, crop, 3].
     """
-    return self._views(preprocess(images), views)
+    return self._views(preprocess(images, self._side), views)
 
   def activations(self, views: jax.typing.ArrayLike) -> dict[str, jax.Array]:
     """Every layer's output by name, conv1 to fc8, in order.
@@ -144,10 +155,10 @@ class Model:
     crop = self.config.augment.crop_size
     return augment.test_views(self._constants, images, crop, views)
 
-  def _predict(self, model: AlexNet, images: jax.Array, views: int):
+  def _predict(self, model: Any, images: jax.Array, views: int):
     return mean_log_softmax(model, self._views(images, views))
 
-  def _features(self, model: AlexNet, images: jax.Array, layer: str):
+  def _features(self, model: Any, images: jax.Array, layer: str):
     out = model.activations(self._views(images, 1)[0])
     if layer not in out:
       raise UserError(f'no layer {layer!r}: there are {", ".join(out)}')
@@ -158,7 +169,7 @@ class Model:
     images = _listed(images)
     parts = []
     for start in range(0, len(images), BATCH):
-      part = preprocess(images[start : start + BATCH])
+      part = preprocess(images[start : start + BATCH], self._side)
       missing = BATCH - len(part) if start else 0  # one program for all
       padded = np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)])
       parts.append(np.asarray(run(self.params, padded, **choice))[: len(part)])
@@ -166,17 +177,27 @@ class Model:
 
 
 def load(source: str | os.PathLike, checkpoint: int | str = 'best') -> Model:
-  """The network that a run has trained.
+  """The network that a run has trained, or that a file holds.
 
   Args:
-    source: workdir of the run. The data set need not be there, unless the run
-      is of a version that did not save its statistics and class names.
-    checkpoint: 'best' on validation, 'last' or the number of a step.
+    source: workdir of a run, or a file of `weights export
+      --format=safetensors|grouped`. The data set need not be there, unless the
+      run is of a version that did not save its statistics and class names.
+    checkpoint: of a run: 'best' on validation, 'last' or the number of a step.
 
   Raises:
-    UserError: there is no such checkpoint, or it is damaged.
+    UserError: there is no such file or checkpoint, or it is damaged.
   """
   workdir = epath.Path(source)
+  if workdir.is_file():
+    file = safetensors.read(workdir)
+    return Model(
+      file.config,
+      names.state(file),
+      file.class_names,
+      file.statistics,
+      file.step,
+    )
   folder = workdir / 'checkpoints'
   if not folder.exists():
     raise UserError(f'no checkpoints in {workdir}: it is not a run')
@@ -185,23 +206,24 @@ def load(source: str | os.PathLike, checkpoint: int | str = 'best') -> Model:
     if meta is None:
       raise UserError(f'no checkpoint in {folder} is complete')
     config = ml_collections.ConfigDict(meta['config'])
-    names, statistics = meta.get('class_names'), state.read_statistics(workdir)
-    if names is None or statistics is None:
+    classes = meta.get('class_names')
+    statistics = state.read_statistics(workdir)
+    if classes is None or statistics is None:
       dataset = builders.open_dataset(config.data.name, config.data.dir)
-      names = names or dataset.class_names
+      classes = classes or dataset.class_names
       statistics = statistics or dataset.statistics
     place = SingleDeviceSharding(jax.devices()[0])
     wanted = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
       {
-        'params': nnx.state(abstract(config, len(names))),
+        'params': names.abstract(config, len(classes))[1],
         'step': jax.ShapeDtypeStruct((), jnp.int32),
       },
     )
     restored = checkpointer.restore(checkpoint, wanted, partial=True)
   assert restored is not None
   tree = restored[0]
-  return Model(config, tree['params'], names, statistics, int(tree['step']))
+  return Model(config, tree['params'], classes, statistics, int(tree['step']))
 
 
 def create_model(name: str, num_classes: int = 1000, seed: int = 0) -> Model:
@@ -227,44 +249,31 @@ def create_model(name: str, num_classes: int = 1000, seed: int = 0) -> Model:
       'seed': seed,
     }
   )
-  params = jax.jit(lambda: nnx.state(_make(config, num_classes)))()
-  black = np.zeros((photographs.SIZE, photographs.SIZE, 3))
-  nothing = Statistics(
-    0, black, np.zeros(3), np.zeros((3, 3)), np.zeros(3), np.eye(3)
-  )
-  return Model(config, params, list(map(str, range(num_classes))), nothing)
+
+  classes = list(map(str, range(num_classes)))
+  nothing = of_mean(np.zeros((photographs.SIZE, photographs.SIZE, 3)))
+  params = jax.jit(lambda: nnx.state(names.make(config, num_classes)))()
+  return Model(config, params, classes, nothing)
 
 
-def preprocess(images: Picture | Sequence[Picture]) -> np.ndarray:
+def preprocess(
+  images: Picture | Sequence[Picture], side: int = photographs.SIZE
+) -> np.ndarray:
   """Photographs as `prepare` stores them (§2): shorter side to 256, the
   central square.
 
   Args:
     images: a path, Pillow image or array, or a sequence of these. Arrays are
       uint8 [H, W, 3], or [N, H, W, 3] for N of them.
+    side: of the square, pixels.
 
   Returns:
-    uint8 [N, 256, 256, 3].
+    uint8 [N, side, side, 3].
 
   Raises:
     UserError: one is not an image, or an array of another shape or type.
   """
-  return np.stack([_square(image) for image in _listed(images)])
-
-
-def abstract(config: ml_collections.ConfigDict, num_classes: int) -> AlexNet:
-  """The network of a configuration on one device, shapes only."""
-  return nnx.eval_shape(lambda: _make(config, num_classes))
-
-
-def _make(config: ml_collections.ConfigDict, num_classes: int) -> AlexNet:
-  return AlexNet(
-    config.model,
-    num_classes,
-    config.augment.crop_size,
-    dtype=config.dtype,
-    rngs=nnx.Rngs(params=config.seed),
-  )
+  return np.stack([_square(image, side) for image in _listed(images)])
 
 
 def _joined(xs: list[jax.Array] | jax.Array) -> jax.Array:
@@ -280,20 +289,20 @@ def _listed(images: Any) -> Sequence[Picture]:
   return images
 
 
-def _square(image: Picture) -> np.ndarray:
+def _square(image: Picture, side: int) -> np.ndarray:
   if isinstance(image, str | os.PathLike):
     photograph = photographs.Photograph(str(image), 0, os.fspath(image))
     try:
-      return photograph.read()
+      return photograph.read(side)
     except photographs.BadImageError as error:
       raise UserError(f'{image}: {error}') from error
   if isinstance(image, Image.Image):
-    return photographs.fit(image)
+    return photographs.fit(image, side)
   image = np.asarray(image)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
     raise UserError(
       f'an image is uint8 [H, W, 3], not {image.dtype}{list(image.shape)}'
     )
-  if image.shape[:2] == (photographs.SIZE,) * 2:
+  if image.shape[:2] == (side, side):
     return image
-  return photographs.fit(Image.fromarray(image))
+  return photographs.fit(Image.fromarray(image), side)

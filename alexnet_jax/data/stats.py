@@ -38,6 +38,21 @@ class Statistics:
       return cls(count=int(arrays['count']), **_without(arrays, 'count'))
 
 
+def of_mean(mean_image: npt.NDArray[np.floating]) -> Statistics:
+  """What is known of images of which only the mean [S, S, 3] is.
+
+  There is no colour noise then: its components are zero.
+  """
+  return Statistics(
+    count=0,
+    mean_image=mean_image.astype(np.float64),
+    rgb_mean=mean_image.mean((0, 1), dtype=np.float64),
+    rgb_covariance=np.zeros((3, 3)),
+    eigenvalues=np.zeros(3),
+    eigenvectors=np.eye(3),
+  )
+
+
 @dataclasses.dataclass
 class Sums:
   """Integer sums over images of one size S."""

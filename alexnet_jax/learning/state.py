@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,11 +18,13 @@ from alexnet_jax.data.builders import Dataset
 from alexnet_jax.data.stats import Statistics
 from alexnet_jax.learning import limits
 from alexnet_jax.learning.optimizer import make_optimizer
+from alexnet_jax.learning.schedules import make_schedule
 from alexnet_jax.models import get_model, towers
 from alexnet_jax.models.alexnet import CONVS
-from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime import backend, sharding
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.files import explained
 
 STATISTICS = 'statistics.npz'  # in the folder of a run
 
@@ -251,6 +253,49 @@ def read_meta(
       'the checkpoint, or choose another --workdir'
     )
   return meta
+
+
+def write_run(
+  workdir: epath.PathLike,
+  config: ml_collections.ConfigDict,
+  params: nnx.State,
+  class_names: Sequence[str],
+  statistics: Statistics,
+) -> None:
+  """Writes a run of no steps that begins with given parameters.
+
+  Args:
+    workdir: of the new run.
+    config: as configs/default.py describes it.
+    params: of its network.
+    class_names: by the number of the output.
+    statistics: of the images that the network is used to.
+
+  Raises:
+    UserError: there is a run in `workdir`, or it cannot be written.
+  """
+  workdir = epath.Path(workdir)
+  folder = workdir / 'checkpoints'
+  if folder.exists():
+    raise UserError(f'{workdir} has a run in it: choose another --workdir')
+  state = TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=make_optimizer(config.optimizer, params).init(params),
+    nonfinite_step=jnp.full((), -1, jnp.int32),
+  )
+  meta = {
+    'config': json.loads(config.to_json()),
+    'num_classes': len(class_names),
+    'class_names': class_names,
+    'schedule': make_schedule(config.schedule).position(),
+    'environment': backend.describe(),
+  }
+  with explained(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    statistics.save(workdir / STATISTICS)
+  with Checkpointer(folder) as checkpointer:
+    checkpointer.save(0, state, meta)
 
 
 def read_statistics(workdir: epath.PathLike) -> Statistics | None:

@@ -8,6 +8,8 @@ from alexnet_jax.runtime.errors import UserError
 
 # `config.model` of configs/imagenet2012.py; configs/default.py explains it.
 _PAPER = {
+  'name': 'alexnet',
+  'init_scale': 1.0,
   'towers': 2,
   'width': 1.0,
   'activation': 'relu',

@@ -254,6 +254,8 @@ class Checkpointer:
     there_are = f'complete are those of steps {steps}'
     if which == 'best':
       step = self._best(steps)
+      if len(steps) == 1:  # such as of an imported network, not evaluated yet
+        step = steps[0]
       if step is None:
         raise UserError(
           f'no checkpoint in {self._directory} has a validation error, so '

@@ -1,0 +1,138 @@
+"""From a file of any format to a network, and back."""
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+
+from alexnet_jax.data import photographs, stats
+from alexnet_jax.formats import caffe, names, safetensors, torchvision
+from alexnet_jax.formats.names import Arrays, Layout, Network
+from alexnet_jax.runtime.errors import UserError
+
+LAYOUTS = {'caffe': caffe.LAYOUT, 'torchvision': torchvision.LAYOUT}
+# ilsvrc_2012_mean.npy's mean colour, RGB.
+_CAFFE_MEAN = '122.67891434,116.66876762,104.00698793'
+
+
+def read(
+  file: epath.PathLike,
+  form: str,
+  *,
+  config: ml_collections.ConfigDict | None = None,
+  classes: str = '1000',
+  mean: str | None = None,
+) -> Network:
+  """Reads a network, checked name by name and shape by shape.
+
+  Args:
+    file: to read.
+    form: 'safetensors', 'grouped', 'caffe' or 'torchvision'.
+    config: of the network; the first two formats hold it.
+    classes: how many, or a file with a name on each line.
+    mean: Caffe's, a `.binaryproto` or 'R,G,B'.
+
+  Raises:
+    UserError: a file is missing, damaged or of another network.
+  """
+  path = epath.Path(file)
+  if not path.is_file():
+    raise UserError(f'there is no file {path}')
+  if form not in LAYOUTS:
+    network = safetensors.read(path)
+  else:
+    network = _read_foreign(path, form, config, classes, mean)
+  for name, x in network.params.items():
+    if not np.isfinite(x).all():
+      raise UserError(f'{path}: {name} has numbers that are not finite')
+  return network
+
+
+def _read_foreign(
+  path: epath.Path,
+  form: str,
+  config: ml_collections.ConfigDict | None,
+  classes: str,
+  mean: str | None,
+) -> Network:
+  """Of a program that knows neither our names nor our configuration."""
+  if config is None:
+    raise UserError(
+      f'a file of {form} does not say which network it is of: give --config, '
+      'such as configs/imagenet2012.py'
+    )
+  class_names = _class_names(classes)
+  layout = LAYOUTS[form]
+  template = names.flatten(names.abstract(config, len(class_names))[1])
+  grouped = jax.eval_shape(names.join, template)
+  wanted = jax.eval_shape(layout.do, grouped)
+  if form == 'caffe':
+    arrays: Arrays = caffe.read_weights(path)
+    names.check(path, {name: x.shape for name, x in arrays.items()}, wanted)
+    statistics = stats.of_mean(_mean(mean or _CAFFE_MEAN))
+  else:
+    arrays = torchvision.read_weights(path, wanted)
+    statistics = stats.of_mean(_mean(','.join(map(str, torchvision.MEAN))))
+  towers = template['conv1/bias'].shape[0]
+  params = names.split(layout.undo(arrays, grouped), towers)
+  return Network(config, _whole(params), class_names, statistics)
+
+
+def write(file: epath.PathLike, form: str, network: Network) -> None:
+  """Writes a network in a format of `read`.
+
+  Raises:
+    UserError: it cannot be written, or not in this format.
+  """
+  path = epath.Path(file)
+  if form not in LAYOUTS:
+    kind = 'grouped' if form == 'grouped' else 'towers'
+    safetensors.write(path, network, kind)
+    return
+  layout: Layout = LAYOUTS[form]
+  arrays = _whole(layout.do(names.join(network.params)))
+  if form == 'caffe':
+    caffe.write_weights(path, arrays, 'AlexNet')
+    return
+  if network.config.model.towers > 1:
+    raise UserError(
+      "torchvision's alexnet has one tower without groups, this network "
+      f'{network.config.model.towers}: export it with --format=grouped'
+    )
+  torchvision.write_weights(path, arrays)
+
+
+def _whole(arrays: Arrays) -> Arrays:
+  return {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+  if text.isdecimal() and 0 < int(text) <= 1_000_000:
+    return tuple(map(str, range(int(text))))
+  try:
+    lines = epath.Path(text).read_text().splitlines()
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f'--classes={text}: neither a number nor a file that can be read: {error}'
+    ) from error
+  found = tuple(line.strip() for line in lines if line.strip())
+  if not found:
+    raise UserError(f'--classes={text}: the file is empty')
+  return found
+
+
+def _mean(text: str) -> np.ndarray:
+  """The mean image, float64 [256, 256, 3]."""
+  size = photographs.SIZE
+  if text.endswith('.binaryproto'):
+    image = caffe.read_mean(epath.Path(text))
+    if image.shape[0] != size:
+      raise UserError(
+        f'{text} is a mean of {image.shape[0]} pixels, not {size}'
+      )
+    return image
+  try:
+    rgb = [float(part) for part in text.split(',')]
+    return np.broadcast_to(rgb, (size, size, 3)).astype(np.float64)
+  except ValueError:
+    raise UserError(f'--mean={text}: a .binaryproto, or R,G,B') from None

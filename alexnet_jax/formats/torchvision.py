@@ -1,0 +1,80 @@
+"""torchvision's `alexnet` (Krizhevsky's one-tower network of 2014): its state
+dict, as safetensors, or as `.pth` where PyTorch is installed.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from alexnet_jax.formats import names, safetensors
+from alexnet_jax.formats.names import Arrays, Layout
+from alexnet_jax.runtime import files
+from alexnet_jax.runtime.errors import UserError
+
+# It sees images of 0 to 1, minus this mean, over these deviations.
+MEAN = tuple(255 * x for x in (0.485, 0.456, 0.406))
+LAYOUT = Layout(
+  names=names.TORCHVISION,
+  parts={'kernel': '.weight', 'bias': '.bias'},
+  divisors=(255 * 0.229, 255 * 0.224, 255 * 0.225),
+)
+
+
+def read_weights(path: epath.Path, wanted: Mapping[str, Any]) -> Arrays:
+  """The state dict.
+
+  Args:
+    path: a safetensors file, or a `.pth` of `torch.save`.
+    wanted: anything with shapes by torchvision's names.
+
+  Raises:
+    UserError: it is damaged, or of another network; it is a `.pth` and PyTorch
+      is not installed.
+  """
+  if path.suffix not in ('.pth', '.pt'):
+    return safetensors.read_arrays(path, wanted)
+  torch = _torch(path)
+  try:
+    # Numbers only: PyTorch refuses whatever else a pickle asks for.
+    state = torch.load(str(path), map_location='cpu', weights_only=True)
+    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+  except Exception as error:  # damaged bytes may be anything
+    reason = str(error).partition('\n')[0][:200]
+    raise UserError(f'{path} is not a state dict: {reason}') from error
+  names.check(path, {name: x.shape for name, x in arrays.items()}, dict(wanted))
+  if any(x.dtype != np.float32 for x in arrays.values()):
+    raise UserError(f'{path} is not in float32: convert it first')
+  return arrays
+
+
+def write_weights(path: epath.Path, arrays: Arrays) -> None:
+  """A state dict, by the suffix of `path`."""
+  if path.suffix not in ('.pth', '.pt'):
+    safetensors.write_arrays(path, arrays)
+    return
+  torch = _torch(path)
+  state = {
+    name: torch.from_numpy(np.array(array)) for name, array in arrays.items()
+  }
+  temporary = path.parent / f'.{path.name}.tmp'
+  with files.explained(path, Exception):
+    torch.save(state, str(temporary))
+    files.flush(temporary)
+    temporary.replace(path)
+
+
+def _torch(path: epath.Path) -> Any:
+  if importlib.util.find_spec('torch') is None:
+    raise UserError(
+      f'{path} is a pickle, which only PyTorch can look into safely, and it is '
+      'not installed. Where it is, make a safetensors file of it: python -c '
+      '"import torch, safetensors.torch as s; '
+      f"s.save_file(torch.load('{path}', weights_only=True), "
+      "'alexnet.safetensors')\""
+    )
+  import torch
+
+  return torch

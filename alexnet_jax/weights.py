@@ -1,0 +1,107 @@
+r"""Carries a trained network in from other programs' files, and out to them.
+
+  python -m alexnet_jax.weights export --format=safetensors \
+    --workdir=runs/imagenet2012 --file=alexnet.safetensors
+  python -m alexnet_jax.weights import --format=caffe \
+    --config=configs/imagenet2012.py --file=bvlc_alexnet.caffemodel \
+    --mean=imagenet_mean.binaryproto --workdir=runs/caffe
+  python -m alexnet_jax.main --config=configs/imagenet2012.py \
+    --workdir=runs/caffe --mode=eval --views=10
+
+An imported network is a run of no steps: `main` evaluates it or goes on
+training it, `alexnet_jax.load` opens it. formats:
+
+  safetensors  the two towers, with configuration, class names and mean
+  grouped      the same with the towers side by side, as programs for one
+               device have them (grouped convolutions)
+  caffe        .caffemodel: bvlc_alexnet, bvlc_reference_caffenet
+  torchvision  the state dict of torchvision's alexnet, .safetensors or, where
+               PyTorch is installed, .pth
+"""
+
+from collections.abc import Sequence
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from alexnet_jax.runtime import errors
+
+_FORMAT = flags.DEFINE_enum(
+  'format',
+  None,
+  ['safetensors', 'grouped', 'caffe', 'torchvision'],
+  'Whose file it is: see above.',
+  required=True,
+)
+_FILE = flags.DEFINE_string(
+  'file', None, 'The file to read or to write.', required=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'import: folder of the run that is made. export: of the run to take.',
+  required=True,
+)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', 'best', 'export: best, last or the number of a step.'
+)
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  None,
+  'import from caffe or torchvision: the configuration of that network, '
+  'such as configs/imagenet2012.py. Files of ours hold their own.',
+)
+_CLASSES = flags.DEFINE_string(
+  'classes',
+  '1000',
+  'import from caffe or torchvision: a file with the name of a class on each '
+  'line, or how many there are.',
+)
+_MEAN = flags.DEFINE_string(
+  'mean',
+  None,
+  'import from caffe: the mean image, a .binaryproto, or R,G,B. Default: that '
+  'of the published networks. torchvision has its own.',
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  logging.set_verbosity(logging.WARNING)
+  commands = {'import': _import, 'export': _export}
+  if len(argv) < 2 or argv[1] not in commands:
+    raise errors.UserError(f'say what to do: {" or ".join(commands)}')
+  commands[argv[1]]()
+
+
+def _import() -> None:
+  from alexnet_jax.formats import conversion, names
+  from alexnet_jax.learning import state
+
+  network = conversion.read(
+    _FILE.value,
+    _FORMAT.value,
+    config=_CONFIG.value,
+    classes=_CLASSES.value,
+    mean=_MEAN.value,
+  )
+  state.write_run(
+    _WORKDIR.value,
+    network.config,
+    names.state(network),
+    network.class_names,
+    network.statistics,
+  )
+  print(f'{_WORKDIR.value} has the network of {_FILE.value}', flush=True)
+
+
+def _export() -> None:
+  from alexnet_jax import library
+  from alexnet_jax.formats import conversion
+
+  model = library.load(_WORKDIR.value, _CHECKPOINT.value)
+  conversion.write(_FILE.value, _FORMAT.value, model.network())
+  print(f'{_FILE.value} has the network of step {model.step}', flush=True)
+
+
+if __name__ == '__main__':
+  errors.run(main, words=1)

@@ -1,0 +1,194 @@
+"""Weights in and out: round trips to the bit, other programs' logits."""
+
+import subprocess
+import sys
+
+import caffe_peer
+import numpy as np
+import pytest
+import safetensors.numpy
+import small_runs
+from conftest import max_norm_error
+
+import alexnet_jax
+from alexnet_jax import library
+from alexnet_jax.data import stats
+from alexnet_jax.formats import conversion, names
+from alexnet_jax.learning import evaluate
+from configs import default
+
+pytestmark = pytest.mark.usefixtures('cached')
+
+
+@pytest.fixture(scope='module')
+def network():
+  """Two small towers with drawn weights."""
+  config = default.get_config()
+  config.augment.crop_size = 64
+  config.model.width = 0.05
+  rng = np.random.default_rng(5)
+  _, template = names.abstract(config, 6)
+  params = {
+    name: rng.normal(0, 0.1, x.shape).astype(np.float32)
+    for name, x in names.flatten(template).items()
+  }
+  mean = rng.uniform(0, 255, (256, 256, 3))
+  return names.Network(
+    config, params, tuple('abcdef'), stats.of_mean(mean), step=7
+  )
+
+
+@pytest.fixture(scope='module')
+def model(network):
+  return library.Model(
+    network.config,
+    names.state(network),
+    network.class_names,
+    network.statistics,
+    network.step,
+  )
+
+
+def assert_same(a: names.Network, b: names.Network) -> None:
+  assert a.params.keys() == b.params.keys()
+  for name, x in a.params.items():
+    assert x.dtype == np.float32 and x.shape == b.params[name].shape, name
+    assert x.tobytes() == b.params[name].tobytes(), name
+  assert a.class_names == b.class_names
+  assert a.config.to_json() == b.config.to_json()
+
+
+# ---- Files of ours.
+
+
+@pytest.mark.parametrize('form', ['safetensors', 'grouped'])
+def test_a_file_of_ours_is_the_network(model, network, tmp_path, form):
+  file = tmp_path / 'network.safetensors'
+  assert_same(model.network(), network)
+  conversion.write(file, form, network)
+  assert_same(conversion.read(file, form), network)
+  loaded = alexnet_jax.load(file)
+  assert loaded.step == 7
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
+  np.testing.assert_array_equal(loaded.predict(images), model.predict(images))
+  for name, value in vars(network.statistics).items():
+    np.testing.assert_array_equal(vars(loaded.statistics)[name], value)
+
+
+def test_the_grouped_form_is_the_network_on_one_device(
+  model, network, tmp_path
+):
+  """A program of plain grouped convolutions, from the file alone."""
+  file = tmp_path / 'grouped.safetensors'
+  conversion.write(file, 'grouped', network)
+  arrays = safetensors.numpy.load_file(file)
+  rng = np.random.default_rng(1)
+  views = rng.normal(0, 50, (2, 64, 64, 3)).astype(np.float32)
+  expected = caffe_peer.grouped_forward(
+    arrays, views, groups=2, lrn_groups=2, k=2.0, alpha=1e-4, halve=True
+  )
+  assert max_norm_error(model(views), expected) < 1e-5
+
+
+def test_the_command_carries_a_run_out_and_in(
+  program, reference, config, tmp_path
+):
+  def weights(*arguments: str) -> str:
+    done = subprocess.run(
+      [sys.executable, '-m', 'alexnet_jax.weights', *arguments],
+      cwd=small_runs.ROOT,
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+  file = f'--file={tmp_path}/network.safetensors'
+  out = weights(
+    *('export', '--format=safetensors', file),
+    *(f'--workdir={reference}', '--checkpoint=18'),
+  )
+  assert 'has the network of step 18' in out
+  workdir = tmp_path / 'run'
+  weights('import', '--format=safetensors', file, f'--workdir={workdir}')
+  values = [
+    evaluate.evaluate_checkpoint(config, folder, which, 'test', 1)
+    for folder, which in ((reference, 18), (workdir, 'best'))
+  ]
+  assert values[0] == values[1]
+  config.length = '1 step'
+  assert 'resuming from step 0' in program(workdir, config).run()
+
+
+# ---- Caffe's.
+
+
+@pytest.fixture(scope='module')
+def caffe_config():
+  config = default.get_config()
+  config.augment.crop_size = 67
+  config.augment.mean = 'rgb'
+  config.model.width = 0.1
+  config.model.dropout_form = 'inverted'
+  config.model.lrn.alpha_over = 'mean'
+  config.model.lrn.k = 1.0
+  return config
+
+
+@pytest.fixture(scope='module')
+def blobs(caffe_config):
+  """Weights as Caffe has them, drawn by shape."""
+  return caffe_peer.draw_blobs(width=0.1, classes=6, crop=67)
+
+
+@pytest.mark.parametrize('old', [True, False])
+def test_caffes_file_gives_caffes_logits(caffe_config, blobs, tmp_path, old):
+  file = tmp_path / 'net.caffemodel'
+  file.write_bytes(caffe_peer.encode(blobs, old))
+  network = conversion.read(file, 'caffe', config=caffe_config, classes='6')
+  model = library.Model(
+    network.config,
+    names.state(network),
+    network.class_names,
+    network.statistics,
+  )
+  rng = np.random.default_rng(2)
+  image = rng.integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
+  low = (256 - 67) // 2
+  crop = image[:, low : low + 67, low : low + 67].astype(np.float64)
+  bgr = crop[..., ::-1] - np.array([104.00698793, 116.66876762, 122.67891434])
+  expected = caffe_peer.forward(blobs, bgr, lrn_groups=2)
+  assert max_norm_error(model(model.preprocess(image))[0], expected) < 1e-5
+
+
+def test_caffes_files_come_back_to_the_bit(caffe_config, blobs, tmp_path):
+  """Ours is read by protobuf's own runtime."""
+  first, second = tmp_path / 'a.caffemodel', tmp_path / 'b.caffemodel'
+  first.write_bytes(caffe_peer.encode(blobs, old=True))
+  network = conversion.read(first, 'caffe', config=caffe_config, classes='6')
+  conversion.write(second, 'caffe', network)
+  found = caffe_peer.decode(second.read_bytes())
+  assert found.keys() == blobs.keys()
+  for name, x in blobs.items():
+    assert x.shape == found[name].shape and x.tobytes() == found[name].tobytes()
+  again = conversion.read(second, 'caffe', config=caffe_config, classes='6')
+  assert_same(again, network)
+
+
+def test_caffes_mean_image_is_turned_to_rgb(caffe_config, blobs, tmp_path):
+  rng = np.random.default_rng(3)
+  bgr = rng.uniform(0, 255, (3, 256, 256)).astype(np.float32)
+  (tmp_path / 'mean.binaryproto').write_bytes(caffe_peer.encode_blob(bgr))
+  file = tmp_path / 'net.caffemodel'
+  file.write_bytes(caffe_peer.encode(blobs, old=True))
+  network = conversion.read(
+    file,
+    'caffe',
+    config=caffe_config,
+    classes='6',
+    mean=str(tmp_path / 'mean.binaryproto'),
+  )
+  mean = network.statistics.mean_image
+  for channel in range(3):
+    np.testing.assert_array_equal(mean[..., channel], bgr[2 - channel])
