@@ -14,6 +14,9 @@ SIGTERM or Ctrl-C saves and leaves (exit status 75: run again to go on), a
 second Ctrl-C leaves at once.
 """
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,6 +80,10 @@ _PROCESS = flags.DEFINE_integer(
   'With --distributed=manual: which one this is, from 0 on.',
   lower_bound=0,
 )
+_REPORT = flags.DEFINE_bool(
+  'report', True, 'Leave a page on what was learned in <workdir>/report.html.'
+)
+_PATIENCE = 200  # seconds; other processes of the run wait for this one
 flags.mark_flag_as_required('config')
 
 
@@ -89,7 +96,47 @@ def main(argv: Sequence[str]) -> int:
     _DISTRIBUTED.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
   )
   with distributed.together():
-    return _run()
+    status = _run()
+  if status == 0 and _REPORT.value and _MODE.value == 'train':
+    _report(Path(_workdir()))
+  return status
+
+
+def _workdir() -> str:
+  name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
+  return _WORKDIR.value or f'runs/{name}'
+
+
+def _report(workdir: Path) -> None:
+  """Leaves report.html in the workdir, unless it is there and up to date.
+
+  A process of its own draws it, on CPUs: whatever becomes of it, the run has
+  ended well, and other processes of the run need not take part.
+  """
+  import jax
+
+  from alexnet_jax.runtime import writers
+
+  page, rows = workdir / writers.REPORT, workdir / writers.METRICS_FILE
+  if jax.process_index() or not rows.exists():
+    return
+  if page.exists() and page.stat().st_mtime > rows.stat().st_mtime:
+    return
+  command = [sys.executable, '-m', 'alexnet_jax.report', str(workdir)]
+  try:
+    subprocess.run(
+      [*command, '--photographs=200', '--gallery=400'],
+      env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+      check=True,
+      timeout=_PATIENCE,
+    )
+  except (OSError, subprocess.SubprocessError, KeyboardInterrupt) as error:
+    reason = type(error).__name__
+    print(
+      f'no report was drawn ({reason}); all else is well. To try again: '
+      f'python -m alexnet_jax.report {workdir}',
+      file=sys.stderr,
+    )
 
 
 def _run() -> int:
@@ -99,7 +146,7 @@ def _run() -> int:
   file = Path(config_flags.get_config_filename(flags.FLAGS['config']))
   if not file.exists():
     raise errors.UserError(f'--config={file}: there is no such file')
-  workdir = _WORKDIR.value or f'runs/{file.stem}'
+  workdir = _workdir()
   backend.configure(config.mesh.data, config.mesh.towers, config.deterministic)
 
   from alexnet_jax.learning import evaluate, train

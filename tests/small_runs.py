@@ -93,14 +93,18 @@ class Program:
   def start(self, *more: str, **options) -> subprocess.Popen:
     defaults = flat(default.get_config())
     flags = [
+      '--config=configs/default.py',
+      f'--workdir={self.workdir}',
+      '--noreport',
+    ]
+    flags += [
       f'--config.{name}={value}'
       for name, value in flat(self.config).items()
       if value != defaults[name]
     ]
     program = [sys.executable, '-m', 'alexnet_jax.main']
-    file = '--config=configs/default.py'
     return subprocess.Popen(
-      [*program, file, f'--workdir={self.workdir}', *flags, *more],
+      [*program, *flags, *more],
       cwd=ROOT,
       env=os.environ
       | {

@@ -1,7 +1,8 @@
 """Looking inside (§6): nearest neighbours, confusion, what a patch is worth."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -146,3 +147,12 @@ def occlusion(
       hidden.append(copy)
   values = probabilities(np.stack([view, *hidden]))[:, label]
   return (values[0] - values[1:]).reshape(len(places), len(places))
+
+
+def flat(tree: Mapping[str, Any], name: str = '') -> dict[str, Any]:
+  """{'a': {'b': 1}} as {'a.b': 1}."""
+  fields: dict[str, Any] = {}
+  for key, value in tree.items():
+    inner = isinstance(value, Mapping)
+    fields |= flat(value, f'{name}{key}.') if inner else {name + key: value}
+  return fields

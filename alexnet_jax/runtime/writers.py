@@ -20,6 +20,7 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import explained, write_atomically
 
 METRICS_FILE = 'metrics.jsonl'
+REPORT = 'report.html'
 
 
 class MetricsWriter:
