@@ -125,7 +125,7 @@ def _report(workdir: Path) -> None:
   command = [sys.executable, '-m', 'alexnet_jax.report', str(workdir)]
   try:
     subprocess.run(
-      [*command, '--photographs=200', '--gallery=400'],
+      [*command, '--photographs=128', '--gallery=256'],
       env=os.environ | {'JAX_PLATFORMS': 'cpu'},
       check=True,
       timeout=_PATIENCE,

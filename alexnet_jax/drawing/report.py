@@ -184,7 +184,9 @@ def _neighbours(
     model.features(images)
     for images, _ in looking.in_batches(dataset, 'train', some)
   )
-  wanted = model.features([one.image for one in queries])
+  # As many as in a batch of the gallery: one program for both.
+  filled = [queries[i % len(queries)].image for i in range(looking.BATCH)]
+  wanted = model.features(filled)[: len(queries)]
   _, places = looking.nearest(wanted, vectors, min(_NEIGHBOURS, len(some)))
   yield page.heading('Nearest training photographs (figure 4, right)')
   yield page.paragraph(

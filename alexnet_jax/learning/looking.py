@@ -11,6 +11,8 @@ from alexnet_jax.data import builders
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime.errors import UserError
 
+BATCH = 32  # photographs looked at together
+
 
 def open_data(
   config: ml_collections.ConfigDict, data_dir: str | None = None
@@ -45,7 +47,7 @@ def read(
 
 
 def in_batches(
-  dataset: Dataset, split: str, indices: Sequence[int], size: int = 32
+  dataset: Dataset, split: str, indices: Sequence[int], size: int = BATCH
 ) -> Iterator[tuple[list[np.ndarray], list[int]]]:
   """`read`, some at a time."""
   for start in range(0, len(indices), size):
