@@ -15,7 +15,7 @@ import small_runs
 from test_faults import refusal, unfinished, wait_for
 
 from alexnet_jax.data import preparation
-from alexnet_jax.runtime import signals
+from alexnet_jax.runtime import errors, files, signals
 from alexnet_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures('cached')
@@ -84,6 +84,38 @@ def test_a_full_disk_while_logging(program, config, reference, tmp_path):
   out = program(workdir, config).run()
   assert re.search('resuming from step (5|9|14)', out)
   small_runs.assert_equal_runs(config, workdir, reference)
+
+
+def test_failures_that_follow_each_other_are_all_told():
+  """A log that fails, and then the save that was under way."""
+
+  def write(file: str, problem: str) -> None:
+    with files.explained(file):
+      raise OSError(problem)
+
+  def run() -> None:
+    with contextlib.ExitStack() as stack:
+      stack.callback(write, 'checkpoints/4', 'full')
+      stack.callback(write, 'metrics.jsonl', 'full')  # again, at its end
+      write('metrics.jsonl', 'full')
+
+  with pytest.raises(UserError) as caught:
+    run()
+  messages = errors.all_of(caught.value).splitlines()
+  starts = [message.partition(' could not')[0] for message in messages]
+  assert starts == ['metrics.jsonl', 'and then: checkpoints/4']
+
+
+def test_a_failure_that_is_told_in_other_words_is_told_once():
+  def reword() -> None:
+    try:
+      raise UserError('16 of what')
+    except UserError as error:
+      raise UserError(f'model.width: {error}') from error
+
+  with pytest.raises(UserError) as caught:
+    reword()
+  assert errors.all_of(caught.value) == 'model.width: 16 of what'
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

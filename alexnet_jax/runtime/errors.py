@@ -38,7 +38,7 @@ def run(
         )
       return main(argv)
     except UserError as error:
-      return refuse(str(error))
+      return refuse(all_of(error))
 
   def parse(argv: Sequence[str]) -> Sequence[str]:
     try:
@@ -47,6 +47,24 @@ def run(
       sys.exit(refuse(_explain(error)))
 
   app.run(guarded, flags_parser=parse, **kwargs)
+
+
+def all_of(error: BaseException) -> str:
+  """The messages of all `UserError`s that led to this one, the first one first.
+
+  A disk that is full is found by a log, and then by the save that was under
+  way when the log failed: `raise` alone would tell of the save.
+  """
+  messages: list[str] = []
+  link: BaseException | None = error
+  while link:
+    if isinstance(link, UserError) and str(link) not in messages:
+      messages.insert(0, str(link))
+    # What one is raised `from`, it has in its own words.
+    if isinstance(link.__cause__, UserError):
+      link = link.__cause__
+    link = link.__context__
+  return '\nand then: '.join(messages)
 
 
 def refuse(message: str) -> int:
