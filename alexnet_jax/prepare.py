@@ -65,7 +65,7 @@ _SKIP_BAD = flags.DEFINE_bool(
   'skip_bad',
   False,
   'Leave out files that cannot be decoded, and list them, instead of stopping '
-  'at the first.',
+  'at the first. A class that this leaves empty is named in a warning.',
 )
 _OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'Replace a data set of this name.'

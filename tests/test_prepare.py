@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import pickle
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -226,14 +227,19 @@ def test_bad_file_is_named_and_can_be_skipped(tmp_path, pets, capfd):
     prepare('folder', tmp_path, pets)
   assert not contents(tmp_path / 'data')
 
+  (pets / 'validation' / 'eel' / '0.jpg').write_bytes(b'')  # the only one
   dataset = prepare('folder', tmp_path, pets, skip_bad=True)
   assert dataset.num_examples('train') == len(dataset.source('train')) == 45
   assert [s.split(':')[0] for s in dataset.fingerprint['skipped']] == [
     'train/cat/4.jpg',
     'train/dog/notes.txt',
+    'validation/eel/0.jpg',
   ]
-  out = capfd.readouterr().out
-  assert '2 left out' in out
+  out, err = capfd.readouterr()
+  assert re.findall('^warning: (.*)', err, re.MULTILINE) == [
+    'pets: no validation photograph of eel is whole: the class is empty'
+  ]
+  assert '3 left out' in out
   assert 'train/dog/notes.txt: not an image' in out
 
 

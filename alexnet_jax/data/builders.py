@@ -250,7 +250,8 @@ class Photographs(dataset_builder.FileReaderBuilder):
     results = workers.in_order(submit, task, examples, 3 * self._workers)
     template = self._get_filename_template(split)
     files = template.sharded_filepaths(math.ceil(len(examples) / SHARD))
-    lengths = []
+    lengths: list[int] = []
+    labels: set[int] = set()
     for file in files:
       writer = array_record_module.ArrayRecordWriter(str(file), _OPTIONS)
       lengths.append(0)
@@ -259,10 +260,16 @@ class Photographs(dataset_builder.FileReaderBuilder):
         for record in result.records:
           writer.write(record)
         lengths[-1] += len(result.records)
+        labels.update(result.labels)
       with explained(file, RuntimeError):  # ArrayRecord's for any
         writer.close()
     if not sum(lengths):
       raise UserError(f'{self.name}: not one {split} photograph is whole')
+    for label in sorted({example.label for example in examples} - labels):
+      sources.warn(
+        f'{self.name}: no {split} photograph of '
+        f'{self._found.class_names[label]} is whole: the class is empty'
+      )
     return tfds.core.SplitInfo(
       name=split,
       shard_lengths=lengths,

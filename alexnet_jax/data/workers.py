@@ -29,6 +29,7 @@ class Result:
   """What a task made of its chunk."""
 
   records: list[bytes]  # serialized tf.train.Example
+  labels: list[int]  # theirs
   problems: list[str]  # 'name: why', of images left out
   sums: Sums  # over the pixels as they will be read back
 
@@ -43,7 +44,7 @@ class Task:
   measure: bool  # sum the pixels too
 
   def __call__(self, chunk: Sequence[Example]) -> Result:
-    records, problems, images = [], [], []
+    records, labels, problems, images = [], [], [], []
     for example in chunk:
       try:
         image = example.read(self.side)
@@ -56,8 +57,9 @@ class Task:
         stored, image = io.BytesIO(data), photographs.decode_jpeg(data)
       images.append(image)
       records.append(self._record({'image': stored, 'label': example.label}))
-    measure = self.measure and images
-    return Result(records, problems, Sums.of(images) if measure else Sums())
+      labels.append(example.label)
+    sums = Sums.of(images) if self.measure and images else Sums()
+    return Result(records, labels, problems, sums)
 
   def _record(self, example: dict[str, Any]) -> bytes:
     # `features.serialize_example` lets the order of the two fields differ from
