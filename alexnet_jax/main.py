@@ -140,7 +140,7 @@ def _report(workdir: Path) -> None:
 
 
 def _run() -> int:
-  from alexnet_jax.runtime import backend
+  from alexnet_jax.runtime import backend, signals
 
   config = _CONFIG.value
   file = Path(config_flags.get_config_filename(flags.FLAGS['config']))
@@ -152,6 +152,7 @@ def _run() -> int:
   from alexnet_jax.learning import evaluate, train
 
   if _MODE.value == 'eval':
+    signals.leave_on_sigterm()
     evaluate.evaluate_checkpoint(
       config,
       workdir,

@@ -18,7 +18,9 @@ from alexnet_jax.runtime import distributed, signals
 from alexnet_jax.runtime.errors import UserError
 
 
-def start_pair(program: small_runs.Program) -> list[subprocess.Popen]:
+def start_pair(
+  program: small_runs.Program, *more: str
+) -> list[subprocess.Popen]:
   """Two processes, a tower each."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
@@ -29,6 +31,7 @@ def start_pair(program: small_runs.Program) -> list[subprocess.Popen]:
       f'--coordinator=localhost:{port}',
       '--processes=2',
       f'--process={process}',
+      *more,
     )
     for process in range(2)
   ]
@@ -93,6 +96,17 @@ def test_sigterm_to_one_stops_both_and_they_resume(
   first, _ = finish_pair(start_pair(program(workdir)))
   assert f'resuming from step {step}' in first
   small_runs.assert_equal_runs(config, workdir, pair[0])
+
+
+@pytest.mark.slow
+def test_sigterm_ends_an_evaluation(program, reference):
+  processes = start_pair(program(reference), '--mode=eval')
+  assert 'mesh: ' in processes[0].stdout.readline()
+  for process in processes:
+    process.terminate()
+  for process in processes:
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
 
 
 @pytest.mark.slow

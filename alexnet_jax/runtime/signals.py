@@ -11,6 +11,14 @@ from jax.experimental import multihost_utils
 STOPPED = 75
 
 
+def leave_on_sigterm() -> None:
+  """Has SIGTERM end this process, where there is nothing to save.
+
+  JAX's handler, which several processes have, waits for a `StopRequest`.
+  """
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class StopRequest:
   """Made by SIGTERM or Ctrl-C; a second Ctrl-C leaves at once.
 
