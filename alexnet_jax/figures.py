@@ -18,6 +18,7 @@ Photographs are named, or taken from --split of the run's data set. The picture
 goes to --output; its ending says the kind: .png, .jpg, .svg or .pdf.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 
 from absl import flags, logging
@@ -69,6 +70,12 @@ def main(argv: Sequence[str]) -> None:
 
   if not words and what != 'architecture':
     raise errors.UserError(f'say of which run: figures {what} WORKDIR')
+  try:
+    inspect.signature(commands[what]).bind(*words)
+  except TypeError:
+    raise errors.UserError(
+      f'figures {what} does not take {len(words)} words: see --help'
+    ) from None
   output = _OUTPUT.value or '/'.join([*words[:1], f'{what}.png'])
   canvas.check_kind(output)
   canvas.save(commands[what](*words), output)

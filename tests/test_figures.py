@@ -1,6 +1,8 @@
 """What is drawn says what it should, and nothing lies over anything else."""
 
 import itertools
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -8,11 +10,11 @@ import pytest
 import small_runs
 
 from alexnet_jax.drawing import architecture as drawing
-from alexnet_jax.drawing import canvas, charts
-from alexnet_jax.learning import architecture
+from alexnet_jax.drawing import canvas, charts, panels
+from alexnet_jax.learning import architecture, pictures
 from alexnet_jax.runtime import writers
 from alexnet_jax.runtime.errors import UserError
-from configs import imagenet2012
+from configs import cifar10_80sec, imagenet2012
 
 
 @pytest.fixture(scope='module')
@@ -78,6 +80,19 @@ def test_the_drawing_has_these_numbers(layers):
   assert '86,528' in texts
 
 
+def test_a_net_of_one_tower_of_another_kind():
+  layers = architecture.describe(cifar10_80sec.get_config(), 10)
+  assert [(layer.name, layer.output, layer.parameters) for layer in layers] == [
+    ('conv1', (32, 32, 32), 32 * (5 * 5 * 3 + 1)),
+    ('conv2', (16, 16, 32), 32 * (5 * 5 * 32 + 1)),
+    ('conv3', (8, 8, 64), 64 * (5 * 5 * 32 + 1)),
+    ('fc64', (64,), 64 * (4 * 4 * 64 + 1)),
+    ('fc10', (10,), 10 * (64 + 1)),
+  ]
+  assert layers[1].after == (8, 8, 32)
+  assert_readable(drawing.draw(layers, 32, 1))
+
+
 def assert_readable(fig) -> list[str]:
   """No text over another, none outside; returns them."""
   fig.canvas.draw()
@@ -89,6 +104,79 @@ def assert_readable(fig) -> list[str]:
   for text, box in zip(texts, boxes, strict=True):
     assert box.x0 > -1 and box.x1 <= fig.bbox.x1, text.get_text()
   return [text.get_text() for text in texts]
+
+
+def test_bars_are_the_probabilities():
+  images = [np.zeros((8, 8, 3), np.uint8)] * 5
+  shares = np.random.default_rng(0).dirichlet(np.ones(7), 5)
+  names = [f'class {k}' for k in range(7)]
+  fig = panels.predictions(images, shares, names, list('abcde'), [3] * 5, top=4)
+  titles = [ax.get_title() for ax in fig.axes if ax.get_title()]
+  assert titles == list('abcde')
+  drawn = [ax for ax in fig.axes if ax.patches]
+  assert len(drawn) == 5
+  for ax, row in zip(drawn, shares, strict=True):
+    order = np.argsort(-row)[:4]
+    np.testing.assert_allclose([p.get_width() for p in ax.patches], row[order])
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == [f'class {k}  {row[k]:.0%}' for k in order]
+    red = [p.get_facecolor() for p in ax.patches]
+    assert len(set(red)) == 1 + (3 in order and len(order) > 1)
+
+
+def test_kernels_are_tensorboards_tiles():
+  kernels = np.random.default_rng(0).normal(size=(2, 11, 11, 3, 6))
+  params = {'conv1': {'kernel': kernels.astype(np.float32)}}
+  mosaic = pictures.conv1_kernels(params)
+  tiles = mosaic.reshape(2, 36, -1, 36, 3)[:, :33, :, :33]  # [T, y, x, x', c]
+  for tower in range(2):
+    for k in range(6):
+      one = kernels[tower, ..., k].astype(np.float32)
+      want = 255 * (one - one.min()) / (one.max() - one.min())
+      found = tiles[tower, ::3, k, ::3]
+      assert np.abs(found - want).max() < 0.51
+  fig = panels.kernels(mosaic, 2)
+  drawn = [ax.images[0].get_array() for ax in fig.axes]
+  np.testing.assert_array_equal(np.concatenate(drawn), mosaic)
+
+
+def test_confusion_shows_the_counts():
+  counts = np.array([[3, 0, 1], [0, 2, 0], [1, 1, 0]])
+  fig = charts.confusion(counts, ['a', 'b', 'c'])
+  (ax,) = fig.axes
+  cells = {text.get_position(): text.get_text() for text in ax.texts}
+  assert cells == {
+    (0, 0): '3',
+    (2, 0): '1',
+    (1, 1): '2',
+    (0, 2): '1',
+    (1, 2): '1',
+  }
+  assert ax.get_title(loc='left') == '62.5% of 8 right'
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    ('nonsense', 'say what to draw: architecture, kernels'),
+    ('kernels', 'say of which run: figures kernels WORKDIR'),
+    ('kernels a b', 'figures kernels does not take 2 words'),
+    ('architecture', 'say of what: a WORKDIR, or --config=FILE'),
+    ('curves gone', 'gone is not a run'),
+    ('curves x --output=x.gif', 'a picture ends in one of'),
+  ],
+)
+def test_what_figures_does_not_understand(words, message):
+  done = subprocess.run(
+    [sys.executable, '-m', 'alexnet_jax.figures', *words.split()],
+    cwd=small_runs.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith('error: ')
+  assert message in done.stderr
+  assert 'Traceback' not in done.stderr
 
 
 def test_curves_are_the_rows(reference):

@@ -131,7 +131,7 @@ def test_several_runs_are_compared(run):
   assert [name for name, _ in found.images] == [
     *('curves', 'kernels of conv1', 'kernels of conv1', 'health')
   ]
-  assert 'Not here: no data set pictures' in found.words
+  assert 'no data set pictures.' in found.words
   differ = found.words.index('What differs:')
   assert [w for w in found.words[differ:] if w.strip()][1:7] == [
     *('field', 'one & <only>', 'other', 'seed', '0', '7')

@@ -28,7 +28,7 @@ def kernels(mosaic: np.ndarray, towers: int) -> Figure:
   ):
     canvas.photograph(ax, part)
     if towers > 1:
-      ax.set_ylabel(f'tower {tower}')
+      ax.set_ylabel(f'tower {tower}', rotation=0, ha='right', va='center')
   return fig
 
 

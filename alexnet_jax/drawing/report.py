@@ -78,8 +78,8 @@ def write(runs: Sequence[Run], photographs: int, gallery: int) -> str:
     parts += _photographs(first, first.open_data(), photographs, gallery)
   except UserError as error:  # the data set may be on another machine
     parts += [
-      page.heading('Predictions and neighbours'),
-      page.paragraph(f'Not here: {error}'),
+      page.heading('What is missing'),
+      page.paragraph(f'{error}.'),
     ]
   health = charts.quantities({r.name: r.rows for r in runs}, 'health/')
   if health:

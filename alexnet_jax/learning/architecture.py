@@ -61,7 +61,7 @@ def describe(
   )
   setup = communication.abstract_setup(config, num_classes, mesh)
   params = setup.abstract_state().params
-  needs = communication.minimum(setup)
+  needs = communication.minimum(setup) if config.model.towers > 1 else {}
 
   order: list[str] = []
 
