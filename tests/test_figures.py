@@ -90,7 +90,9 @@ def test_a_net_of_one_tower_of_another_kind():
     ('fc10', (10,), 10 * (64 + 1)),
   ]
   assert layers[1].after == (8, 8, 32)
-  assert_readable(drawing.draw(layers, 32, 1))
+  assert {layer.stride for layer in layers} == {1}
+  texts = assert_readable(drawing.draw(layers, 32, 1))
+  assert not any('stride' in text or 'received' in text for text in texts)
 
 
 def assert_readable(fig) -> list[str]:

@@ -15,10 +15,13 @@ _TILT = (0.34, 0.22)  # where the depth of a box goes on the page
 _COLUMN, _ROW, _LINE = 2.0, 3.0, 0.45  # between layers, towers, table rows
 _TOTALS = 0.2  # where they stand
 _INCH = 0.56  # a unit of these
-_NOTE = (
+_THEN = (
+  'then: response normalization and pooling, with the side of the maps they '
+  'leave.'
+)
+_RECEIVED = (
   'received: by the device of a tower, per image, in the forward pass; as much '
-  'of gradients on the way\nback, but for fc8. then: response normalization '
-  'and overlapping pooling, with the side of the maps they leave.'
+  'of gradients on the way back, but for fc8.'
 )
 _FACES = {'front': '#dfe8f2', 'top': '#eef3f8', 'side': '#cbd9e8'}
 _EDGE, _TALK, _NOTE_INK = '#5b6b7d', canvas.COLOURS[1], '#5f6670'
@@ -73,8 +76,12 @@ def _numbers(
     'then': [_then(layer) for layer in layers],
     'neurons': [layer.neurons for layer in layers],
     'parameters': [layer.parameters for layer in layers],
-    'received, bytes': [layer.received for layer in layers],
   }
+  notes = [_THEN]
+  received = [layer.received for layer in layers]
+  if any(received):
+    rows['received, bytes'] = received
+    notes.append(_RECEIVED)
 
   def write(x: float, text: str, **options: Any) -> None:
     style: dict[str, Any] = {'ha': 'center', 'va': 'center', 'fontsize': 8.5}
@@ -94,7 +101,9 @@ def _numbers(
     if numbers:
       write(_TOTALS, f'{sum(numbers):,}', color=ink)
     y -= _LINE
-  write(left, _NOTE, ha='left', va='top', fontsize=7.5, color=_NOTE_INK)
+  write(
+    left, '\n'.join(notes), ha='left', va='top', fontsize=7.5, color=_NOTE_INK
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,7 +78,9 @@ def describe(
   shapes = {
     name: tuple(jax.tree.leaves(outputs[name])[0].shape[1:]) for name in order
   }
-  strides = {row.name: row.stride for row in alexnet.CONVS}
+  # The nets of CIFAR-10 move every window by one pixel.
+  rows = alexnet.CONVS if config.model.name == 'alexnet' else ()
+  strides = {row.name: row.stride for row in rows}
   layers: list[Layer] = []
   for name, shape in shapes.items():
     if name not in params:  # it has no weights: it belongs to the last that has
