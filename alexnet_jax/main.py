@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
   with distributed.together():
     status = _run()
   if status == 0 and _REPORT.value and _MODE.value == 'train':
-    _report(Path(_workdir()))
+    _report(_workdir())
   return status
 
 
@@ -107,22 +107,24 @@ def _workdir() -> str:
   return _WORKDIR.value or f'runs/{name}'
 
 
-def _report(workdir: Path) -> None:
+def _report(workdir: str) -> None:
   """Leaves report.html in the workdir, unless it is there and up to date.
 
   A process of its own draws it, on CPUs: whatever becomes of it, the run has
   ended well, and other processes of the run need not take part.
   """
   import jax
+  from etils import epath
 
   from alexnet_jax.runtime import writers
 
-  page, rows = workdir / writers.REPORT, workdir / writers.METRICS_FILE
+  folder = epath.Path(workdir)  # perhaps of a bucket
+  page, rows = folder / writers.REPORT, folder / writers.METRICS_FILE
   if jax.process_index() or not rows.exists():
     return
-  if page.exists() and page.stat().st_mtime > rows.stat().st_mtime:
+  if page.exists() and page.stat().mtime > rows.stat().mtime:
     return
-  command = [sys.executable, '-m', 'alexnet_jax.report', str(workdir)]
+  command = [sys.executable, '-m', 'alexnet_jax.report', workdir]
   try:
     subprocess.run(
       [*command, '--photographs=128', '--gallery=256'],
