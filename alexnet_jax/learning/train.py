@@ -20,7 +20,7 @@ from etils import epath
 
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
-from alexnet_jax.learning import pictures
+from alexnet_jax.learning import looking, pictures
 from alexnet_jax.learning.bad_records import BadRecords
 from alexnet_jax.learning.evaluate import Evaluator
 from alexnet_jax.learning.schedules import make_schedule
@@ -367,7 +367,7 @@ class _Trace:
 def _log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
   """Logs what differs from the run that wrote the checkpoint."""
   for part in ('config', 'environment'):
-    old, new = _flat(before[part]), _flat(now[part])
+    old, new = looking.flat(before[part]), looking.flat(now[part])
     for name in sorted(old.keys() | new.keys()):
       if old.get(name) != new.get(name):
         logging.warning(
@@ -377,13 +377,3 @@ def _log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
           new.get(name),
           old.get(name),
         )
-
-
-def _flat(tree: Any, name: str = '') -> dict[str, Any]:
-  """{'a': {'b': 1}} as {'a.b': 1}."""
-  if not isinstance(tree, dict):
-    return {name: tree}
-  flat: dict[str, Any] = {}
-  for key, value in tree.items():
-    flat |= _flat(value, f'{name}.{key}' if name else key)
-  return flat
