@@ -7,7 +7,7 @@ r"""Draws the network and what it has learned.
   python -m alexnet_jax.figures activations|occlusion WORKDIR [IMAGE...]
 
 architecture: figure 2, the towers with shapes, neurons, parameters and what
-they send each other; --config may be a workdir's, too. kernels: figure 3, what
+they send each other; a WORKDIR in place of --config will do. kernels: figure 3, what
 conv1 has learned, a tower above the other. curves: loss, errors and rate, of
 one run or several. predictions: figure 4, left. confusion: which class is taken
 for which, over a split. activations: the strongest maps of each layer for one
