@@ -7,12 +7,12 @@ r"""Draws the network and what it has learned.
   python -m alexnet_jax.figures activations|occlusion WORKDIR [IMAGE...]
 
 architecture: figure 2, the towers with shapes, neurons, parameters and what
-they send each other; a WORKDIR in place of --config will do. kernels: figure 3, what
-conv1 has learned, a tower above the other. curves: loss, errors and rate, of
-one run or several. predictions: figure 4, left. confusion: which class is taken
-for which, over a split. activations: the strongest maps of each layer for one
-photograph. occlusion: where hiding a patch takes the most of the probability
-away.
+they send each other; a WORKDIR in place of --config will do. kernels: figure 3,
+what conv1 has learned, a tower above the other. curves: loss, errors and rate,
+of one run or several. predictions: figure 4, left. confusion: which class is
+taken for which, over a split. activations: the strongest maps of each layer for
+one photograph. occlusion: where hiding a patch takes the most of the
+probability away.
 
 Photographs are named, or taken from --split of the run's data set. The picture
 goes to --output; its ending says the kind: .png, .jpg, .svg or .pdf.
