@@ -68,6 +68,9 @@ def get_config() -> ConfigDict:
   # What is subtracted (§2): 'image', the training set's mean image (its
   # central crop, wherever the view was cut), 'rgb', its mean colour, 'none'.
   augment.mean = 'image'
+  # Multiplies a view after that. The paper's is 1: pixels of 0 to 255. At
+  # 1 / 58, about what ports divide by, the initial weights of §5 are too small.
+  augment.scale = 1.0
 
   config.model = model = ConfigDict()
   # 'alexnet', or a CIFAR-10 net of models/cifar.py: '80sec', '18pct',

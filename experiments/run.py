@@ -40,6 +40,9 @@ _SEEDS = flags.DEFINE_integer('seeds', 1, 'Seeds of each.', lower_bound=1)
 _VARIANTS = flags.DEFINE_string(
   'variants', '', 'A regular expression: only variants in which it is found.'
 )
+_SET = flags.DEFINE_multi_string(
+  'set', [], 'FIELD=VALUE of the configuration, for all runs: other runs.'
+)
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run',
   False,
@@ -76,7 +79,11 @@ def main(argv: Sequence[str]) -> int:
   logging.set_verbosity(logging.WARNING)
   results = Path(_RESULTS.value)
   wanted = plan.select(
-    _EXPERIMENT.value, _FORM.value, _SEEDS.value, _VARIANTS.value
+    _EXPERIMENT.value,
+    _FORM.value,
+    _SEEDS.value,
+    _VARIANTS.value,
+    _SET.value,
   )
   todo = [run for run in wanted if not rows.has(run, results)]
   print(f'{len(wanted)} runs, {len(wanted) - len(todo)} have rows', flush=True)

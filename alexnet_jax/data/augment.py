@@ -26,10 +26,12 @@ class Constants:
     mean: float32 [crop, crop, 3] or [3], subtracted from a view.
     components: float32 [3, 3]; row i is what a multiple of 1 of component i
       adds to R, G and B.
+    scale: float32 [], multiplies a view in the end.
   """
 
   mean: Any
   components: Any
+  scale: Any
 
 
 def constants(
@@ -65,6 +67,7 @@ def constants(
   return Constants(
     mean=means[config.mean].astype(np.float32),
     components=components.T.astype(np.float32),
+    scale=np.float32(config.get('scale', 1.0)),
   )
 
 
@@ -102,7 +105,7 @@ def training_views(
     if config.color:
       multiples = config.color * jax.random.normal(color_key, (3,))
       x += (multiples[:, None] * constants.components).sum(0)
-    return x
+    return x * constants.scale
 
   return jax.vmap(view)(images, keys)
 
@@ -137,4 +140,5 @@ def test_views(
   cuts = [images[:, y : y + crop, x : x + crop] for y, x in places[views]]
   if views in (2, 10):
     cuts += [cut[:, :, ::-1] for cut in cuts]
-  return jnp.stack(cuts).astype(jnp.float32) - constants.mean
+  views_of = jnp.stack(cuts).astype(jnp.float32) - constants.mean
+  return views_of * constants.scale

@@ -19,6 +19,7 @@ _LIMITS = {
   'data.prefetch': (1, 1000),
   'data.max_bad_records': (0, 2**31 - 1),
   'augment.color': (0, 1000),
+  'augment.scale': (0, 1000),
   'model.width': (0.001, 100),
   'model.dropout': (0, 1),
   'model.init_scale': (0, 1000),

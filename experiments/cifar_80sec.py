@@ -1,0 +1,25 @@
+"""The nets of cuda-convnet on CIFAR-10, with the rates and decays of their
+files: the errors that its author reports (reference for figure 1 and §3.3).
+"""
+
+from experiments.plan import CIFAR, Experiment, Form
+
+
+def variants(_):
+  yield '80sec', {}
+
+
+EXPERIMENT = Experiment(
+  claim='cuda-convnet: `80sec` has 26 % test error on CIFAR-10',
+  variants=variants,
+  forms={
+    'full': Form('cifar10_80sec', CIFAR, 'CIFAR-10 (JPEG copies), 30 epochs'),
+    'small': Form(
+      'cifar10_80sec',
+      {**CIFAR, 'length': '12 epochs', 'schedule.drops': (10.0, 11.0)},
+      'CIFAR-10 (JPEG copies), 12 epochs',
+    ),
+  },
+  baseline='80sec',
+  reported={'80sec': 26.0},
+)

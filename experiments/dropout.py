@@ -1,0 +1,17 @@
+"""Dropout (§4.2): with it and without, and how it overfits."""
+
+from experiments.plan import FULL, SMALL, Experiment
+
+
+def variants(_):
+  yield 'half', {}
+  yield 'none', {'model.dropout': 0.0}
+
+
+EXPERIMENT = Experiment(
+  claim='§4.2: without dropout the network overfits substantially',
+  variants=variants,
+  forms={'full': FULL, 'small': SMALL},
+  baseline='half',
+  higher=('none',),
+)

@@ -1,0 +1,277 @@
+"""Experiments: every file makes runs that a configuration accepts, sweeps end
+with every run once whatever stops them, and documents say what rows say."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import small_runs
+from flax import nnx
+
+from alexnet_jax.learning import limits, optimizer, schedules
+from alexnet_jax.models import get_model
+from alexnet_jax.runtime.errors import UserError
+from experiments import plan, rows, table, verdicts
+
+ROOT = Path(__file__).parents[1]
+FORMS = [
+  (name, form) for name in plan.names() for form in plan.load(name).forms
+]
+
+
+@pytest.mark.parametrize('name', plan.names())
+def test_every_experiment_has_a_full_and_a_small_form(name):
+  experiment = plan.load(name)
+  assert {'full', 'small'} <= experiment.forms.keys()
+  lines = (ROOT / f'experiments/{name}.py').read_text().splitlines()
+  assert len(lines) <= 40, len(lines)
+  claimed = {**experiment.paper, **experiment.diary, **experiment.reported}
+  named = {run.variant for run in plan.plan(name, 'small', 1)}
+  if experiment.read == 'epochs':
+    named = {variant.partition(' ')[0] for variant in named}
+  assert {*claimed, *experiment.higher, experiment.baseline} <= named
+
+
+@pytest.mark.parametrize(('name', 'form'), FORMS)
+def test_every_override_is_accepted_and_builds_a_network(name, form):
+  runs = plan.plan(name, form, 2)
+  assert len({(run.variant, run.seed) for run in runs}) == len(runs)
+  for run in runs[: len(runs) // 2]:
+    config = run.resolve('/somewhere')
+    assert config.data.dir == '/somewhere'
+    limits.check(config)
+    model = nnx.eval_shape(
+      lambda config=config: get_model(config, 10, rngs=nnx.Rngs(params=0))
+    )
+    optimizer.make_optimizer(config.optimizer, nnx.state(model))
+    schedules.make_schedule(config.schedule)
+
+
+def run_of(**overrides):
+  return plan.Run('e', 'small', 'v', 0, 'default', overrides, 1)
+
+
+def test_a_key_says_what_is_trained_and_nothing_else():
+  base = run_of()
+  assert base.key == run_of(**{'model.width': 0.25}).key  # the default's
+  assert base.key == run_of(**{'data.dir': '/x', 'mesh.data': 2}).key
+  keys = {
+    run_of(**one).key
+    for one in ({}, {'seed': 1}, {'model.width': 0.5}, {'length': '1 step'})
+  }
+  assert len(keys) == 4
+
+
+@pytest.mark.parametrize(
+  'overrides', [{'model.widht': 1.0}, {'model.width': 'wide'}]
+)
+def test_a_wrong_override_is_named(overrides):
+  with pytest.raises(UserError, match="e, variant 'v': "):
+    run_of(**overrides).resolve()
+
+
+# -- verdicts, by hand
+
+
+def a_row(variant, seed, top1, **more):
+  return dict.fromkeys(rows.COLUMNS, '') | {
+    'experiment': 'lrn',
+    'form': 'small',
+    'variant': variant,
+    'seed': str(seed),
+    'status': 'finished',
+    'split': 'test',
+    'examples': '400',
+    'top1': str(top1),
+    'views': '1',
+    'hours': '0.5',
+    'curve_split': 'train',
+    'commit': 'abc',
+    'versions': 'jax-1',
+    'hardware': '1 x cpu',
+    **more,
+  }
+
+
+@pytest.mark.parametrize(
+  ('errors', 'verdict'),
+  [
+    # 20 % of 400: 2 points; both: 2.9 for the difference.
+    ([(20.0,), (24.0,)], 'too small to tell'),
+    ([(20.0,), (30.0,)], 'agrees'),
+    ([(30.0,), (20.0,)], 'disagrees'),
+    # Over 3 seeds 1.2 each, 1.7: but seeds that spread by 8 points count more.
+    ([(20.0, 20.0, 20.0), (25.0, 25.0, 25.0)], 'agrees'),
+    ([(20.0, 20.0, 20.0), (17.0, 25.0, 33.0)], 'too small to tell'),
+  ],
+)
+def test_verdicts(errors, verdict):
+  data = [
+    a_row(variant, seed, value)
+    for variant, values in zip(('with', 'without'), errors, strict=True)
+    for seed, value in enumerate(values)
+  ]
+  base, other = verdicts.lines(plan.load('lrn'), data, 'small')
+  assert (base.variant, base.verdict) == ('with', '')
+  assert other.verdict == verdict
+  assert other.n == len(errors[1])
+  want = sum(errors[1]) / len(errors[1]) - sum(errors[0]) / len(errors[0])
+  assert other.difference == pytest.approx(want)
+
+
+def test_standard_error():
+  assert verdicts.standard_error([20.0], 400) == pytest.approx(2.0)
+  assert verdicts.standard_error([20.0] * 4, 400) == pytest.approx(1.0)
+  assert verdicts.standard_error([10.0, 30.0], 400) == pytest.approx(10.0)
+
+
+def test_figure_1_is_read_off_curves():
+  assert verdicts.epochs_to(['50.0', '30.0', '20.0'], 25.0) == 2.5
+  assert verdicts.epochs_to(['20.0'], 25.0) == 1.0
+  assert verdicts.epochs_to(['50.0', '26.0'], 25.0) is None
+  data = [
+    a_row('relu a', 0, 0, curve='60 20'),
+    a_row('relu b', 0, 0, curve='60 30 20'),
+    a_row('tanh a', 0, 0, curve='80 70 60'),
+    a_row('tanh b', 0, 0, curve=' '.join(['80'] * 11 + ['20'])),
+  ]
+  experiment = plan.load('relu_vs_tanh')
+  relu, tanh = verdicts.lines(experiment, data, 'small')
+  assert relu.variant == 'relu a' and relu.mean == pytest.approx(1.875)
+  assert tanh.variant == 'tanh b' and tanh.verdict == 'agrees'
+  assert tanh.difference == pytest.approx((11 + 55 / 60) / 1.875)
+  _, tanh = verdicts.lines(experiment, data[:3], 'small')
+  assert tanh.verdict == 'never got there' and tanh.mean is None
+
+
+# -- rows and documents
+
+
+def test_rows_replace_those_of_the_same_run(tmp_path):
+  rows.add(a_row('with', 0, 20.0, config='k'), tmp_path)
+  rows.add(a_row('with', 1, 21.0, config='k'), tmp_path)
+  rows.add(a_row('with', 0, 22.0, config='k'), tmp_path)
+  assert [row['top1'] for row in rows.read('lrn', tmp_path)] == ['21.0', '22.0']
+
+
+def test_the_documents_say_what_the_rows_say():
+  for file, text in table.texts().items():
+    assert file.read_text() == text, 'python -m experiments.table'
+
+
+def test_a_table_has_the_numbers(tmp_path):
+  rows.add(a_row('with', 0, 20.0), tmp_path)
+  rows.add(a_row('without', 0, 30.0), tmp_path)
+  text = '\n'.join(table.texts(tmp_path).values())
+  line = '| without | 1 | 30.0 ± 2.3 | +10.0 ± 3.0 | +1.4 | +1.37 | agrees |'
+  assert line in text
+
+
+def test_committed_rows_are_of_experiments_that_there_are():
+  for name in plan.names():
+    for row in rows.read(name):
+      assert tuple(row) == rows.COLUMNS
+      form = plan.load(name).forms[row['form']]
+      keys = {
+        run.variant: run.key
+        for run in plan.plan(name, row['form'], int(row['seed']) + 1)
+        if run.seed == int(row['seed'])
+      }
+      assert keys[row['variant']] == row['config'], (name, form, row['variant'])
+
+
+# -- sweeps
+
+
+@pytest.fixture
+def sweep(data_dir, cache_dir, tmp_path):
+  """The command on the tiny data set: two variants of `lrn`, in seconds."""
+
+  def start(*more: str) -> subprocess.Popen:
+    small = {
+      'data.name': 'pictures',
+      'augment.crop_size': 64,
+      'model.width': 0.05,
+      'batch_size': 8,
+      'length': '12 steps',
+      'log_every': '1 step',
+      'checkpoint.every': '2 steps',
+    }
+    return subprocess.Popen(
+      [
+        *(sys.executable, '-m', 'experiments.run', '--experiment=lrn'),
+        *(f'--set={field}={value}' for field, value in small.items()),
+        *(f'--root={tmp_path / "root"}', f'--results={tmp_path / "results"}'),
+        *(f'--data_dir={data_dir}', *more),
+      ],
+      cwd=ROOT,
+      env=os.environ
+      | {
+        'JAX_COMPILATION_CACHE_DIR': str(cache_dir),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      start_new_session=True,
+    )
+
+  return start
+
+
+def wait_for_step(tmp_path: Path, step: int, runs: int) -> None:
+  """Until `runs` workdirs have logged it."""
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline:
+    files = (tmp_path / 'root').glob('folder-*')
+    if sum(small_runs.last_step(file) >= step for file in files) >= runs:
+      return
+    time.sleep(0.05)
+  raise AssertionError('no run got there')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM])
+def test_a_sweep_stopped_midway_ends_with_every_run_once(sweep, tmp_path, how):
+  process = sweep()
+  wait_for_step(tmp_path, 4, runs=2)  # the second run is under way
+  process.send_signal(how)
+  process.communicate(timeout=120)
+  if how == signal.SIGTERM:
+    assert process.returncode == 75
+  out = small_runs.finish(sweep())
+  assert '2 runs, 1 have rows' in out
+  found = rows.read('lrn', tmp_path / 'results')
+  assert [row['variant'] for row in found] == ['with', 'without']
+  for row in found:
+    assert row['status'] == 'finished' and row['steps'] == '12'
+    assert row['views'] == '10' and row['examples'] == '11'
+    assert 0 <= float(row['views_top1']) <= 100
+    assert len(row['curve'].split()) == 3  # 12 steps are 2.67 epochs
+  for workdir in (tmp_path / 'root').glob('folder-*'):
+    steps = [row['step'] for row in small_runs.rows(workdir)]
+    assert steps == sorted(steps) and steps.count(1) == 1
+  out = small_runs.finish(sweep())
+  assert '2 runs, 2 have rows' in out
+
+
+@pytest.mark.slow
+def test_a_diverged_run_is_a_row_and_a_dry_run_only_talks(sweep, tmp_path):
+  out = small_runs.finish(sweep('--dry_run', '--variants=without'))
+  assert 'lrn: without, seed 0: at most 0.00 h' in out
+  assert 'model.lrn.enabled=False' in out
+  assert not (tmp_path / 'root').exists()
+  small_runs.finish(sweep('--variants=without', '--set=schedule.rate=1e30'))
+  (row,) = rows.read('lrn', tmp_path / 'results')
+  assert row['status'] == 'not finite' and row['top1'] == ''
+
+
+def test_an_unknown_experiment_is_refused(sweep):
+  process = sweep('--experiment=nope')
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 2
+  assert err.startswith('error: --experiment=nope: there are ')
