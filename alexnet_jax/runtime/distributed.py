@@ -5,6 +5,7 @@ import faulthandler
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 
 import jax
@@ -137,4 +138,7 @@ def together() -> Iterator[None]:
     )
     sys.stdout.flush()
     sys.stderr.flush()
+    if not _distributed.global_state.process_id:
+      # It holds all connections: those with the same error speak first.
+      time.sleep(1)
     os._exit(status)
