@@ -33,7 +33,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
-  'Where checkpoints, metrics and pictures go. Default: runs/<config name>.',
+  'Where checkpoints, metrics and pictures go, a folder or gs://BUCKET/FOLDER. '
+  'Default: runs/<config name>.',
 )
 _MODE = flags.DEFINE_enum(
   'mode', 'train', ['train', 'eval'], 'Train, or evaluate a checkpoint.'

@@ -36,7 +36,8 @@ _NAME = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
   'data_dir',
   os.environ.get('ALEXNET_DATA_DIR') or 'data',
-  'Folder of all data sets. Default: $ALEXNET_DATA_DIR, else data/.',
+  'Folder of all data sets, or gs://BUCKET/FOLDER. Default: $ALEXNET_DATA_DIR, '
+  'else data/.',
 )
 _ENCODING = flags.DEFINE_enum(
   'encoding',

@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
   config.data = data = ConfigDict()
   # A data set made by `python -m alexnet_jax.prepare`.
   data.name = 'shapes'  # *small*
-  # Where data sets live.
+  # Where data sets live: a folder, or gs://BUCKET/FOLDER.
   data.dir = os.environ.get('ALEXNET_DATA_DIR') or 'data'
   # Worker processes that read and decode; 0: threads of this process.
   data.workers = 0

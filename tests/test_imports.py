@@ -28,6 +28,7 @@ OWNERS = {
   'grain': ('data/',),
   'tensorflow_datasets': ('data/',),
   'array_record': ('data/',),
+  'fsspec': ('runtime/files.py',),
   'orbax': ('runtime/checkpoint.py',),
   'tensorboard': ('runtime/writers.py',),
   'matplotlib': ('drawing/',),

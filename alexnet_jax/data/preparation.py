@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ from etils import epath
 from alexnet_jax.data import builders, imagenet, photographs, sources
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.runtime.files import explained, locked
+from alexnet_jax.runtime.files import (
+  explained,
+  in_bucket,
+  locked,
+  make_folder,
+  upload,
+)
 
 _BYTES = {'raw': 3.0, 'jpeg': 0.61}  # about, per pixel, on disk
 
@@ -21,7 +28,7 @@ _BYTES = {'raw': 3.0, 'jpeg': 0.61}  # about, per pixel, on disk
 def ensure_shapes(data_dir: epath.PathLike) -> None:
   """Draws the data set `shapes` unless it is there. Processes that come while
   one draws wait, and say so."""
-  if not builders.dataset_path('shapes', data_dir).exists():
+  if not builders.is_there(builders.dataset_path('shapes', data_dir)):
     prepare('shapes', data_dir=data_dir)
 
 
@@ -43,6 +50,8 @@ def prepare(
 
   At every moment it is either absent or whole: it is written beside its place
   and renamed at the end, and what a killed run left is removed by the next.
+  In a bucket, it is written to a temporary folder here and then copied there,
+  TFDS's description last: before that, no data set is seen.
 
   Args:
     source: 'folder', 'imagenet2012' or 'shapes', see `sources`.
@@ -73,7 +82,7 @@ def prepare(
   )
   path = builders.dataset_path(name, data_dir)
   with explained(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
 
   def say_so() -> None:
     print(f'waiting for another process that prepares {name}', flush=True)
@@ -82,10 +91,10 @@ def prepare(
     locked(path.parent / '.lock', say_so),
     _scratch(path.parent / 'incomplete') as scratch,
   ):
-    if path.exists() and not overwrite:
+    if builders.is_there(path) and not overwrite:
       return _reuse(builders.open_dataset(name, data_dir), request)
     found = _find(request)
-    _check_disk(found, encoding, size, path.parent)
+    _check_disk(found, encoding, size, scratch)
     builder = builders.Photographs(
       name, scratch, found, request, skip_bad=skip_bad, workers=num_workers
     )
@@ -93,9 +102,12 @@ def prepare(
       builder.download_and_prepare(
         download_dir=scratch / 'downloads', file_format='array_record'
       )
-      if path.exists():
-        path.rename(scratch / 'overwritten')
-      builder.data_path.rename(path)
+      if in_bucket(path):
+        upload(builder.data_path, path, last=builders.DESCRIPTION)
+      else:
+        if path.exists():
+          path.rename(scratch / 'overwritten')
+        builder.data_path.rename(path)
   dataset = builders.open_dataset(name, data_dir)
   print(f'{path}: {_counts(dataset)}', flush=True)
   return dataset
@@ -116,7 +128,12 @@ def _reuse(dataset: Dataset, request: dict[str, Any]) -> Dataset:
 
 @contextlib.contextmanager
 def _scratch(path: epath.Path) -> Iterator[epath.Path]:
-  """An empty folder for the time being, cleared of what a killed run left."""
+  """An empty folder for the time being, cleared of what a killed run left; for
+  a bucket, one that is here."""
+  if in_bucket(path):
+    with tempfile.TemporaryDirectory() as temporary:
+      yield epath.Path(temporary)
+    return
   shutil.rmtree(path, ignore_errors=True)
   path.mkdir()
   try:

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.data import augment, pipeline
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.learning.state import Setup, open_setup, restore
-from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime import files, sharding
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.metrics import Metrics
@@ -159,9 +159,10 @@ def evaluate_checkpoint(
   Raises:
     UserError: there is no such checkpoint, split or number of views.
   """
+  workdir = files.folder(workdir)
   dataset, setup = open_setup(config, workdir)
   evaluator = Evaluator(setup, dataset, split, views)
-  folder = epath.Path(workdir) / 'checkpoints'
+  folder = workdir / 'checkpoints'
   if not folder.exists():
     raise UserError(f'no checkpoints in {workdir}: train first, or --workdir=')
   with Checkpointer(folder) as checkpointer:

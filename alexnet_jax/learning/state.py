@@ -21,10 +21,9 @@ from alexnet_jax.learning.optimizer import make_optimizer
 from alexnet_jax.learning.schedules import make_schedule
 from alexnet_jax.models import get_model, towers
 from alexnet_jax.models.alexnet import CONVS
-from alexnet_jax.runtime import backend, sharding
+from alexnet_jax.runtime import backend, files, sharding
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.runtime.files import explained
 
 STATISTICS = 'statistics.npz'  # in the folder of a run
 
@@ -274,7 +273,7 @@ def write_run(
   Raises:
     UserError: there is a run in `workdir`, or it cannot be written.
   """
-  workdir = epath.Path(workdir)
+  workdir = files.folder(workdir)
   folder = workdir / 'checkpoints'
   if folder.exists():
     raise UserError(f'{workdir} has a run in it: choose another --workdir')
@@ -291,8 +290,8 @@ def write_run(
     'schedule': make_schedule(config.schedule).position(),
     'environment': backend.describe(),
   }
-  with explained(workdir):
-    workdir.mkdir(parents=True, exist_ok=True)
+  with files.explained(workdir):
+    files.make_folder(workdir)
     statistics.save(workdir / STATISTICS)
   with Checkpointer(folder) as checkpointer:
     checkpointer.save(0, state, meta)
@@ -305,7 +304,7 @@ def read_statistics(workdir: epath.PathLike) -> Statistics | None:
   Raises:
     UserError: the file is damaged.
   """
-  path = epath.Path(workdir) / STATISTICS
+  path = files.folder(workdir) / STATISTICS
   if not path.exists():
     return None
   try:

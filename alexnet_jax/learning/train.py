@@ -7,6 +7,7 @@ saved, and every evaluation is followed by a save.
 
 import contextlib
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -26,11 +27,10 @@ from alexnet_jax.learning.evaluate import Evaluator
 from alexnet_jax.learning.schedules import make_schedule
 from alexnet_jax.learning.state import STATISTICS, Setup, open_setup, restore
 from alexnet_jax.learning.step import make_train_step
-from alexnet_jax.runtime import backend, distributed, sharding, signals
+from alexnet_jax.runtime import backend, distributed, files, sharding, signals
 from alexnet_jax.runtime.cadence import Duration
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.runtime.files import explained, locked
 from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.runtime.writers import MetricsWriter, Progress
 
@@ -54,8 +54,8 @@ def train_and_evaluate(
     UserError: anything that the user can mend.
     NotFiniteError: of these, a loss that is not finite.
   """
+  workdir = files.folder(workdir)
   dataset, setup = open_setup(config, workdir)
-  workdir = epath.Path(workdir)
   with contextlib.ExitStack() as stack:
     # First, for it must outlive the save that the checkpointer waits for.
     stop = stack.enter_context(signals.StopRequest())
@@ -248,8 +248,9 @@ class _Run:
     self.bad_records.unite()
     error, self.error = self.error, None
     if jax.process_index() == 0 and not self.statistics.exists():
-      with explained(self.statistics):
+      with files.explained(self.statistics):
         self.dataset.statistics.save(self.statistics)
+    self.writer.sync()
     self.checkpointer.save(self.step, self.state, self.meta(), error)
     self.meter.restart()
 
@@ -295,9 +296,9 @@ def _alone_in(workdir: epath.Path) -> Iterator[None]:
       'another --workdir'
     )
 
-  with explained(workdir):
-    workdir.mkdir(parents=True, exist_ok=True)
-  with locked(workdir / '.lock', refuse):
+  with files.explained(workdir):
+    files.make_folder(workdir)
+  with files.locked(workdir / '.lock', refuse):
     yield
 
 
@@ -336,6 +337,7 @@ class _Trace:
 
   def __init__(self, workdir: epath.Path, steps: tuple[int, int] | None):
     self._folder, self._steps = workdir / 'profile', steps
+    self._here = self._folder  # where JAX, which knows no buckets, writes
     if jax.process_index():
       self._steps = None  # processes of one host would write one file
     self._running = False
@@ -349,7 +351,9 @@ class _Trace:
       return
     start, stop = self._steps
     if not self._running and start <= step < stop:
-      jax.profiler.start_trace(self._folder)
+      if files.in_bucket(self._folder):
+        self._here = epath.Path(tempfile.mkdtemp())
+      jax.profiler.start_trace(self._here)
       self._running = True
     elif self._running and step >= stop:
       self.close()
@@ -357,6 +361,10 @@ class _Trace:
   def close(self) -> None:
     if self._running:
       jax.profiler.stop_trace()
+      if self._here != self._folder:
+        with files.explained(self._folder):
+          files.upload(self._here, self._folder)
+        self._here.rmtree()
       print(f'profile written to {self._folder}', flush=True)
     self._running, self._steps = False, None
 

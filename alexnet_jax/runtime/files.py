@@ -1,18 +1,65 @@
-"""Files that a kill or a bad disk cannot spoil unnoticed."""
+"""Files that a kill or a bad disk cannot spoil unnoticed.
+
+They are on a disk, or objects of a bucket (gs://...): there nothing is locked,
+appended to or renamed, but an object is whole at any moment by itself.
+"""
 
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import BinaryIO
 
+import fsspec
 from etils import epath
 
 from alexnet_jax.runtime.errors import UserError
 
 MANIFEST = 'manifest.json'
 UNFINISHED = f'no {MANIFEST}: it was cut short, or is still being written'
+# Between two times that what grows in a bucket is written there.
+REWRITE_SECONDS = 60
+
+
+def folder(path: epath.PathLike) -> epath.Path:
+  """A folder that the user named, on a disk or in a bucket.
+
+  Raises:
+    UserError: a bucket that cannot be reached from here.
+  """
+  path = epath.Path(path)
+  if in_bucket(path):
+    if not os.fspath(path).startswith('gs://'):
+      raise UserError(f'{path}: no bucket but gs://BUCKET/FOLDER')
+    if importlib.util.find_spec('gcsfs') is None:
+      raise UserError(
+        f"{path}: what reads buckets is missing: pip install -e '.[gcs]'"
+      )
+    # Orbax writes by another way, and a list in memory would not show it.
+    fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
+    try:
+      path.exists()
+    except Exception as error:  # of many kinds
+      raise UserError(
+        f'{path} cannot be reached: {_first_line(error)}'
+      ) from error
+  return path
+
+
+def in_bucket(path: epath.PathLike) -> bool:
+  return '://' in os.fspath(path)
+
+
+def make_folder(path: epath.Path) -> None:
+  """Makes a folder, unless it is there. A bucket has none, only names."""
+  if not in_bucket(path):
+    path.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -21,18 +68,26 @@ def explained(what: object, kind: type[Exception] = OSError) -> Iterator[None]:
 
   Args:
     what: was to be written.
-    kind: of exceptions; others pass.
+    kind: of exceptions; others pass, but for those of a bucket.
   """
   try:
     yield
-  except kind as error:
-    reason = str(error).partition('\n')[0]
-    if len(reason) > 400:  # the cause comes first, or last
-      reason = f'{reason[:200]} ... {reason[-200:]}'
+  except UserError:
+    raise
+  except Exception as error:
+    if not isinstance(error, kind) and '://' not in str(what):
+      raise
     raise UserError(
-      f'{what} could not be written: {reason}. What was saved before is '
-      'intact: make room or mend this, then run again'
+      f'{what} could not be written: {_first_line(error)}. What was saved '
+      'before is intact: make room or mend this, then run again'
     ) from error
+
+
+def _first_line(error: Exception) -> str:
+  reason = str(error).partition('\n')[0]
+  if len(reason) > 400:  # the cause comes first, or last
+    reason = f'{reason[:200]} ... {reason[-200:]}'
+  return reason
 
 
 @contextlib.contextmanager
@@ -40,10 +95,13 @@ def locked(path: epath.PathLike, busy: Callable[[], None]) -> Iterator[None]:
   """Holds a lock that the system releases if the process is killed.
 
   Args:
-    path: a file, made if missing, on a local disk.
+    path: a file, made if missing. In a bucket there is no lock.
     busy: called if another process holds it, to raise, or to say that this
       one waits.
   """
+  if in_bucket(path):
+    yield
+    return
   with explained(path):
     file = open(path, 'a')  # noqa: SIM115
   with file:
@@ -66,21 +124,74 @@ def flush(path: epath.PathLike) -> None:
 
 def write_atomically(path: epath.Path, content: str | bytes) -> None:
   """Writes a file that is whole at any moment, the old one or the new one."""
-  temporary = path.parent / f'.{path.name}.tmp'
   data = content.encode() if isinstance(content, str) else content
+  if in_bucket(path):
+    path.write_bytes(data)
+    return
+  temporary = path.parent / f'.{path.name}.tmp'
   temporary.write_bytes(data)
   flush(temporary)
   temporary.replace(path)
   flush(path.parent)
 
 
+class Growing:
+  """A file of a bucket to append to: kept here, and written as a whole at most
+  once a minute, when asked, and at the end."""
+
+  def __init__(self, path: epath.Path):
+    """Goes on with what is there; writes nothing yet."""
+    self._path = path
+    self._content = bytearray(path.read_bytes() if path.exists() else b'')
+    self._written = time.monotonic()
+
+  def write(self, data: bytes) -> None:
+    self._content += data
+
+  def flush(self) -> None:
+    if time.monotonic() > self._written + REWRITE_SECONDS:
+      self.rewrite()
+
+  def rewrite(self) -> None:
+    self._path.write_bytes(bytes(self._content))
+    self._written = time.monotonic()
+
+  close = rewrite
+
+
+def append_to(path: epath.Path) -> BinaryIO | Growing:
+  """Opens a file to write at its end."""
+  return Growing(path) if in_bucket(path) else path.open('ab')
+
+
+def sync(file: BinaryIO | Growing) -> None:
+  """What was appended is where other programs see it."""
+  if isinstance(file, Growing):
+    file.rewrite()
+  else:
+    file.flush()
+
+
+def upload(source: epath.Path, target: epath.Path, last: str = '') -> None:
+  """Puts the files of a folder into a bucket, in place of what is there. The
+  one named `last` goes first and comes last."""
+  if last:
+    (target / last).unlink(missing_ok=True)
+  target.rmtree(missing_ok=True)
+  files = _files(source)
+  for name in sorted(files, key=lambda name: (name == last, name)):
+    with files[name].open('rb') as read, (target / name).open('wb') as write:
+      shutil.copyfileobj(read, write, 1 << 24)
+
+
 def write_manifest(folder: epath.Path) -> None:
   """Writes size and SHA-256 of each file under a folder, once all of it is on
   the disk, so that a folder with a manifest is a complete one."""
-  for parent, _, names in folder.walk():
-    for name in names:
-      flush(parent / name)
-    flush(parent)
+  if not in_bucket(folder):
+    for parent, _, names in folder.walk():
+      for name in names:
+        flush(parent / name)
+      flush(parent)
   manifest = {
     name: {'size': file.stat().length, 'sha256': _sha256(file)}
     for name, file in _files(folder).items()
@@ -127,11 +238,15 @@ def find_damage(folder: epath.Path, only: str | None = None) -> str | None:
 
 def _files(folder: epath.Path) -> dict[str, epath.Path]:
   """Every file under a folder, by its path from there."""
-  return {
-    (parent / name).relative_to(folder).as_posix(): parent / name
+  # In a bucket, epath's walk forgets the scheme.
+  root = PurePosixPath(os.fspath(folder).removeprefix('gs://'))
+  names = (
+    PurePosixPath(os.fspath(parent).removeprefix('gs://'), name)
     for parent, _, names in folder.walk()
     for name in names
-  }
+  )
+  found = (name.relative_to(root).as_posix() for name in names)
+  return {name: folder / name for name in found}
 
 
 def _sha256(file: epath.Path) -> str:

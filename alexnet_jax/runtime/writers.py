@@ -17,7 +17,14 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import record_writer
 
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.runtime.files import explained, write_atomically
+from alexnet_jax.runtime.files import (
+  append_to,
+  explained,
+  folder,
+  make_folder,
+  sync,
+  write_atomically,
+)
 
 METRICS_FILE = 'metrics.jsonl'
 REPORT = 'report.html'
@@ -30,6 +37,9 @@ class MetricsWriter:
   A resumed run drops what an earlier one wrote past the step it resumes from
   (and a line torn by the kill), then writes those rows again: but for times,
   the file is the one an uninterrupted run would have written.
+
+  In a bucket rows are written once a minute and before each checkpoint
+  (`sync`), so what a kill takes are rows that a resumed run writes again.
   """
 
   def __init__(
@@ -55,10 +65,11 @@ class MetricsWriter:
     # TensorBoard reads the files of a folder in the order of their names.
     name = f'events.out.tfevents.{time.time():.6f}.{socket.gethostname()}'
     with explained(path):
-      workdir.mkdir(parents=True, exist_ok=True)
+      make_folder(workdir)
       _drop_rows(path, first_step)
-      self._rows = path.open('a')
-      self._events = record_writer.RecordWriter((workdir / name).open('wb'))
+      self._rows = append_to(path)
+      self._stream = append_to(workdir / name)
+      self._events = record_writer.RecordWriter(self._stream)
     self._event(file_version='brain.Event:2')
     # TensorBoard's purge_step: forget steps >= this one of earlier files.
     self._event(
@@ -73,7 +84,8 @@ class MetricsWriter:
       return
     values = {key: np.asarray(value).item() for key, value in values.items()}
     with explained(self._workdir / METRICS_FILE):
-      self._rows.write(json.dumps({'step': step, **values}) + '\n')
+      row = json.dumps({'step': step, **values}) + '\n'
+      self._rows.write(row.encode())
       self._rows.flush()
     self._summary(
       step,
@@ -100,6 +112,14 @@ class MetricsWriter:
       encoded_image_string=png.getvalue(),
     )
     self._summary(step, summary_pb2.Summary.Value(tag=tag, image=picture))
+
+  def sync(self) -> None:
+    """To be called before a checkpoint that is to resume after these rows."""
+    if self._write:
+      with explained(self._workdir / METRICS_FILE):
+        sync(self._rows)
+      with explained(f'{self._workdir}/events.out.tfevents.*'):
+        sync(self._stream)
 
   def close(self) -> None:
     if self._write:
@@ -145,7 +165,7 @@ def read_rows(workdir: epath.PathLike) -> list[dict[str, Any]]:
   Raises:
     UserError: there is none.
   """
-  path = epath.Path(workdir) / METRICS_FILE
+  path = folder(workdir) / METRICS_FILE
   if not path.exists():
     raise UserError(f'{workdir} is not a run: it has no {METRICS_FILE}')
   rows = []
