@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 from flax import nnx
+from jax import export
 from jax.sharding import SingleDeviceSharding
 from PIL import Image
 
@@ -64,6 +65,26 @@ class Model:
     )
     self._log_mean = self._jit(self._predict)
     self._layer = self._jit(self._features)
+
+  @property
+  def mean(self) -> np.ndarray:
+    """What is subtracted from a view: float32 [crop, crop, 3] or [3]."""
+    return self._constants.mean
+
+  def pixels_to_logits(self, images: jax.typing.ArrayLike) -> jax.Array:
+    """Logits of float32 [N, crop, crop, 3], pixels of 0 to 255."""
+    return self._logits(self.params, jnp.asarray(images) - self.mean)
+
+  def stablehlo(self) -> bytes:
+    """`pixels_to_logits` of any batch, for CPUs, GPUs and TPUs, as
+    `jax.export.deserialize` reads it."""
+    crop = self.config.augment.crop_size
+    (batch,) = export.symbolic_shape('batch')
+    images = jax.ShapeDtypeStruct((batch, crop, crop, 3), jnp.float32)
+    exported = export.export(
+      jax.jit(self.pixels_to_logits), platforms=('cpu', 'cuda', 'tpu')
+    )(images)
+    return bytes(exported.serialize())
 
   def network(self) -> names.Network:
     """What a file would hold, on the host."""

@@ -33,7 +33,7 @@ OWNERS = {
   'tensorboard': ('runtime/writers.py',),
   'matplotlib': ('drawing/',),
   'submitit': (),
-  'tensorflow': (),
+  'tensorflow': ('export.py',),
   # What these load may be a program.
   'pickle': (),
   'cloudpickle': (),

@@ -1,0 +1,75 @@
+r"""Writes a trained network as a program for other systems.
+
+  python -m alexnet_jax.export --format=stablehlo --workdir=runs/imagenet2012 \
+    --file=alexnet.stablehlo
+
+Each takes float32 images [batch, crop, crop, 3], any batch, pixels of 0
+to 255 in RGB (the mean is subtracted inside), and give logits:
+
+  stablehlo  `jax.export`'s serialization, for CPUs, GPUs and TPUs; run it with
+             `jax.export.deserialize(bytes).call(images)`
+  tf         a SavedModel folder; needs tensorflow installed
+"""
+
+from absl import flags, logging
+
+from alexnet_jax.runtime import errors
+
+_FORMAT = flags.DEFINE_enum(
+  'format', None, ['stablehlo', 'tf'], 'See above.', required=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Of the run, or a safetensors file of ours.', required=True
+)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', 'best', 'Of the run: best, last or the number of a step.'
+)
+_FILE = flags.DEFINE_string('file', None, 'To write.', required=True)
+
+
+def main(_) -> None:
+  logging.set_verbosity(logging.WARNING)
+  from etils import epath
+
+  from alexnet_jax import library
+  from alexnet_jax.runtime import files
+
+  model = library.load(_WORKDIR.value, _CHECKPOINT.value)
+  path = epath.Path(_FILE.value)
+  if _FORMAT.value == 'tf':
+    save_tf(path, model)
+  else:
+    with files.explained(path):
+      files.write_atomically(path, model.stablehlo())
+  print(f'{path} has the network of step {model.step}', flush=True)
+
+
+def save_tf(path, model) -> None:
+  try:
+    import tensorflow as tf
+  except ImportError:
+    raise errors.UserError(
+      '--format=tf needs tensorflow, which is not installed: pip install '
+      'tensorflow-cpu, or take --format=stablehlo'
+    ) from None
+  from jax.experimental import jax2tf
+
+  from alexnet_jax.runtime import files
+
+  size = model.config.augment.crop_size
+  module = tf.Module()
+  module.logits = tf.function(
+    jax2tf.convert(
+      model.pixels_to_logits,
+      polymorphic_shapes=['(b, _, _, _)'],
+      with_gradient=False,
+    ),
+    input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32)],
+    autograph=False,
+  )
+  with files.explained(path):
+    tf.saved_model.save(module, str(path))
+
+
+if __name__ == '__main__':
+  errors.run(main)

@@ -1,0 +1,75 @@
+"""A network as a program for other systems, run there."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import small_runs
+from conftest import max_norm_error
+
+from alexnet_jax import library
+from alexnet_jax.data import stats
+from alexnet_jax.formats import conversion, names
+from configs import default
+
+
+def draw(config):
+  """A small network with drawn weights that all matter."""
+  config.augment.crop_size = 67
+  config.model.width = 0.05
+  rng = np.random.default_rng(0)
+  _, template = names.abstract(config, 6)
+  params = {
+    name: rng.normal(
+      0, (2 / max(1, np.prod(x.shape[1:-1]))) ** 0.5, x.shape
+    ).astype(np.float32)
+    for name, x in names.flatten(template).items()
+  }
+  mean = rng.uniform(100, 150, (256, 256, 3))
+  network = names.Network(config, params, tuple('abcdef'), stats.of_mean(mean))
+  model = library.Model(
+    config, names.state(network), network.class_names, network.statistics
+  )
+  return network, model
+
+
+def pixels(count):
+  rng = np.random.default_rng(count)
+  return rng.uniform(0, 255, (count, 67, 67, 3)).astype(np.float32)
+
+
+def test_a_fresh_process_runs_stablehlo_at_any_batch(tmp_path):
+  """Without this package."""
+  network, model = draw(default.get_config())
+  whole = tmp_path / 'net.safetensors'
+  conversion.write(whole, 'safetensors', network)
+  file = tmp_path / 'net.stablehlo'
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'alexnet_jax.export', '--format=stablehlo'),
+      *(f'--workdir={whole}', f'--file={file}'),
+    ],
+    cwd=small_runs.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  program = jax.export.deserialize(bytearray(file.read_bytes()))
+  for count in (1, 3):
+    images = pixels(count)
+    expected = model(images - model.mean)
+    assert max_norm_error(program.call(images), expected) < 1e-5
+
+
+def test_tensorflow_gives_our_logits(tmp_path):
+  tf = pytest.importorskip('tensorflow', reason='tensorflow is not installed')
+  from alexnet_jax import export
+
+  _, model = draw(default.get_config())
+  export.save_tf(tmp_path / 'net', model)
+  program = tf.saved_model.load(str(tmp_path / 'net'))
+  images = pixels(3)
+  found = program.logits(images).numpy()
+  assert max_norm_error(found, model(images - model.mean)) < 1e-5
