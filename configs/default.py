@@ -87,7 +87,58 @@ def get_config() -> ConfigDict:
   # 'paper': outputs are halved at test time (§4.2); 'inverted': doubled in
   # training, with which this network, started as §5 says, does not learn.
   model.dropout_form = 'paper'
-  # Local response normalization after conv1 and conv2 (§3.3).
+  # The table of §3.5. Convolutions there are: conv1 and any of conv2 to conv6,
+  # in order. The paper's has five; a sixth was in its pre-trained networks.
+  model.convs = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')
+  # Layers that read the maps of both towers, the rest read their own (§3.2);
+  # fc8 reads both.
+  model.talk = ('conv3', 'fc6', 'fc7')
+  # Kernels and units of one tower at width 1 (§3.5).
+  model.features = ConfigDict()
+  model.features.conv1 = 48
+  model.features.conv2 = 128
+  model.features.conv3 = 192
+  model.features.conv4 = 192
+  model.features.conv5 = 128
+  model.features.conv6 = 128
+  model.features.fc6 = 2048
+  model.features.fc7 = 2048
+  # Side of a kernel, pixels between windows, and zeros on each side.
+  model.kernel = ConfigDict()
+  model.kernel.conv1 = 11
+  model.kernel.conv2 = 5
+  model.kernel.conv3 = 3
+  model.kernel.conv4 = 3
+  model.kernel.conv5 = 3
+  model.kernel.conv6 = 3
+  model.stride = ConfigDict()
+  model.stride.conv1 = 4
+  model.stride.conv2 = 1
+  model.stride.conv3 = 1
+  model.stride.conv4 = 1
+  model.stride.conv5 = 1
+  model.stride.conv6 = 1
+  model.pad = ConfigDict()
+  model.pad.conv1 = 0
+  model.pad.conv2 = 2
+  model.pad.conv3 = 1
+  model.pad.conv4 = 1
+  model.pad.conv5 = 1
+  model.pad.conv6 = 1
+  # What follows a convolution, in this order: 'act', the activation function;
+  # 'norm', response normalization across maps (model.lrn); 'map_norm', that
+  # within each map (model.map_norm); 'pool' (model.pool).
+  model.then = ConfigDict()
+  model.then.conv1 = ('act', 'norm', 'pool')
+  model.then.conv2 = ('act', 'norm', 'pool')
+  model.then.conv3 = ('act',)
+  model.then.conv4 = ('act',)
+  model.then.conv5 = ('act', 'pool')
+  model.then.conv6 = ('act',)
+  # Positions of kernels and pools: 'up', the last window may hang over the
+  # edge (the authors' program: how 224 pixels give conv1 55), or 'down'.
+  model.rounding = 'up'
+  # Local response normalization (§3.3).
   model.lrn = ConfigDict()
   model.lrn.enabled = True
   model.lrn.size = 5
@@ -97,6 +148,15 @@ def get_config() -> ConfigDict:
   # What alpha multiplies: the 'sum' of squares (the text) or their 'mean'
   # (the authors' program, Caffe, PyTorch).
   model.lrn.alpha_over = 'sum'
+  # Neighbours may be in the other tower, as in Caffe's copy on one device.
+  model.lrn.across_towers = False
+  # Response normalization within each map, over size x size pixels, whose
+  # mean square alpha multiplies: in the authors' program only.
+  model.map_norm = ConfigDict()
+  model.map_norm.size = 5
+  model.map_norm.k = 1.0
+  model.map_norm.alpha = 1e-3
+  model.map_norm.beta = 0.75
   # Overlapping pooling (§3.4).
   model.pool = ConfigDict()
   model.pool.window = 3
@@ -111,6 +171,7 @@ def get_config() -> ConfigDict:
   model.init_std.conv3 = 0.03
   model.init_std.conv4 = 0.03
   model.init_std.conv5 = 0.03
+  model.init_std.conv6 = 0.03
   model.init_std.fc6 = 0.01
   model.init_std.fc7 = 0.01
   model.init_std.fc8 = 0.01
@@ -123,6 +184,7 @@ def get_config() -> ConfigDict:
   model.init_bias.conv3 = 0.0
   model.init_bias.conv4 = 1.0
   model.init_bias.conv5 = 1.0
+  model.init_bias.conv6 = 1.0
   model.init_bias.fc6 = 1.0
   model.init_bias.fc7 = 1.0
   model.init_bias.fc8 = 0.0

@@ -8,7 +8,8 @@ import pytest
 from conftest import max_norm_error
 from flax import nnx
 
-from alexnet_jax.models.alexnet import CONVS, AlexNet
+from alexnet_jax.models.alexnet import AlexNet
+from alexnet_jax.models.table import CONVS
 from alexnet_jax.runtime.errors import UserError
 from configs import default
 
@@ -63,7 +64,7 @@ def test_activation_sizes():
     model,
     jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32),
   )
-  convs, pools = [conv.name for conv in CONVS], ['pool1', 'pool2', 'pool5']
+  convs, pools = CONVS[:5], ['pool1', 'pool2', 'pool5']
   assert [out[name][0].shape[1] for name in convs] == [55, 27, 13, 13, 13]
   assert [out[name][0].shape[1] for name in pools] == [27, 13, 6]
   assert [len(out[name]) for name in convs] == [2] * 5

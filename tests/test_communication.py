@@ -1,12 +1,9 @@
 """The towers talk before conv3, fc6 and fc7 and in fc8's sum: nowhere else."""
 
-import dataclasses
-
 import pytest
 
 from alexnet_jax.learning import communication
 from alexnet_jax.learning.communication import Row
-from alexnet_jax.models import alexnet
 from configs import default, imagenet2012
 
 CLASSES = 1000
@@ -95,15 +92,35 @@ def test_replicas_send_each_gradient_once(data):
   assert communication.parameters_on_a_device(net) == sum(halves)
 
 
-def test_a_talk_at_conv4_is_seen(monkeypatch):
-  convs = list(alexnet.CONVS)
-  convs[3] = dataclasses.replace(convs[3], talk=True)
-  monkeypatch.setattr(alexnet, 'CONVS', tuple(convs))
-  rows = communication.of_training(small(1, 2))
+def test_a_talk_at_conv4_is_seen():
+  net = small(1, 2, **{'model.talk': ('conv3', 'conv4', 'fc6', 'fc7')})
+  rows = communication.of_training(net)
   with pytest.raises(AssertionError):
     assert_only(rows, SMALL, data=1)
   extra = [row for row in rows if row.layer == 'conv4']
   assert [row.bytes for row in extra] == [5 * 5 * 24 * 4 * BATCH] * 2
+  assert communication.minimum(net)['conv4', 'backward'] == 5 * 5 * 24 * 4
+
+
+@pytest.mark.parametrize('data', [1, 2])
+def test_towers_that_do_not_talk_send_logits_only(data):
+  """With 'owt' fc6 still needs the maps of the images of others."""
+  net = small(data, 2, **{'model.talk': ()})
+  assert_only(communication.of_training(net), {}, data)
+  net = small(data, 2, **{'model.talk': (), 'mesh.parallelism': 'owt'})
+  rows = communication.of_training(net)
+  assert_only(rows, {'fc6': 2 * 2 * 16 // 2}, data)
+  for row in rows:
+    if row.kind == 'activations':
+      need = communication.minimum(net)[row.layer, row.direction]
+      assert row.bytes == need * BATCH // data
+
+
+def test_neighbours_in_the_other_tower_are_counted():
+  net = small(1, 2, **{'model.lrn.across_towers': True})
+  normed = {'lrn1': 23 * 23 * 6, 'lrn2': 11 * 11 * 16}
+  assert_only(communication.of_training(net), {**SMALL, **normed}, data=1)
+  assert communication.minimum(net)['lrn1', 'forward'] == 4 * normed['lrn1']
 
 
 def test_one_weird_trick_moves_the_talk_and_float16_halves_it():

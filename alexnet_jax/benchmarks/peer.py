@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.learning.state import Setup
-from alexnet_jax.models import layers
-from alexnet_jax.models.alexnet import CONVS, DENSES
+from alexnet_jax.models import layers, table
 from alexnet_jax.runtime.errors import UserError
 
 _PROGRAM = Path(__file__).with_name('torch_peer.py')
@@ -114,8 +113,16 @@ def describe(setup: Setup, params: dict[str, np.ndarray]) -> dict[str, Any]:
   model, config = setup.config.model, setup.config
   if model.activation != 'relu':
     raise UserError('--peer: PyTorch stands by with ReLU only')
+  rows, readers = table.rows(model)
+  usual = ('act', 'norm', 'pool')
+  if (
+    any([s for s in usual if s in r.then] != list(r.then) for r in rows)
+    or not all(row.talk for row in readers)
+    or (model.rounding, model.lrn.across_towers) != ('up', False)
+  ):
+    raise UserError('--peer: PyTorch stands by with the order of §3 only')
   convs, size = [], config.augment.crop_size
-  for row in CONVS:
+  for row in rows:
     kernel = params[f'{row.name}/kernel']
     outputs = layers.output_size(size, row.kernel, row.stride, row.pad)
     hang = (outputs - 1) * row.stride + row.kernel - size - row.pad
@@ -127,15 +134,15 @@ def describe(setup: Setup, params: dict[str, np.ndarray]) -> dict[str, Any]:
         'stride': row.stride,
         'edges': (row.pad, hang),
         'talk': row.talk,
-        'lrn': row.lrn and model.lrn.enabled,
-        'pool': row.pool,
+        'lrn': 'norm' in row.then and model.lrn.enabled,
+        'pool': 'pool' in row.then,
       }
     )
     size = outputs
-    if row.pool:
+    if 'pool' in row.then:
       size = layers.output_size(size, model.pool.window, model.pool.stride)
   denses = []
-  for name in (*(row.name for row in DENSES), 'fc8'):
+  for name in (*(row.name for row in readers), 'fc8'):
     towers, inputs, outputs = params[f'{name}/kernel'].shape
     last = name == 'fc8'  # split by input, the others by output
     denses.append(

@@ -9,7 +9,7 @@ import ml_collections
 from flax import nnx
 
 from alexnet_jax.learning import communication
-from alexnet_jax.models import alexnet
+from alexnet_jax.models import table
 from alexnet_jax.runtime import sharding
 
 
@@ -79,7 +79,8 @@ def describe(
     name: tuple(jax.tree.leaves(outputs[name])[0].shape[1:]) for name in order
   }
   # The nets of CIFAR-10 move every window by one pixel.
-  rows = alexnet.CONVS if config.model.name == 'alexnet' else ()
+  alexnet = config.model.name == 'alexnet'
+  rows = table.rows(config.model)[0] if alexnet else ()
   strides = {row.name: row.stride for row in rows}
   layers: list[Layer] = []
   for name, shape in shapes.items():

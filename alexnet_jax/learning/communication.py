@@ -23,11 +23,13 @@ from alexnet_jax.data.photographs import SIZE
 from alexnet_jax.learning.evaluate import make_eval_step
 from alexnet_jax.learning.state import Setup, make_setup
 from alexnet_jax.learning.step import make_train_step
-from alexnet_jax.models.alexnet import CONVS, DENSES
+from alexnet_jax.models.table import CONVS, DENSES
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.collectives import Collective, read_collectives
 
-_LAYERS = (*(row.name for row in (*CONVS, *DENSES)), 'fc8')
+_NORMS = tuple(name.replace('conv', 'lrn') for name in CONVS)
+_PAIRS = zip(CONVS, _NORMS, strict=True)
+_LAYERS = (*(name for pair in _PAIRS for name in pair), *DENSES, 'fc8')
 Needs = dict[tuple[str, str], int]
 
 
@@ -104,10 +106,16 @@ def minimum(setup: Setup) -> Needs:
   gives back nothing.
   """
 
-  # With 'owt' the convolutions of all towers are on each device; fc6 needs all
-  # maps of the others' images.
-  talks = {row.name for row in CONVS if row.talk and not setup.owt}
-  readers = talks | {row.name for row in DENSES}
+  model = nnx.merge(setup.graphdef, setup.abstract_state().params)
+  # With 'owt' the convolutions of all towers are on each device; fc6 needs the
+  # maps of the others' images, of its own tower at least.
+  readers = {row.name for row in model.denses if row.talk}
+  regrouped = {'fc6'} - readers if setup.owt else set()
+  if not setup.owt:
+    readers |= {row.name for row in model.convs if row.talk}
+    if model.has_lrn and model.lrn_across:
+      normed = (row for row in model.convs if 'norm' in row.then)
+      readers |= {row.follower('norm', 'lrn') for row in normed}
 
   def talk(params: nnx.State, images: jax.Array) -> dict[str, Any]:
     """What each layer reads of all towers, as it would be sent."""
@@ -116,7 +124,10 @@ def minimum(setup: Setup) -> Needs:
     outputs = model.activations(images)
     inputs = dict(zip(list(outputs)[1:], outputs.values(), strict=False))
     dtype = model.exchange_dtype or model.dtype
-    sent = {name: [x.astype(dtype) for x in inputs[name]] for name in readers}
+    sent = {
+      name: [x.astype(dtype) for x in inputs[name]]
+      for name in readers | regrouped
+    }
     return sent | {'fc8': outputs['fc8']}
 
   size = setup.config.augment.crop_size
@@ -124,8 +135,9 @@ def minimum(setup: Setup) -> Needs:
   maps = jax.eval_shape(talk, jax.eval_shape(setup.init).params, image)
   spread = setup.mesh.shape[sharding.TOWER]
   needs = {}
-  for name in readers:
-    others = _bytes(maps[name]) * (spread - 1) // spread
+  for name in readers | regrouped:
+    read = _bytes(maps[name]) // (spread if name in regrouped else 1)
+    others = read * (spread - 1) // spread
     needs[name, 'forward'] = needs[name, 'backward'] = others
   # Each sum of the logits goes out again: for two towers, the other's part.
   needs['fc8', 'forward'] = 2 * _bytes(maps['fc8']) * (spread - 1) // spread

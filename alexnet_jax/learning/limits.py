@@ -27,6 +27,10 @@ _LIMITS = {
   'model.lrn.k': (0, _FLOAT32),
   'model.lrn.alpha': (0, _FLOAT32),
   'model.lrn.beta': (0, 1000),
+  'model.map_norm.size': (1, 100),
+  'model.map_norm.k': (0, _FLOAT32),
+  'model.map_norm.alpha': (0, _FLOAT32),
+  'model.map_norm.beta': (0, 1000),
   'model.pool.window': (1, 15),
   'model.pool.stride': (1, 15),
   'optimizer.momentum': (0, 1),
@@ -49,8 +53,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     UserError: the first field that is out of its limits.
   """
   limits = _LIMITS | {
-    f'model.{table}.{layer}': (least, 1000)
-    for table, least in (('init_std', 0), ('init_bias', -1000))
+    f'model.{table}.{layer}': (least, most)
+    for table, least, most in (
+      *(('init_std', 0, 1000), ('init_bias', -1000, 1000)),
+      *(('features', 1, 1_000_000), ('kernel', 1, 100)),
+      *(('stride', 1, 100), ('pad', 0, 100)),
+    )
     for layer in config.model[table]
   }
   for field, (least, most) in limits.items():

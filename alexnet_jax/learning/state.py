@@ -16,11 +16,10 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.data import augment, builders, preparation
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.data.stats import Statistics
-from alexnet_jax.learning import limits
+from alexnet_jax.learning import limits, looking
 from alexnet_jax.learning.optimizer import make_optimizer
 from alexnet_jax.learning.schedules import make_schedule
-from alexnet_jax.models import get_model, towers
-from alexnet_jax.models.alexnet import CONVS
+from alexnet_jax.models import get_model, table, towers
 from alexnet_jax.runtime import backend, files, sharding
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
@@ -86,7 +85,7 @@ class Setup:
       if not isinstance(node, nnx.Variable):
         return P()
       names = {getattr(key, 'key', None) for key in path}
-      whole = self.owt and names & {row.name for row in CONVS}
+      whole = self.owt and names & set(table.CONVS)
       spread = isinstance(node, towers.TowerParam) and not whole
       return node.replace(P(sharding.TOWER) if spread else P())
 
@@ -223,10 +222,10 @@ def restore(
   meta = read_meta(checkpointer, which)
   if meta is None:
     return None
-  before = meta['config']['model']
-  now = json.loads(setup.config.model.to_json())
-  # Checkpoints made before these fields were there have what was so then.
-  before = {'name': 'alexnet', 'init_scale': 1.0} | before
+  # What a configuration is too old to have, it has as it was then.
+  since = json.loads(json.dumps(table.SINCE))
+  now = since | looking.flat(json.loads(setup.config.model.to_json()))
+  before = since | looking.flat(meta['config']['model'])
   for field in sorted(before.keys() | now.keys()):
     if before.get(field) != now.get(field):
       raise UserError(

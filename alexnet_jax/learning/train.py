@@ -25,7 +25,12 @@ from alexnet_jax.learning import looking, pictures
 from alexnet_jax.learning.bad_records import BadRecords
 from alexnet_jax.learning.evaluate import Evaluator
 from alexnet_jax.learning.schedules import make_schedule
-from alexnet_jax.learning.state import STATISTICS, Setup, open_setup, restore
+from alexnet_jax.learning.state import (
+  STATISTICS,
+  Setup,
+  open_setup,
+  restore,
+)
 from alexnet_jax.learning.step import make_train_step
 from alexnet_jax.runtime import backend, distributed, files, sharding, signals
 from alexnet_jax.runtime.cadence import Duration

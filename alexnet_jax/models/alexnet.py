@@ -1,6 +1,5 @@
 """AlexNet (§3): the paper's table as data, and the module it describes."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -8,56 +7,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import nnx
+from jax import lax
 
-from alexnet_jax.models import layers, towers
+from alexnet_jax.models import layers, table, towers
+from alexnet_jax.models.table import Conv
 from alexnet_jax.models.towers import TowerParam
 from alexnet_jax.runtime.errors import UserError
 
 Maps = list[jax.Array]  # one array per local tower
-
-
-@dataclasses.dataclass(frozen=True)
-class Conv:
-  """A row of the table: a convolution and what follows it.
-
-  Attributes:
-    name: conv1 to conv5.
-    features: kernels per tower at width 1.
-    kernel: side of a kernel, pixels.
-    stride: pixels between windows.
-    pad: zeros on each side.
-    talk: reads the maps of both towers, else of its own.
-    lrn: response normalization follows (§3.3).
-    pool: max pooling follows (§3.4).
-  """
-
-  name: str
-  features: int
-  kernel: int
-  stride: int = 1
-  pad: int = 0
-  talk: bool = False
-  lrn: bool = False
-  pool: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Dense:
-  """A row of the table: a fully connected layer that reads both towers."""
-
-  name: str
-  features: int
-
-
-# §3.5 and figure 2, one tower of the two.
-CONVS = (
-  Conv('conv1', 48, 11, stride=4, lrn=True, pool=True),
-  Conv('conv2', 128, 5, pad=2, lrn=True, pool=True),
-  Conv('conv3', 192, 3, pad=1, talk=True),
-  Conv('conv4', 192, 3, pad=1),
-  Conv('conv5', 128, 3, pad=1, pool=True),
-)
-DENSES = (Dense('fc6', 2048), Dense('fc7', 2048))
 
 
 class Init(NamedTuple):
@@ -109,7 +66,8 @@ class Readout(nnx.Module):
 class AlexNet(nnx.Module):
   """The network of the paper; `config.model` documents every choice.
 
-  Attributes conv1 to conv5, fc6 and fc7 are `Affine`, fc8 is a `Readout`.
+  Attributes conv1 to conv5 (or those of `config.convs`), fc6 and fc7 are
+  `Affine`, fc8 is a `Readout`.
 
   Args:
     config: `config.model`.
@@ -159,11 +117,16 @@ class AlexNet(nnx.Module):
         f'config.model.width={config.width}, towers={config.towers} and '
         f'dropout={config.dropout}: above 0, above 0 and below 1, please'
       )
+    config = table.completed(config)
+    self.convs, self.denses = table.rows(config)
     self.activation = config.activation
     self.dropout = config.dropout
     self.dropout_form = config.dropout_form
-    self.lrn = {k: v for k, v in config.lrn.items() if k != 'enabled'}
-    self.has_lrn = config.lrn.enabled
+    self.rounding = config.rounding
+    self.lrn = dict(config.lrn)
+    self.has_lrn = self.lrn.pop('enabled')
+    self.lrn_across = self.lrn.pop('across_towers')
+    self.map_norm = dict(config.map_norm)
     self.pool = dict(config.pool)
     self.dtype = dtype
     self.tower_axis = tower_axis
@@ -175,33 +138,25 @@ class AlexNet(nnx.Module):
     def make(
       name: str, kind: type[Affine] | type[Readout], *shape: int
     ) -> None:
-      std = config.init_std[name] * config.get('init_scale', 1.0)
-      if name != CONVS[0].name:
+      std = config.init_std[name] * config.init_scale
+      if name != 'conv1':
         # A layer's fan-in shrinks with the width, conv1's (RGB) does not:
         # so the signal that reaches fc7 does not depend on the width.
         std *= config.width**-0.5
       init = Init(std, config.init_bias[name])
       setattr(self, name, kind(config.towers, shape, init, rngs.params()))
 
-    size, features = image_size, 3
-    for conv in CONVS:
-      fan_in = features * config.towers if conv.talk else features
-      features = _scaled(conv.features, config.width)
-      make(conv.name, Affine, conv.kernel, conv.kernel, fan_in, features)
-      try:
-        size = layers.output_size(size, conv.kernel, conv.stride, conv.pad)
-        if conv.pool:
-          size = layers.output_size(size, **self.pool)
-      except UserError as error:
-        raise UserError(
-          f'config.augment.crop_size={image_size} is too small for {conv.name}'
-          f': {error}'
-        ) from None
+    size = table.map_size(config, self.convs, image_size)
+    features = 3
+    for row in self.convs:
+      fan_in = features * config.towers if row.talk else features
+      make(row.name, Affine, row.kernel, row.kernel, fan_in, row.features)
+      features = row.features
     features *= size * size
-    for dense in DENSES:
-      fan_in = features * config.towers
-      features = _scaled(dense.features, config.width)
-      make(dense.name, Affine, fan_in, features)
+    for dense in self.denses:
+      fan_in = features * config.towers if dense.talk else features
+      make(dense.name, Affine, fan_in, dense.features)
+      features = dense.features
     make('fc8', Readout, features, num_classes)
 
   def activations(
@@ -215,41 +170,48 @@ class AlexNet(nnx.Module):
 
     Returns:
       conv1, lrn1, pool1, conv2, ... pool5, fc6, fc7: per local tower, after
-      the activation function, fc6 and fc7 after dropout, too; fc8: the
-      logits [B, classes], float32. With 'owt', fc6 to fc8 have the rows of
+      the activation function (a convolution that another step follows first
+      is linear, and 'act1' comes later), fc6 and fc7 after dropout, too; fc8:
+      the logits [B, classes], float32. With 'owt', fc6 to fc8 have the rows of
       all devices along `tower_axis`.
     """
-    act = layers.ACTIVATIONS[self.activation]
     out: dict[str, Maps | jax.Array] = {}
-    axis = None if self.owt else self.tower_axis
     # Each tower sees all of the image.
     xs = [images.astype(self.dtype)] * self.conv1.kernel.shape[0]
-    for number, row in enumerate(CONVS, start=1):
+    for row in self.convs:
       with jax.named_scope(row.name):
         if row.talk:
-          xs = [towers.exchange(xs, axis, self.exchange_dtype)] * len(xs)
+          xs = self._exchange(xs)
         weights = getattr(self, row.name).towers(self.dtype)
         xs = out[row.name] = [
-          act(layers.conv(x, kernel, bias, row.stride, row.pad))
+          self._conv(x, kernel, bias, row)
           for x, (kernel, bias) in zip(xs, weights, strict=True)
         ]
-      if row.lrn and self.has_lrn:
-        with jax.named_scope(f'lrn{number}'):
-          xs = out[f'lrn{number}'] = [layers.lrn(x, **self.lrn) for x in xs]
-      if row.pool:
-        with jax.named_scope(f'pool{number}'):
-          xs = out[f'pool{number}'] = [
-            layers.max_pool(x, **self.pool) for x in xs
-          ]
+      for step in row.then:
+        if step == 'norm' and not self.has_lrn:
+          continue
+        name = row.follower(step, 'lrn')
+        with jax.named_scope(name):
+          xs = out[name] = self._follow(step, xs)
     xs = [x.reshape(x.shape[0], -1) for x in xs]
     here = towers.indices(self.fc8.kernel.shape[0], self.tower_axis)
-    for number, dense in enumerate(DENSES):
+    for number, dense in enumerate(self.denses):
       with jax.named_scope(dense.name):
-        x = towers.exchange(
-          xs, self.tower_axis, self.exchange_dtype, rows=self.owt and not number
-        )
         weights = getattr(self, dense.name).towers(self.dtype)
-        xs = [act(x @ kernel + bias) for kernel, bias in weights]
+        if dense.talk:
+          x = towers.exchange(
+            xs,
+            self.tower_axis,
+            self.exchange_dtype,
+            rows=self.owt and not number,
+          )
+          xs = [x] * len(here)
+        elif self.owt and not number:
+          xs = towers.regroup(xs, self.tower_axis, self.exchange_dtype)
+        xs = [
+          self._act(x @ kernel + bias)
+          for x, (kernel, bias) in zip(xs, weights, strict=True)
+        ]
         # A mask is a function of example, layer and tower (§4.2).
         own = None if keys is None else _fold(keys, number)
         xs = [
@@ -271,6 +233,47 @@ class AlexNet(nnx.Module):
       out['fc8'] = towers.total(halves, self.tower_axis) + self.fc8.bias[...]
     return out
 
+  def _exchange(self, xs: Maps) -> Maps:
+    """The maps of both towers, for each local one."""
+    axis = None if self.owt else self.tower_axis
+    return [towers.exchange(xs, axis, self.exchange_dtype)] * len(xs)
+
+  def _conv(
+    self, x: jax.Array, kernel: jax.Array, bias: jax.Array, row: Conv
+  ) -> jax.Array:
+    pad = row.pad
+    if self.rounding == 'down':
+      x, pad = layers.full_windows(x, row.kernel, row.stride, pad), 0
+    return layers.conv(x, kernel, bias, row.stride, pad)
+
+  def _follow(self, step: str, xs: Maps) -> Maps:
+    """What follows a convolution, on each local tower."""
+    if step == 'norm':
+      return self._lrn(xs)
+    return [getattr(self, f'_{step}')(x) for x in xs]
+
+  def _lrn(self, xs: Maps) -> Maps:
+    if not self.lrn_across:
+      return [layers.lrn(x, **self.lrn) for x in xs]
+    axis = None if self.owt else self.tower_axis
+    width = xs[0].shape[-1]
+    x = layers.lrn(self._exchange(xs)[0], **self.lrn)
+    return [
+      lax.dynamic_slice_in_dim(x, i * width, width, axis=-1)
+      for i in towers.indices(len(xs), axis)
+    ]
+
+  def _act(self, x: jax.Array) -> jax.Array:
+    return layers.ACTIVATIONS[self.activation](x)
+
+  def _map_norm(self, x: jax.Array) -> jax.Array:
+    return layers.map_norm(x, **self.map_norm)
+
+  def _pool(self, x: jax.Array) -> jax.Array:
+    if self.rounding == 'down':
+      x = layers.full_windows(x, **self.pool)
+    return layers.max_pool(x, **self.pool)
+
   def __call__(
     self, images: jax.Array, keys: jax.Array | None = None
   ) -> jax.Array:
@@ -281,7 +284,3 @@ class AlexNet(nnx.Module):
 
 
 _fold = jax.vmap(jax.random.fold_in, (0, None))
-
-
-def _scaled(features: int, width: float) -> int:
-  return max(1, round(features * width))

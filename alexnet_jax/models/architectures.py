@@ -4,9 +4,11 @@ from typing import Any
 
 import ml_collections
 
+from alexnet_jax.models import table
 from alexnet_jax.runtime.errors import UserError
 
-# `config.model` of configs/imagenet2012.py; configs/default.py explains it.
+# `config.model` of configs/imagenet2012.py but for `table.SINCE`;
+# configs/default.py explains it.
 _PAPER = {
   'name': 'alexnet',
   'init_scale': 1.0,
@@ -54,5 +56,6 @@ def architecture(name: str) -> ml_collections.ConfigDict:
       f'no architecture {name!r}: there are {", ".join(ARCHITECTURES)}'
     )
   config = ml_collections.ConfigDict(_PAPER)
+  config = table.completed(config)
   config.update_from_flattened_dict(ARCHITECTURES[name])
   return config

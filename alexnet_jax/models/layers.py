@@ -349,3 +349,30 @@ def _power(denominator: jax.Array, beta: float) -> jax.Array:
     root = lax.rsqrt(denominator)
     return root * jnp.sqrt(root)
   return denominator**-beta
+
+
+def full_size(size: int, window: int, stride: int, pad: int = 0) -> int:
+  """Positions of a window along an axis, rounded down: `output_size` of what
+  `full_windows` leaves."""
+  output_size(size, window, stride, pad)  # refuses what is too small
+  return 1 + (size + 2 * pad - window) // stride
+
+
+def full_windows(
+  x: jax.Array, window: int, stride: int, pad: int = 0
+) -> jax.Array:
+  """The part of `x` that whole windows cover, with its padding.
+
+  What a convolution (or, unpadded, a pool) does to it, without more padding,
+  is what programs that round down do to `x`.
+
+  Args:
+    x: [B, H, W, channels].
+    window: pixels a window covers.
+    stride: pixels between windows.
+    pad: zeros on each side.
+  """
+  if pad:
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  height, width = (n - (n - window) % stride for n in x.shape[1:3])
+  return x[:, :height, :width]

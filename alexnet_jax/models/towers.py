@@ -44,6 +44,27 @@ def exchange(
   return sent.astype(x.dtype)
 
 
+def regroup(
+  xs: list[jax.Array], axis: str | None, dtype: str | None = None
+) -> list[jax.Array]:
+  """From all towers on some rows to some towers on all rows, as fc6 needs
+  them that reads its own tower where `axis` spreads the rows.
+
+  Args:
+    xs: one [b, channels] per tower, the rows of this device.
+    axis: the mesh axis; None: all is local.
+    dtype: what maps, and their gradients, are rounded to on the way.
+
+  Returns:
+    One [B, channels] per tower of this device, the rows of all.
+  """
+  if axis is None or lax.axis_size(axis) == 1:
+    return xs
+  x = jnp.stack(xs)
+  sent = x if dtype is None else x.astype(dtype)
+  return list(lax.all_to_all(sent, axis, 0, 1, tiled=True).astype(x.dtype))
+
+
 def total(xs: list[jax.Array], axis: str | None) -> jax.Array:
   """The sum over all towers, the same on each: what fc8 ends with.
 
