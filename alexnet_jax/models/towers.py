@@ -38,9 +38,14 @@ def exchange(
   x = jnp.concatenate(xs, axis=-1)
   sent = x if dtype is None else x.astype(dtype)
   if axis is not None and lax.axis_size(axis) > 1:
-    sent = lax.all_gather(
-      sent, axis, axis=0 if rows else x.ndim - 1, tiled=True
-    )
+    if rows:
+      sent = lax.all_gather(sent, axis, axis=0, tiled=True)
+    else:
+      # Along a new first axis, for XLA would lay out what comes before in the
+      # order of what is gathered along: channels, last in every other layer.
+      sent = lax.all_gather(sent, axis)  # [towers' devices, B, ..., channels]
+      sent = jnp.moveaxis(sent, 0, -2)
+      sent = sent.reshape(*sent.shape[:-2], -1)
   return sent.astype(x.dtype)
 
 
