@@ -1,12 +1,13 @@
 """Each layer against its formula in NumPy float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 from conftest import max_norm_error
-from jax.test_util import check_grads
 
 from alexnet_jax.models import layers
 from alexnet_jax.runtime.errors import UserError
@@ -59,30 +60,56 @@ def test_conv(size, channels, kernel, stride, pad):
   assert max_norm_error(got, oracle.conv(x, w, b, stride, pad)) <= 1e-5
 
 
-def test_both_lowerings_of_a_strided_conv_have_the_same_gradients():
-  x = jnp.asarray(normal(0, (2, 47, 47, 3), 50))
-  w = jnp.asarray(normal(1, (11, 11, 3, 6), 0.01))
-  weight = jnp.asarray(normal(2, (2, 10, 10, 6)))
+def gradients(function, *args):
+  """Of the sum of its values, each with a weight of its own."""
+  shape = jax.eval_shape(function, *args)
+  weight = jnp.asarray(normal(9, shape.shape), shape.dtype)
+  return jax.grad(
+    lambda *args: (function(*args) * weight).sum(), tuple(range(len(args)))
+  )(*args)
 
-  def plain(x, w):
+
+@pytest.mark.parametrize('platform', ['cpu', 'default'])
+@pytest.mark.parametrize(
+  ('batch', 'size', 'channels', 'out', 'kernel', 'stride', 'pad'),
+  [
+    (4, 47, 3, 6, 11, 4, 0),  # conv1's: folded, a 3x3 convolution
+    (3, 13, 8, 12, 3, 1, 1),  # conv3 to conv5's: an odd side
+    (8, 12, 8, 5, 3, 1, 0),
+    (6, 27, 6, 16, 5, 1, 2),  # conv2's
+    (1, 9, 4, 3, 7, 1, 1),
+  ],
+)
+def test_conv_and_its_gradients(
+  monkeypatch, platform, batch, size, channels, out, kernel, stride, pad
+):
+  """Each lowering against the plain sum in float64."""
+  x = normal(0, (batch, size, size, channels), 50)
+  w = normal(1, (kernel, kernel, channels, out), 0.01)
+  b = normal(2, (out,))
+
+  def plain(x, w, b):
+    high = layers._edges(size, kernel, stride, pad)
+    dims = ('NHWC', 'HWIO', 'NHWC')
     y = jax.lax.conv_general_dilated(
-      x, w, (4, 4), [(0, 0)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+      x, w, (stride, stride), [high, high], dimension_numbers=dims
     )
-    return (y * weight).sum()
+    return y + b
 
-  def blocks(conv):
-    def loss(x, w):
-      return (
-        conv(*layers._space_to_depth(x, w, 4, [(0, 0)] * 2)) * weight
-      ).sum()
+  def choose(*args, cpu, default):
+    return {'cpu': cpu, 'default': default}[platform](*args)
 
-    return loss
+  def ours(x, w, b):
+    return layers.conv(x, w, b, stride, pad)
 
-  want = jax.grad(plain, (0, 1))(x, w)
-  for conv in (layers._conv_by_patches, layers._dense_conv):
-    got = jax.grad(blocks(conv), (0, 1))(x, w)
-    for a, b in zip(got, want, strict=True):
-      assert max_norm_error(a, b) <= 1e-5
+  with jax.enable_x64(True):
+    wide = [jnp.asarray(a, jnp.float64) for a in (x, w, b)]
+    want = [plain(*wide), *gradients(plain, *wide)]
+  monkeypatch.setattr(jax.lax, 'platform_dependent', choose)
+  args = [jnp.asarray(a) for a in (x, w, b)]
+  got = [ours(*args), *gradients(ours, *args)]
+  for a, b in zip(got, want, strict=True):
+    assert max_norm_error(a, b) <= 1e-5
 
 
 @pytest.mark.parametrize('alpha_over', ['sum', 'mean'])
@@ -104,11 +131,33 @@ def test_lrn_with_another_power_and_size():
   assert max_norm_error(got, oracle.lrn(x, **choice)) <= 1e-5
 
 
-def test_lrn_gradient():
-  x = jnp.asarray(normal(0, (2, 3, 3, 8)))
-  check_grads(
-    lambda x: layers.lrn(x, alpha=0.1), (x,), 1, ['rev'], atol=1e-2, rtol=1e-2
-  )
+@pytest.mark.parametrize(
+  'choice',
+  [
+    {},
+    {'alpha': 0.1, 'alpha_over': 'mean'},
+    {'size': 4, 'k': 1.0, 'beta': 0.5},
+  ],
+)
+def test_lrn_gradient(choice):
+  """Against JAX's own of the formula, channel by channel, in float64."""
+  x = normal(0, (2, 3, 3, 12), 30)
+  size, over = choice.get('size', 5), choice.get('alpha_over', 'sum')
+  alpha = choice.get('alpha', 1e-4) / (size if over == 'mean' else 1)
+
+  def formula(x):
+    out = []
+    for i in range(12):
+      low, high = max(0, i - size // 2), min(12, i + (size - 1) // 2 + 1)
+      total = (x[..., low:high] ** 2).sum(-1)
+      scale = choice.get('k', 2.0) + alpha * total
+      out.append(x[..., i] / scale ** choice.get('beta', 0.75))
+    return jnp.stack(out, -1)
+
+  with jax.enable_x64(True):
+    (want,) = gradients(formula, jnp.asarray(x, jnp.float64))
+  (got,) = gradients(lambda x: layers.lrn(x, **choice), jnp.asarray(x))
+  assert max_norm_error(got, want) <= 1e-5
 
 
 def test_lrn_refuses_another_convention():
@@ -123,18 +172,27 @@ def test_max_pool(size):
   np.testing.assert_array_equal(got, oracle.max_pool(x).astype(np.float32))
 
 
-def test_max_pool_gradient_goes_to_the_largest():
-  x = normal(0, (1, 7, 7, 2))
-  weight = normal(1, (1, 3, 3, 2))
-  got = jax.grad(lambda x: (layers.max_pool(x) * weight).sum())(jnp.asarray(x))
+@pytest.mark.parametrize(
+  ('size', 'window', 'stride'),
+  [(7, 3, 2), (8, 3, 2), (8, 2, 2), (9, 3, 1), (14, 12, 2)],
+)
+def test_max_pool_gradient_goes_to_the_first_of_the_largest(
+  size, window, stride
+):
+  # Whole numbers: many places share a maximum, and sums are exact.
+  rng = np.random.default_rng(0)
+  x = rng.integers(0, 4, (2, size, size + 1, 3)).astype(np.float32)
+  pool = functools.partial(layers.max_pool, window=window, stride=stride)
+  shape = pool(jnp.asarray(x)).shape
+  weight = rng.integers(1, 100, shape).astype(np.float32)
+  got = jax.grad(lambda x: (pool(x) * weight).sum())(jnp.asarray(x))
   want = np.zeros_like(x)
-  for i in range(3):
-    for j in range(3):
-      for c in range(2):
-        window = x[0, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3, c]
-        row, column = np.unravel_index(window.argmax(), (3, 3))
-        want[0, 2 * i + row, 2 * j + column, c] += weight[0, i, j, c]
-  assert max_norm_error(got, want) <= 1e-6
+  for b, i, j, c in np.ndindex(shape):
+    top, left = i * stride, j * stride
+    seen = x[b, top : top + window, left : left + window, c]
+    row, column = np.unravel_index(seen.argmax(), seen.shape)
+    want[b, top + row, left + column, c] += weight[b, i, j, c]
+  np.testing.assert_array_equal(got, want)
 
 
 def test_dropout_of_the_paper_halves_at_test_time():

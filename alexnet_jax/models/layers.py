@@ -11,8 +11,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from alexnet_jax.models import cpu
 from alexnet_jax.runtime.errors import UserError
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -68,24 +70,19 @@ def conv(
     [B, H', W', out].
   """
   size = kernel.shape[0]
-  edges = [_edges(extent, size, stride, pad) for extent in x.shape[1:3]]
-  if stride == 1:
-    return _dense_conv(x, kernel, edges) + bias
-  # The kernel is the same on all devices that split the batch. Made varying
+  edges = tuple(_edges(extent, size, stride, pad) for extent in x.shape[1:3])
+  # A kernel is the same on all devices that split the batch. Made varying
   # here, its gradient is summed over them once, not in a lowering's loop.
-  axes = jax.typeof(x).mat.varying - jax.typeof(kernel).mat.varying
-  kernel = lax.pcast(kernel, tuple(axes), to='varying')
-  x, kernel = _space_to_depth(x, kernel, stride, edges)
-  y = lax.platform_dependent(
-    x, kernel, cpu=_conv_by_patches, default=_dense_conv
-  )
-  return y + bias
+  varying = jax.typeof(x).mat.varying | jax.typeof(kernel).mat.varying
+  x, kernel = (_varying_over(varying, y) for y in (x, kernel))
+  if stride > 1:
+    x, kernel = _space_to_depth(x, kernel, stride, edges)
+    edges = ((0, 0), (0, 0))
+  return _dense_conv(x, kernel, edges) + bias
 
 
-def _dense_conv(x: jax.Array, kernel: jax.Array, edges='VALID') -> jax.Array:
-  return lax.conv_general_dilated(
-    x, kernel, (1, 1), edges, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
+def _varying_over(axes: frozenset[str], x: jax.Array) -> jax.Array:
+  return lax.pcast(x, tuple(axes - jax.typeof(x).mat.varying), to='varying')
 
 
 def _space_to_depth(x, kernel, stride, edges):
@@ -109,26 +106,45 @@ def _space_to_depth(x, kernel, stride, edges):
   return x, kernel
 
 
-def _conv_by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """A dense convolution as one matrix product per example.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dense_conv(x: jax.Array, kernel: jax.Array, edges: cpu.Edges) -> jax.Array:
+  """A convolution of stride 1, lowered by platform in both directions."""
+  return _by_platform(cpu.conv, _plain_conv, x, kernel, edges=edges)
 
-  Patches of one example stay in the cache, and are cut again for the weight
-  gradient: on 2 cores, conv1 takes a third of the time of XLA's convolution.
-  """
-  size, _, channels, out = kernel.shape
-  matrix = kernel.reshape(size * size * channels, out)
 
-  @jax.checkpoint
-  def one(x: jax.Array) -> jax.Array:  # [H, W, channels]
-    height, width = x.shape[0] - size + 1, x.shape[1] - size + 1
-    taps = [
-      x[i : i + height, j : j + width] for i in range(size) for j in range(size)
-    ]
-    patches = jnp.concatenate(taps, axis=-1)
-    y = patches.reshape(height * width, -1) @ matrix
-    return y.reshape(height, width, out)
+def _dense_conv_forward(x, kernel, edges):
+  return _dense_conv(x, kernel, edges), (x, kernel)
 
-  return lax.map(one, x)
+
+def _dense_conv_backward(edges, residuals, g):
+  return _by_platform(
+    cpu.conv_gradients, _plain_gradients, *residuals, g, edges=edges
+  )
+
+
+_dense_conv.defvjp(_dense_conv_forward, _dense_conv_backward)
+
+
+def _by_platform(on_cpu, elsewhere, x: jax.Array, *args, **options):
+  if x.dtype == jnp.bfloat16:  # has no digits to spare for sums of inputs
+    on_cpu = elsewhere
+  return lax.platform_dependent(
+    x,
+    *args,
+    cpu=functools.partial(on_cpu, **options),
+    default=functools.partial(elsewhere, **options),
+  )
+
+
+def _plain_conv(x: jax.Array, kernel: jax.Array, edges: cpu.Edges) -> jax.Array:
+  return lax.conv_general_dilated(
+    x, kernel, (1, 1), edges, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def _plain_gradients(x, kernel, g, edges: cpu.Edges):
+  _, vjp = jax.vjp(functools.partial(_plain_conv, edges=edges), x, kernel)
+  return vjp(g)
 
 
 def lrn(
@@ -164,19 +180,52 @@ def lrn(
   if alpha_over not in ('sum', 'mean'):
     raise UserError(f"alpha_over is 'sum' or 'mean', not {alpha_over!r}")
   scale = alpha if alpha_over == 'sum' else alpha / size
+  return _lrn(x, size, k, scale, beta)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _lrn(x: jax.Array, size: int, k: float, scale: float, beta: float):
+  """Differentiated by hand, for autodiff keeps every shifted sum: keeps `x`
+  alone, and the backward pass has one more window instead of five."""
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return (wide * _lrn_factor(wide, size, k, scale, beta)[0]).astype(x.dtype)
+
+
+def _lrn_factor(x: jax.Array, size: int, k: float, scale: float, beta: float):
+  """What LRN multiplies by, `d ** -beta`, and `1 / d`."""
+  d = k + scale * _channel_window(x * x, size // 2, (size - 1) // 2)
+  if beta != 0.75:
+    return d**-beta, 1 / d
+  root = lax.rsqrt(d)  # two roots are many times cheaper than a power
+  return root * jnp.sqrt(root), root * root
+
+
+def _channel_window(x: jax.Array, before: int, after: int) -> jax.Array:
+  """Sums over a window of channels, fewer at the border."""
   channels = x.shape[-1]
-  before, after = size // 2, (size - 1) // 2
-  squares = jnp.pad(wide * wide, [(0, 0)] * (x.ndim - 1) + [(before, after)])
+  x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(before, after)])
   # Shifted adds: a window over the last axis is slow in XLA on the CPU.
-  total = sum(squares[..., i : i + channels] for i in range(size))
-  denominator = k + scale * total
-  if beta == 0.75:  # two square roots are many times cheaper than a power
-    root = lax.rsqrt(denominator)
-    factor = root * jnp.sqrt(root)
-  else:
-    factor = denominator**-beta
-  return (wide * factor).astype(x.dtype)
+  shifts = [x[..., i : i + channels] for i in range(before + after + 1)]
+  return sum(shifts[1:], start=shifts[0])
+
+
+def _lrn_forward(x, size, k, scale, beta):
+  return _lrn(x, size, k, scale, beta), x
+
+
+def _lrn_backward(size, k, scale, beta, x, g):
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  g = g.astype(wide.dtype)
+  factor, inverse = _lrn_factor(wide, size, k, scale, beta)
+  # A channel is in the window of those that are in its mirrored window.
+  inner = _channel_window(
+    g * wide * factor * inverse, (size - 1) // 2, size // 2
+  )
+  dx = g * factor - 2 * beta * scale * wide * inner
+  return (dx.astype(x.dtype),)
+
+
+_lrn.defvjp(_lrn_forward, _lrn_backward)
 
 
 def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
@@ -190,24 +239,71 @@ def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
   Returns:
     [B, H', W', channels].
   """
+  return _max_pool(x, window, stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
+  """Differentiated by hand, to keep a byte for each output and no more."""
+  return _max_pool_forward(x, window, stride)[0]
+
+
+def _max_pool_forward(x, window, stride):
+  """The maxima of shifted slices, and which slice is the first to have one."""
   edges = [_edges(extent, window, stride) for extent in x.shape[1:3]]
   rows, columns = (
     output_size(extent, window, stride) for extent in x.shape[1:3]
   )
-  x = jnp.pad(x, ((0, 0), *edges, (0, 0)), constant_values=-jnp.inf)
-  # The maximum of shifted slices, whose gradient XLA's CPU backend computes
-  # three times faster than a window's. Ties share the gradient.
-  y: jax.Array | None = None
-  for i in range(window):
-    for j in range(window):
-      tap = x[
-        :,
-        i : i + (rows - 1) * stride + 1 : stride,
-        j : j + (columns - 1) * stride + 1 : stride,
-      ]
-      y = tap if y is None else jnp.maximum(y, tap)
-  assert y is not None
-  return y
+  grown = jnp.pad(x, ((0, 0), *edges, (0, 0)), constant_values=-jnp.inf)
+  taps = [
+    grown[
+      :,
+      i : i + (rows - 1) * stride + 1 : stride,
+      j : j + (columns - 1) * stride + 1 : stride,
+    ]
+    for i in range(window)
+    for j in range(window)
+  ]
+  dtype = jnp.int8 if len(taps) < 128 else jnp.int16
+  y, where = taps[0], jnp.zeros(taps[0].shape, dtype)
+  for number, tap in enumerate(taps[1:], start=1):
+    where = jnp.where(tap > y, dtype(number), where)
+    y = jnp.maximum(y, tap)
+  return y, (where, x.shape[1:3])
+
+
+def _max_pool_backward(window, stride, residuals, g):
+  """The input is stride x stride interleaved parts: the places of one are
+  seen at the same few places of the windows, and by no other."""
+  where, shape = residuals
+  rows, columns = (-(-extent // stride) for extent in shape)
+  before = (window - 1) // stride  # windows that start earlier and reach it
+
+  def around(x):  # windows that are not there
+    edges = [
+      (before, max(n - have, 0))
+      for n, have in zip((rows, columns), x.shape[1:3], strict=True)
+    ]
+    return jnp.pad(x, ((0, 0), *edges, (0, 0)), constant_values=-1)
+
+  g, where = around(g), around(where)
+  parts = []
+  for row in range(stride):
+    for column in range(stride):
+      part = jnp.zeros_like(g[:, :rows, :columns])
+      for i in range(row, window, stride):
+        for j in range(column, window, stride):
+          top, left = before - i // stride, before - j // stride
+          here = np.s_[:, top : top + rows, left : left + columns]
+          part += jnp.where(where[here] == i * window + j, g[here], 0)
+      parts.append(part)
+  x = jnp.stack(parts).reshape(stride, stride, *parts[0].shape)
+  x = x.transpose(2, 3, 0, 4, 1, 5)  # [B, rows, stride, columns, stride, C]
+  x = x.reshape(len(g), rows * stride, columns * stride, -1)
+  return (x[:, : shape[0], : shape[1]],)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def dropout(
