@@ -195,6 +195,8 @@ def _scopes(name: str, line: str, lines: list[str]) -> dict[int | None, str]:
   """Scopes of a collective's results: XLA combines collectives of different
   scopes, and leaves those to the instructions that take the results out."""
   scopes: dict[int | None, str] = {None: _scope(line)}
+  if ' all-to-all' in line:  # its results are the parts of one
+    return scopes
   taken = f' get-tuple-element(%{name}), index='
   for other in lines:
     if taken in other:
