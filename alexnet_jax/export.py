@@ -1,13 +1,14 @@
 r"""Writes a trained network as a program for other systems.
 
-  python -m alexnet_jax.export --format=stablehlo --workdir=runs/imagenet2012 \
-    --file=alexnet.stablehlo
+  python -m alexnet_jax.export --format=onnx --workdir=runs/imagenet2012 \
+    --file=alexnet.onnx
 
 Each takes float32 images [batch, crop, crop, 3], any batch, pixels of 0
 to 255 in RGB (the mean is subtracted inside), and give logits:
 
   stablehlo  `jax.export`'s serialization, for CPUs, GPUs and TPUs; run it with
              `jax.export.deserialize(bytes).call(images)`
+  onnx       for onnxruntime and others; needs pip install -e '.[export]'
   tf         a SavedModel folder; needs tensorflow installed
 """
 
@@ -16,7 +17,7 @@ from absl import flags, logging
 from alexnet_jax.runtime import errors
 
 _FORMAT = flags.DEFINE_enum(
-  'format', None, ['stablehlo', 'tf'], 'See above.', required=True
+  'format', None, ['stablehlo', 'onnx', 'tf'], 'See above.', required=True
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Of the run, or a safetensors file of ours.', required=True
@@ -32,11 +33,14 @@ def main(_) -> None:
   from etils import epath
 
   from alexnet_jax import library
+  from alexnet_jax.formats import onnx
   from alexnet_jax.runtime import files
 
   model = library.load(_WORKDIR.value, _CHECKPOINT.value)
   path = epath.Path(_FILE.value)
-  if _FORMAT.value == 'tf':
+  if _FORMAT.value == 'onnx':
+    onnx.write(path, model.network(), model.mean)
+  elif _FORMAT.value == 'tf':
     save_tf(path, model)
   else:
     with files.explained(path):
@@ -50,7 +54,7 @@ def save_tf(path, model) -> None:
   except ImportError:
     raise errors.UserError(
       '--format=tf needs tensorflow, which is not installed: pip install '
-      'tensorflow-cpu, or take --format=stablehlo'
+      'tensorflow-cpu, or take --format=onnx or stablehlo'
     ) from None
   from jax.experimental import jax2tf
 

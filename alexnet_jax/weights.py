@@ -3,10 +3,10 @@ r"""Carries a trained network in from other programs' files, and out to them.
   python -m alexnet_jax.weights export --format=safetensors \
     --workdir=runs/imagenet2012 --file=alexnet.safetensors
   python -m alexnet_jax.weights import --format=caffe \
-    --config=configs/imagenet2012.py --file=bvlc_alexnet.caffemodel \
-    --mean=imagenet_mean.binaryproto --workdir=runs/caffe
-  python -m alexnet_jax.main --config=configs/imagenet2012.py \
-    --workdir=runs/caffe --mode=eval --views=10
+    --config=configs/caffe_alexnet.py --file=bvlc_alexnet.caffemodel \
+    --mean=imagenet_mean.binaryproto --workdir=runs/caffe_alexnet
+  python -m alexnet_jax.main --config=configs/caffe_alexnet.py \
+    --workdir=runs/caffe_alexnet --mode=eval --views=10
 
 An imported network is a run of no steps: `main` evaluates it or goes on
 training it, `alexnet_jax.load` opens it. formats:
@@ -49,7 +49,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,
   'import from caffe or torchvision: the configuration of that network, '
-  'such as configs/imagenet2012.py. Files of ours hold their own.',
+  'such as configs/caffe_alexnet.py. Files of ours hold their own.',
 )
 _CLASSES = flags.DEFINE_string(
   'classes',

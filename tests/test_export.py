@@ -5,14 +5,16 @@ import sys
 
 import jax
 import numpy as np
+import onnxruntime
 import pytest
 import small_runs
 from conftest import max_norm_error
+from etils import epath
 
 from alexnet_jax import library
 from alexnet_jax.data import stats
-from alexnet_jax.formats import conversion, names
-from configs import default
+from alexnet_jax.formats import conversion, names, onnx
+from configs import caffenet, default, torchvision
 
 
 def draw(config):
@@ -38,6 +40,19 @@ def draw(config):
 def pixels(count):
   rng = np.random.default_rng(count)
   return rng.uniform(0, 255, (count, 67, 67, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize('config', [default, caffenet, torchvision])
+def test_onnxruntime_gives_our_logits(config, tmp_path):
+  network, model = draw(config.get_config())
+  file = tmp_path / 'net.onnx'
+  onnx.write(epath.Path(file), network, model.mean)
+  session = onnxruntime.InferenceSession(file)
+  for count in (1, 3):
+    images = pixels(count)
+    (found,) = session.run(['logits'], {'images': images})
+    expected = model(images - model.mean)
+    assert max_norm_error(found, expected) < 1e-5
 
 
 def test_a_fresh_process_runs_stablehlo_at_any_batch(tmp_path):

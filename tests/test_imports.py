@@ -34,6 +34,7 @@ OWNERS = {
   'matplotlib': ('drawing/',),
   'submitit': (),
   'tensorflow': ('export.py',),
+  'onnx': ('formats/onnx.py',),
   # What these load may be a program.
   'pickle': (),
   'cloudpickle': (),

@@ -8,7 +8,6 @@ import oracle
 import pytest
 import small_runs
 from conftest import max_norm_error
-from ml_collections import ConfigDict
 from PIL import Image
 
 import alexnet_jax
@@ -174,4 +173,4 @@ def test_what_is_no_run_is_told(tmp_path):
 
 def test_alexnet_is_the_configuration_of_the_paper():
   paper = imagenet2012.get_config().model
-  assert architectures.architecture('alexnet') == ConfigDict(paper.to_dict())
+  assert architectures.architecture('alexnet').to_dict() == paper.to_dict()

@@ -1,5 +1,6 @@
 """Weights in and out: round trips to the bit, other programs' logits."""
 
+import os
 import subprocess
 import sys
 
@@ -15,7 +16,8 @@ from alexnet_jax import library
 from alexnet_jax.data import stats
 from alexnet_jax.formats import conversion, names
 from alexnet_jax.learning import evaluate
-from configs import default
+from alexnet_jax.runtime.errors import UserError
+from configs import caffe_alexnet, caffenet, default, torchvision
 
 pytestmark = pytest.mark.usefixtures('cached')
 
@@ -124,16 +126,16 @@ def test_the_command_carries_a_run_out_and_in(
 # ---- Caffe's.
 
 
+def small(config):
+  """A tenth of the width, on views of 67 pixels."""
+  config.augment.crop_size = 67
+  config.model.width = 0.1
+  return config
+
+
 @pytest.fixture(scope='module')
 def caffe_config():
-  config = default.get_config()
-  config.augment.crop_size = 67
-  config.augment.mean = 'rgb'
-  config.model.width = 0.1
-  config.model.dropout_form = 'inverted'
-  config.model.lrn.alpha_over = 'mean'
-  config.model.lrn.k = 1.0
-  return config
+  return small(caffe_alexnet.get_config())
 
 
 @pytest.fixture(scope='module')
@@ -142,11 +144,18 @@ def blobs(caffe_config):
   return caffe_peer.draw_blobs(width=0.1, classes=6, crop=67)
 
 
-@pytest.mark.parametrize('old', [True, False])
-def test_caffes_file_gives_caffes_logits(caffe_config, blobs, tmp_path, old):
+@pytest.mark.parametrize(
+  ('config', 'old'),
+  [(caffe_alexnet, True), (caffe_alexnet, False), (caffenet, True)],
+)
+def test_caffes_file_gives_caffes_logits(config, blobs, tmp_path, old):
+  """So large that normalization matters, across the towers' border, too."""
+  blobs = {**blobs, 'conv1/0': blobs['conv1/0'] * np.float32(20)}
   file = tmp_path / 'net.caffemodel'
   file.write_bytes(caffe_peer.encode(blobs, old))
-  network = conversion.read(file, 'caffe', config=caffe_config, classes='6')
+  network = conversion.read(
+    file, 'caffe', config=small(config.get_config()), classes='6'
+  )
   model = library.Model(
     network.config,
     names.state(network),
@@ -158,7 +167,7 @@ def test_caffes_file_gives_caffes_logits(caffe_config, blobs, tmp_path, old):
   low = (256 - 67) // 2
   crop = image[:, low : low + 67, low : low + 67].astype(np.float64)
   bgr = crop[..., ::-1] - np.array([104.00698793, 116.66876762, 122.67891434])
-  expected = caffe_peer.forward(blobs, bgr, lrn_groups=2)
+  expected = caffe_peer.forward(blobs, bgr, pool_first=config is caffenet)
   assert max_norm_error(model(model.preprocess(image))[0], expected) < 1e-5
 
 
@@ -192,3 +201,101 @@ def test_caffes_mean_image_is_turned_to_rgb(caffe_config, blobs, tmp_path):
   mean = network.statistics.mean_image
   for channel in range(3):
     np.testing.assert_array_equal(mean[..., channel], bgr[2 - channel])
+
+
+# ---- torchvision's.
+
+
+@pytest.fixture(scope='module')
+def peer():
+  """PyTorch, and the layers of torchvision.models.alexnet, as it starts."""
+  torch = pytest.importorskip('torch', reason='a peer: PyTorch is missing')
+  nn = torch.nn
+  torch.manual_seed(0)
+
+  def conv(*sizes, **options):
+    return nn.Conv2d(*sizes, **options), nn.ReLU()
+
+  features = nn.Sequential(
+    *conv(3, 64, 11, stride=4, padding=2),
+    nn.MaxPool2d(3, 2),
+    *conv(64, 192, 5, padding=2),
+    nn.MaxPool2d(3, 2),
+    *conv(192, 384, 3, padding=1),
+    *conv(384, 256, 3, padding=1),
+    *conv(256, 256, 3, padding=1),
+    nn.MaxPool2d(3, 2),
+  )
+  classifier = nn.Sequential(
+    *(nn.Dropout(), nn.Linear(256 * 6 * 6, 4096), nn.ReLU()),
+    *(nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU()),
+    nn.Linear(4096, 7),
+  )
+  alexnet = nn.Sequential()
+  alexnet.add_module('features', features)
+  alexnet.add_module('flat', nn.Flatten())
+  alexnet.add_module('classifier', classifier)
+  return torch, alexnet.eval()
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_torchvisions_weights_give_its_logits(peer, tmp_path, suffix):
+  torch, alexnet = peer
+  file = tmp_path / f'alexnet.{suffix}'
+  state = {name: x.clone() for name, x in alexnet.state_dict().items()}
+  if suffix == 'pth':
+    torch.save(state, file)
+  else:
+    arrays = {name: x.numpy() for name, x in state.items()}
+    safetensors.numpy.save_file(arrays, file)
+  config = torchvision.get_config()
+  network = conversion.read(file, 'torchvision', config=config, classes='7')
+  model = library.Model(
+    network.config,
+    names.state(network),
+    network.class_names,
+    network.statistics,
+  )
+  rng = np.random.default_rng(6)
+  images = rng.integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
+  cut = images[:, 16:240, 16:240] / 255.0
+  cut = (cut - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+  with torch.no_grad():
+    expected = alexnet.double()(torch.from_numpy(cut.transpose(0, 3, 1, 2)))
+  alexnet.float()
+  found = model(model.preprocess(images))[0]
+  assert max_norm_error(found, expected.numpy()) < 1e-5
+  # And back: to the bit, but for conv1's division, which rounds.
+  back = tmp_path / f'back.{suffix}'
+  conversion.write(back, 'torchvision', network)
+  if suffix == 'pth':
+    read = torch.load(back, weights_only=True)
+    again = {name: x.numpy() for name, x in read.items()}
+  else:
+    again = safetensors.numpy.load_file(back)
+  assert again.keys() == state.keys()
+  for name, x in state.items():
+    if name == 'features.0.weight':
+      np.testing.assert_allclose(again[name], x.numpy(), rtol=2.4e-7)
+    else:
+      assert again[name].tobytes() == x.numpy().tobytes(), name
+
+
+def test_two_towers_are_no_torchvision(network, tmp_path):
+  with pytest.raises(UserError, match='has one tower without groups'):
+    conversion.write(tmp_path / 'a.safetensors', 'torchvision', network)
+
+
+def test_a_pickle_bomb_is_refused_by_pytorch(peer, tmp_path):
+  mark = tmp_path / 'mark'
+
+  class Bomb:
+    def __reduce__(self):
+      return os.mkdir, (str(mark),)
+
+  peer[0].save({'features.0.weight': Bomb()}, tmp_path / 'bomb.pth')
+  with pytest.raises(UserError, match='is not a state dict'):
+    conversion.read(
+      tmp_path / 'bomb.pth', 'torchvision', config=torchvision.get_config()
+    )
+  assert not mark.exists()

@@ -59,7 +59,7 @@ def _read_foreign(
   if config is None:
     raise UserError(
       f'a file of {form} does not say which network it is of: give --config, '
-      'such as configs/imagenet2012.py'
+      'such as configs/caffe_alexnet.py'
     )
   class_names = _class_names(classes)
   layout = LAYOUTS[form]

@@ -38,10 +38,38 @@ _PAPER = {
   },
 }
 
+_CAFFE = {
+  'dropout_form': 'inverted',
+  'lrn.k': 1.0,
+  'lrn.alpha_over': 'mean',
+  'lrn.across_towers': True,
+}
+_POOL_FIRST = ('act', 'pool', 'norm')
+
 # What differs from the paper.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
   'alexnet': {},
   'alexnet_quarter': {'width': 0.25},
+  'caffe_alexnet': _CAFFE,
+  'caffenet': {
+    **_CAFFE,
+    'then.conv1': _POOL_FIRST,
+    'then.conv2': _POOL_FIRST,
+  },
+  'torchvision': {
+    'towers': 1,
+    'features.conv1': 64,
+    'features.conv2': 192,
+    'features.conv3': 384,
+    'features.conv4': 256,
+    'features.conv5': 256,
+    'features.fc6': 4096,
+    'features.fc7': 4096,
+    'pad.conv1': 2,
+    'rounding': 'down',
+    'lrn.enabled': False,
+    'dropout_form': 'inverted',
+  },
 }
 
 
@@ -55,7 +83,6 @@ def architecture(name: str) -> ml_collections.ConfigDict:
     raise UserError(
       f'no architecture {name!r}: there are {", ".join(ARCHITECTURES)}'
     )
-  config = ml_collections.ConfigDict(_PAPER)
-  config = table.completed(config)
+  config = table.completed(ml_collections.ConfigDict(_PAPER))
   config.update_from_flattened_dict(ARCHITECTURES[name])
   return config
