@@ -126,7 +126,9 @@ _dense_conv.defvjp(_dense_conv_forward, _dense_conv_backward)
 
 
 def _by_platform(on_cpu, elsewhere, x: jax.Array, *args, **options):
-  if x.dtype == jnp.bfloat16:  # has no digits to spare for sums of inputs
+  # bfloat16 has no digits to spare for sums of inputs, and a number of images
+  # that an export leaves open cannot be cut.
+  if x.dtype == jnp.bfloat16 or not isinstance(x.shape[0], int):
     on_cpu = elsewhere
   return lax.platform_dependent(
     x,
