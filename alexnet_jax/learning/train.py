@@ -7,6 +7,7 @@ saved, and every evaluation is followed by a save.
 
 import contextlib
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from etils import epath
 
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
-from alexnet_jax.learning import looking, pictures
+from alexnet_jax.learning import health, looking, pictures
 from alexnet_jax.learning.bad_records import BadRecords
 from alexnet_jax.learning.evaluate import Evaluator
 from alexnet_jax.learning.schedules import make_schedule
@@ -74,7 +75,9 @@ def train_and_evaluate(
     stack.enter_context(distributed.together())
     while not run.ended():
       trace.before(run.step)
-      run.train(next(batches))
+      batch = next(batches)
+      run.preflight(batch)
+      run.train(batch)
       if run.log_due():
         run.log()
       if run.evaluation_due():
@@ -137,6 +140,7 @@ class _Run:
     if self.ended():
       return
     self.train_step = make_train_step(setup)
+    self.probe = health.make_probe(setup)
     self.previous: Metrics | None = None
     self.writer = stack.enter_context(
       MetricsWriter(
@@ -190,7 +194,16 @@ class _Run:
       self.bad_records.meet(batch.pop('replaced'))
       yield sharding.put_batch(place, rows, config.batch_size, batch)
 
+  def preflight(self, batch) -> None:
+    """Before the first step: warns of what will keep it from learning."""
+    if self.step == 0:
+      found = self.probe(self.state, batch['image'])
+      for text in health.warnings(found, self.config):
+        self._warn(text)
+      self.meter.restart()
+
   def train(self, batch) -> None:
+    self.images = batch['image']
     self.rate = self.schedule.rate(self.epoch(self.step))
     self.state, self.metrics = self.train_step(
       self.state, batch, jnp.float32(self.rate)
@@ -228,7 +241,8 @@ class _Run:
     split = self.config.evals.split
     values = self.evaluator(self.state.params)
     self.error = values['top1_error']
-    self._write({f'{split}/{name}': value for name, value in values.items()})
+    row = {f'{split}/{name}': value for name, value in values.items()}
+    self._write({**row, **self._health(values['loss'])})
     # A batch may straddle epochs; patience counts the plan's, not the step's.
     period = self.evaluate_every.length
     planned = self.step // period * period if period else self.step
@@ -243,6 +257,15 @@ class _Run:
       self._write({f'{split}/{name}': value for name, value in values.items()})
       self._say(split, values)
     self.meter.restart()
+
+  def _health(self, loss: float) -> dict[str, float]:
+    """Of the state on the last step's images; sounds the alarm."""
+    found = self.probe(self.state, self.images)
+    if self.epoch(self.step) >= 1:
+      text = health.alarm(loss, self.dataset.num_classes, found, self.config)
+      if text:
+        self._warn(text)
+    return found.scalars()
 
   def save_due(self) -> bool:
     return self.save_every.due(self.step)
@@ -279,6 +302,10 @@ class _Run:
       f'top-5 error {values["top5_error"]:.2%}, rate {self.rate:.2g}',
       flush=True,
     )
+
+  def _warn(self, text: str) -> None:
+    if jax.process_index() == 0:
+      print(f'warning: {text}', file=sys.stderr, flush=True)
 
   def _check_finite(self) -> None:
     bad = int(self.state.nonfinite_step)
