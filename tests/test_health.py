@@ -76,7 +76,11 @@ def test_health_equals_numpy(config, cached):
 
 @pytest.mark.parametrize(
   ('mesh', 'parallelism'),
-  [((2, 2), 'towers'), ((1, 2), 'owt'), ((2, 2), 'owt')],
+  [
+    ((2, 2), 'owt'),
+    pytest.param((2, 2), 'towers', marks=pytest.mark.slow),
+    pytest.param((1, 2), 'owt', marks=pytest.mark.slow),
+  ],
 )
 def test_health_does_not_depend_on_the_mesh(mesh, parallelism, config, cached):
   want = measured(config, (1, 1))[0]
