@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from etils import epath
 from tensorflow_datasets.core import dataset_builder
+from tensorflow_datasets.proto import tf_example_pb2
 
 from alexnet_jax.data import photographs, sources, workers
 from alexnet_jax.data.stats import Statistics, Sums
@@ -77,20 +78,26 @@ class Dataset:
     for file, count in shards:
       _check_shard(file, count)
     source = builder.as_data_source(
-      split, decoders={'image': _DecodeJpeg()} if jpeg else None
+      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
     )
-    return _Records(split, source, shards, self.num_classes, self.image_size)
+    return _Records(
+      split, source, shards, self.num_classes, self.image_size, jpeg
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Records(Sequence):
-  """TFDS's source, whose errors say which record of which file is bad."""
+  """Examples of TFDS's records; errors say which one of which file is bad.
+
+  They are taken apart here: TFDS's own way takes seven times as long.
+  """
 
   split: str
-  source: Sequence
+  source: Sequence[bytes]
   shards: tuple[tuple[str, int], ...]  # (file, records)
   num_classes: int
   side: int
+  jpeg: bool
 
   def __len__(self) -> int:
     return len(self.source)
@@ -99,12 +106,18 @@ class _Records(Sequence):
     if not 0 <= index < len(self):
       raise IndexError(index)
     try:
-      record = self.source[index]
-      shape, label = record['image'].shape, record['label']
-      expected = (self.side, self.side, 3)
-      if shape != expected or not 0 <= label < self.num_classes:
-        raise ValueError(f'an image {shape} of class {label}')
-      return record
+      example = tf_example_pb2.Example.FromString(self.source[index])
+      parts = example.features.feature
+      (data,) = parts['image'].bytes_list.value
+      (label,) = parts['label'].int64_list.value
+      shape = (self.side, self.side, 3)
+      if self.jpeg:
+        image = photographs.decode_jpeg(data)
+      else:
+        image = np.frombuffer(data, np.uint8).reshape(shape)
+      if image.shape != shape or not 0 <= label < self.num_classes:
+        raise ValueError(f'an image {image.shape} of class {label}')
+      return {'image': image, 'label': label}
     except Exception as error:  # ArrayRecord's, protobuf's, Pillow's
       position, shards = index, iter(self.shards)
       file, count = next(shards)
@@ -301,11 +314,3 @@ class Photographs(dataset_builder.FileReaderBuilder):
     """TFDS would speak of a download."""
 
   _log_download_done = _log_download_bytes
-
-
-class _DecodeJpeg(tfds.decode.Decoder):
-  """Pillow always: TFDS takes OpenCV where it is installed, whose pixels need
-  not be those that the statistics were measured on."""
-
-  def decode_example(self, serialized_example: bytes) -> photographs.Pixels:
-    return photographs.decode_jpeg(serialized_example)
