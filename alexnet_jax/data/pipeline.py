@@ -19,6 +19,7 @@ import numpy as np
 
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.writers import Progress
 
 Batches = Generator[dict[str, np.ndarray], None, None]
 
@@ -80,6 +81,52 @@ def training_batches(
   stream = _Rows(records.shuffle().repeat(), batch_size, rows)
   batches = stream[start * len(rows) :].batch(len(rows))
   return _iterate(batches, workers, prefetch)
+
+
+def training_indices(
+  dataset: Dataset,
+  *,
+  seed: int,
+  batch_size: int,
+  rows: Sequence[int],
+  start: int = 0,
+) -> Batches:
+  """The same stream as that of `training_batches`, of positions only.
+
+  Returns:
+    An iterator, to be closed, of {'index': int32 [len(rows)]}.
+  """
+  indices = grain.MapDataset.range(dataset.num_examples('train')).seed(seed)
+  stream = _Rows(indices.shuffle().repeat(), batch_size, rows)
+  batches = stream[start * len(rows) :].batch(len(rows))
+  for batch in _iterate(batches, workers=0, prefetch=4):
+    yield {'index': np.asarray(batch, np.int32)}
+
+
+def whole_split(
+  dataset: Dataset, max_bad_records: int = 0, show: bool = True
+) -> dict[str, np.ndarray]:
+  """The training split in memory, to be kept on the devices.
+
+  Args:
+    dataset: of `builders.open_dataset`.
+    max_bad_records: how many records may be bad; the caller counts them.
+    show: tell of the progress.
+
+  Returns:
+    What `training_batches` gives, for all examples in the order of storage.
+
+  Raises:
+    UserError: a bad record.
+  """
+  source = _Tolerant(dataset.source('train'), max_bad_records)
+  batches = grain.MapDataset.source(source).batch(64)
+  parts = []
+  with Progress(len(source), 'images', 'cache', show=show) as progress:
+    for part in _iterate(batches, workers=0, prefetch=4):
+      parts.append(part)
+      progress.update(len(part['label']))
+  return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
 
 
 def evaluation_batches(

@@ -6,7 +6,6 @@ beside what the shapes demand.
 """
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Iterable
@@ -17,12 +16,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.data import stats
 from alexnet_jax.data.photographs import SIZE
 from alexnet_jax.learning.evaluate import make_eval_step
 from alexnet_jax.learning.state import Setup, make_setup
-from alexnet_jax.learning.step import make_train_step
+from alexnet_jax.learning.step import jitted_step
 from alexnet_jax.models.table import CONVS, DENSES
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.collectives import Collective, read_collectives
@@ -80,13 +81,26 @@ def abstract_setup(
   return make_setup(config, mesh, num_classes, black.statistics())
 
 
+def compile_training(setup: Setup) -> jax.stages.Compiled:
+  """The training step for the setup's devices, which need not be here."""
+  constants = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=NamedSharding(setup.mesh, P())
+    ),
+    setup.constants,
+  )
+  lowered = jitted_step(setup).lower(
+    setup.abstract_state(),
+    _batch(setup, setup.config.batch_size),
+    jax.ShapeDtypeStruct((), jnp.float32),
+    constants,
+  )
+  return lowered.compile()
+
+
 def of_training(setup: Setup) -> list[Row]:
   """What one training step sends."""
-  step = make_train_step(setup)
-  state = setup.abstract_state()
-  rate = jax.ShapeDtypeStruct((), jnp.float32)
-  batch = _batch(setup, setup.config.batch_size)
-  return _rows(setup, step, state, batch, rate)
+  return rows_of(setup, compile_training(setup))
 
 
 def of_evaluation(setup: Setup, views: int = 1) -> list[Row]:
@@ -95,7 +109,24 @@ def of_evaluation(setup: Setup, views: int = 1) -> list[Row]:
   config = setup.config
   batch = _batch(setup, config.evals.batch_size or config.batch_size, 'mask')
   params = setup.abstract_state().params
-  return _rows(setup, step, params, batch)
+  jitted = cast(jax.stages.Wrapped, step.func)
+  return rows_of(setup, jitted.lower(params, batch, **step.keywords).compile())
+
+
+def rows_of(setup: Setup, compiled: jax.stages.Compiled) -> list[Row]:
+  """Alike collectives of a program as one row, in the order of the network."""
+  text = compiled.as_text()
+  assert text is not None
+  rows: dict[tuple, Row] = {}
+  for found in read_collectives(text, setup.mesh.shape):
+    key = (*_place(found), found.operation, found.axes, found.dtype)
+    row = rows.get(key, Row(*key))
+    rows[key] = dataclasses.replace(
+      row,
+      elements=row.elements + found.elements * found.times,
+      bytes=row.bytes + found.bytes,
+    )
+  return sorted(rows.values(), key=_order)
 
 
 def minimum(setup: Setup) -> Needs:
@@ -196,23 +227,6 @@ def _batch(setup: Setup, size: int, *flags: str) -> dict[str, Any]:
     name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
     for name, (shape, dtype) in parts.items()
   }
-
-
-def _rows(setup: Setup, step: functools.partial, *args: Any) -> list[Row]:
-  """Alike collectives as one row, in the order of the network."""
-  jitted = cast(jax.stages.Wrapped, step.func)
-  text = jitted.lower(*args, **step.keywords).compile().as_text()
-  assert text is not None
-  rows: dict[tuple, Row] = {}
-  for found in read_collectives(text, setup.mesh.shape):
-    key = (*_place(found), found.operation, found.axes, found.dtype)
-    row = rows.get(key, Row(*key))
-    rows[key] = dataclasses.replace(
-      row,
-      elements=row.elements + found.elements * found.times,
-      bytes=row.bytes + found.bytes,
-    )
-  return sorted(rows.values(), key=_order)
 
 
 def _place(found: Collective) -> tuple[str, str, str]:

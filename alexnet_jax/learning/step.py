@@ -50,22 +50,46 @@ def loss_and_logits(
   return loss, logits
 
 
-def make_train_step(setup: Setup, given: bool = False) -> functools.partial:
+def make_train_step(
+  setup: Setup, given: bool = False, cache: Batch | None = None
+) -> functools.partial:
   """One compiled step over the whole mesh.
 
   Args:
     setup: of `make_setup`.
     given: the batch's images are views already, float32
       [b, crop, crop, 3]: the benchmark's.
+    cache: 'image' and 'label' of the whole training split, on each device;
+      a batch then is {'index': int32 [B]}, which of them it has.
 
   Returns:
     A function of the state (donated), a batch as `put_batch` lays it, and the
-    rate, that gives the next state and the sums of the step's own metrics: a
-    jitted one, with the constants of the views filled in.
+    rate, that gives the next state and the sums of the step's own metrics:
+    `jitted_step`, with the constants of the views and the cache filled in.
   """
+  # Arguments, not constants that each compilation would fold in.
+  constants = jax.device_put(
+    setup.constants, jax.NamedSharding(setup.mesh, P())
+  )
+  return functools.partial(
+    jitted_step(setup, given), constants=constants, cache=cache
+  )
+
+
+def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
+  """The step of `make_train_step` as a function of state, batch, rate,
+  constants and cache, which needs no devices to be lowered and compiled."""
   config, specs = setup.config, setup.specs()
 
-  def body(state: TrainState, batch: Batch, rate: jax.Array, constants):
+  def body(
+    state: TrainState,
+    batch: Batch,
+    rate: jax.Array,
+    constants: augment.Constants,
+    cache: Batch | None,
+  ):
+    if cache is not None:
+      batch = {name: whole[batch['index']] for name, whole in cache.items()}
     images = batch['image']  # [b, S, S, 3]
     labels = setup.replica_rows(batch['label'])
     # Every draw is a function of (seed, step, example, purpose[, tower]),
@@ -113,17 +137,12 @@ def make_train_step(setup: Setup, given: bool = False) -> functools.partial:
   mapped = jax.shard_map(
     body,
     mesh=setup.mesh,
-    in_specs=(specs, P(setup.batch_axes), P(), P()),
+    in_specs=(specs, P(setup.batch_axes), P(), P(), P()),
     out_specs=(specs, P()),
   )
 
-  def train_step(state, batch, rate, constants):
+  def train_step(state, batch, rate, constants, cache=None):
     with jax.default_matmul_precision(config.matmul_precision):
-      return mapped(state, batch, rate, constants)
+      return mapped(state, batch, rate, constants, cache)
 
-  step = jax.jit(train_step, donate_argnames='state')
-  # An argument, not a constant that each compilation would fold in.
-  constants = jax.device_put(
-    setup.constants, jax.NamedSharding(setup.mesh, P())
-  )
-  return functools.partial(step, constants=constants)
+  return jax.jit(train_step, donate_argnames='state')

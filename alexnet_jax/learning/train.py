@@ -22,7 +22,7 @@ from etils import epath
 
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
-from alexnet_jax.learning import health, looking, pictures
+from alexnet_jax.learning import cache, health, looking, pictures
 from alexnet_jax.learning.bad_records import BadRecords
 from alexnet_jax.learning.evaluate import Evaluator
 from alexnet_jax.learning.schedules import make_schedule
@@ -139,7 +139,10 @@ class _Run:
       print(f'resuming from step {self.step}', flush=True)
     if self.ended():
       return
-    self.train_step = make_train_step(setup)
+    self.cache = cache.load(setup, dataset)
+    self.train_step = make_train_step(
+      setup, cache=self.cache.arrays if self.cache else None
+    )
     self.probe = health.make_probe(setup)
     self.previous: Metrics | None = None
     self.writer = stack.enter_context(
@@ -177,16 +180,22 @@ class _Run:
     config = self.config
     place = self.setup.batch_sharding
     rows = sharding.local_rows(place, config.batch_size)
-    stream = pipeline.training_batches(
-      self.dataset,
-      seed=config.seed,
-      batch_size=config.batch_size,
-      rows=rows,
-      start=self.step,
-      workers=config.data.workers,
-      prefetch=config.data.prefetch,
-      max_bad_records=config.data.max_bad_records,
-    )
+    which = {
+      'seed': config.seed,
+      'batch_size': config.batch_size,
+      'rows': rows,
+      'start': self.step,
+    }
+    if self.cache:
+      stream = self.cache.batches(self.dataset, **which)
+    else:
+      stream = pipeline.training_batches(
+        self.dataset,
+        **which,
+        workers=config.data.workers,
+        prefetch=config.data.prefetch,
+        max_bad_records=config.data.max_bad_records,
+      )
     stack.callback(stream.close)
     while True:
       with self.meter.waiting():
@@ -197,13 +206,13 @@ class _Run:
   def preflight(self, batch) -> None:
     """Before the first step: warns of what will keep it from learning."""
     if self.step == 0:
-      found = self.probe(self.state, batch['image'])
+      found = self.probe(self.state, self._images(batch))
       for text in health.warnings(found, self.config):
         self._warn(text)
       self.meter.restart()
 
   def train(self, batch) -> None:
-    self.images = batch['image']
+    self.batch = batch
     self.rate = self.schedule.rate(self.epoch(self.step))
     self.state, self.metrics = self.train_step(
       self.state, batch, jnp.float32(self.rate)
@@ -260,12 +269,15 @@ class _Run:
 
   def _health(self, loss: float) -> dict[str, float]:
     """Of the state on the last step's images; sounds the alarm."""
-    found = self.probe(self.state, self.images)
+    found = self.probe(self.state, self._images(self.batch))
     if self.epoch(self.step) >= 1:
       text = health.alarm(loss, self.dataset.num_classes, found, self.config)
       if text:
         self._warn(text)
     return found.scalars()
+
+  def _images(self, batch) -> jax.Array:
+    return self.cache.images(batch) if self.cache else batch['image']
 
   def save_due(self) -> bool:
     return self.save_every.due(self.step)

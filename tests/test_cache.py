@@ -1,0 +1,106 @@
+"""config.data.cache='device' is the stream, to the bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+import pytest
+import small_runs
+
+from alexnet_jax.data import pipeline
+from alexnet_jax.learning import cache
+from alexnet_jax.learning.state import open_setup
+from alexnet_jax.learning.step import make_train_step
+from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime.errors import UserError
+
+pytestmark = pytest.mark.usefixtures('cached')
+
+
+def states(config, steps=3, start=2):
+  """The state after some steps, one entry per array."""
+  dataset, setup = open_setup(config)
+  kept = cache.load(setup, dataset)
+  step = make_train_step(setup, cache=kept and kept.arrays)
+  state, place = setup.init_state(), setup.batch_sharding
+  rows = sharding.local_rows(place, config.batch_size)
+  which = dict(seed=5, batch_size=config.batch_size, rows=rows, start=start)
+  if kept:
+    stream = kept.batches(dataset, **which)
+  else:
+    stream = pipeline.training_batches(dataset, **which)
+  for _, batch in zip(range(steps), stream, strict=False):
+    batch.pop('replaced')
+    batch = sharding.put_batch(place, rows, config.batch_size, batch)
+    state, _ = step(state, batch, jnp.float32(0.01))
+  stream.close()
+  return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+@pytest.mark.parametrize(
+  ('data', 'towers', 'parallelism'),
+  [(1, 1, 'towers'), (2, 2, 'towers'), (2, 2, 'owt')],
+)
+def test_every_mesh_learns_the_same_from_either(
+  data, towers, parallelism, data_dir
+):
+  streamed, kept = (
+    states(
+      small_runs.small_config(
+        data_dir,
+        mesh__data=data,
+        mesh__towers=towers,
+        mesh__parallelism=parallelism,
+        data__cache=kind,
+      )
+    )
+    for kind in ('none', 'device')
+  )
+  for a, b in zip(streamed, kept, strict=True):
+    assert a.tobytes() == b.tobytes()
+
+
+def test_a_run_with_the_cache_is_one_without(
+  config, program, reference, tmp_path
+):
+  """Interrupted and resumed in an epoch, too."""
+  config.data.cache = 'device'
+  there = program(tmp_path / 'run', config)
+  process = there.start_until(7)
+  small_runs.kill(process)
+  there.run()
+  small_runs.assert_equal_runs(config, tmp_path / 'run', reference)
+
+
+def test_damaged_records_are_replaced_alike(config, damaged):
+  config.data.dir = str(damaged('train', 3, 4))
+  config.data.max_bad_records = 2
+  dataset, setup = open_setup(config)
+  which = dict(seed=1, batch_size=12, rows=range(12))
+  streamed = pipeline.training_batches(dataset, **which, max_bad_records=2)
+  config.data.cache = 'device'
+  cached = cache.load(setup, dataset)
+  kept = cached.batches(dataset, **which)
+  seen = set()
+  for _ in range(3):  # an epoch of 36
+    want, got = next(streamed), next(kept)
+    np.testing.assert_array_equal(got['replaced'], want['replaced'])
+    for name in ('image', 'label'):
+      array = np.asarray(cached.arrays[name])[got['index']]
+      np.testing.assert_array_equal(array, want[name])
+    seen |= set(got['replaced'].tolist())
+  assert seen == {-1, 3, 4}
+  streamed.close()
+  kept.close()
+
+
+def test_what_cannot_be_is_told(config, monkeypatch):
+  dataset, setup = open_setup(config)
+  config.data.cache = 'devise'
+  with pytest.raises(UserError, match="'none' or 'device', not 'devise'"):
+    cache.load(setup, dataset)
+  config.data.cache = 'device'
+  memory = psutil.virtual_memory()._replace(available=10_000_000)
+  monkeypatch.setattr(psutil, 'virtual_memory', lambda: memory)
+  with pytest.raises(UserError, match='takes 0.0 GB on each device'):
+    cache.load(setup, dataset)
