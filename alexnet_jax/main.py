@@ -150,7 +150,14 @@ def _run() -> int:
   if not file.exists():
     raise errors.UserError(f'--config={file}: there is no such file')
   workdir = _workdir()
-  backend.configure(config.mesh.data, config.mesh.towers, config.deterministic)
+  # An evaluation makes no folder where there is no run.
+  keep = _MODE.value == 'train' or Path(workdir).exists()
+  backend.configure(
+    config.mesh.data,
+    config.mesh.towers,
+    config.deterministic,
+    cache=f'{workdir}/compiled' if keep else None,
+  )
 
   from alexnet_jax.learning import evaluate, train
 

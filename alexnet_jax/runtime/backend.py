@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from alexnet_jax.runtime import distributed
 
 
-def configure(data: int, towers: int, deterministic: bool) -> None:
+def configure(
+  data: int,
+  towers: int,
+  deterministic: bool,
+  cache: epath.PathLike | None = None,
+) -> None:
   """Settings that a backend reads once; call before any has started, and
   after `distributed.initialize`.
 
@@ -22,7 +28,12 @@ def configure(data: int, towers: int, deterministic: bool) -> None:
     towers: `config.mesh.towers`. CPUs get as many virtual devices as the mesh
       asks for, each process its share, unless the user has chosen a number.
     deterministic: `config.deterministic`, which only GPUs need.
+    cache: folder that keeps what is compiled, so that the same command starts
+      sooner the next time; where the user has named one, that.
   """
+  named = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+  if cache is not None and not named:
+    jax.config.update('jax_compilation_cache_dir', str(cache))
   if jax.config.jax_num_cpu_devices < 0:  # type: ignore[attr-defined]
     share = max(data, 1) * towers // distributed.num_processes()
     jax.config.update('jax_num_cpu_devices', max(share, 1))
