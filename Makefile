@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test test-slow lint types lock
+.PHONY: install train test test-slow lint types lock tpu-report
 
 # -- the environment, made once: exact versions, then the package itself
 .venv/installed: setup.cfg pyproject.toml requirements.lock
@@ -28,6 +28,18 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# -- what a TPU would do, with none here: libtpu in an environment of its own
+.venv-tpu/installed: setup.cfg requirements.lock
+	test -x .venv-tpu/bin/python || $(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install --quiet -r requirements.lock
+	.venv-tpu/bin/python -m pip install --quiet -e '.[tpu]'
+	touch $@
+
+tpu-report: .venv-tpu/installed
+	TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu .venv-tpu/bin/python \
+	  -m alexnet_jax.benchmark tpu --config=configs/imagenet2012.py \
+	  --config.dtype=bfloat16 --batch=1024 --topology=v5e:2x4 --mesh=4,2
 
 # -- the lock file, from the ranges of setup.cfg
 lock:

@@ -10,13 +10,28 @@ beside it the augmentation. With --peer, PyTorch's step of the same network in
 turn, once the outputs of both agree; PyTorch may live in another Python:
 --peer_python=PATH.
 
+input: images per second from a prepared data set to views on the device, and
+per core; with --pictures=FOLDER, PyTorch's loader on the photographs as they
+were, in turn.
+
+startup, memory, end_to_end: seconds from the command to the first step, with
+and without what was compiled before; the most memory of a run; images per
+second of a run and its share of waiting for data. The real program, on its
+data set.
+
+tpu: the training step compiled by libtpu for --topology, with no TPU here:
+FLOPs and bytes an image as XLA counts them, memory, what chips send, and the
+roofline. `make tpu-report` has an environment for it.
+
 comms: what the compiled training and evaluation steps send between devices,
 layer by layer, beside the least that the shapes demand.
 
-Neither needs a data set. On CPUs there are as many virtual devices as --mesh
-asks for.
+step and comms need no data set. On CPUs there are as many virtual devices as
+--mesh asks for.
 """
 
+import functools
+import sys
 from collections.abc import Sequence
 
 from absl import flags, logging
@@ -49,6 +64,12 @@ _PEER_COMPILE = flags.DEFINE_bool(
 _PEER_PYTHON = flags.DEFINE_string(
   'peer_python', None, 'A Python that has torch; default: this one.'
 )
+_PICTURES = flags.DEFINE_string(
+  'pictures', None, 'Folder of <class>/*.jpg for the loader of PyTorch.'
+)
+_TOPOLOGY = flags.DEFINE_string(
+  'topology', 'v5e:2x4', 'Of TPUs: v4, v5e, v5p or v6e, and its shape.'
+)
 _JSON = flags.DEFINE_string('json', None, 'Also write the rows to this file.')
 _CSV = flags.DEFINE_string(
   'csv', None, 'Also add the rows to this table, made if missing.'
@@ -58,7 +79,10 @@ flags.mark_flag_as_required('config')
 
 def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
-  commands = {'step': _step, 'comms': _comms}
+  commands = {'step': _step, 'input': _input, 'tpu': _tpu, 'comms': _comms} | {
+    kind: functools.partial(_program, kind)
+    for kind in ('startup', 'memory', 'end_to_end')
+  }
   if len(argv) < 2 or argv[1] not in commands:
     raise errors.UserError(f'say what to measure: {", ".join(commands)}')
   commands[argv[1]]()
@@ -66,13 +90,54 @@ def main(argv: Sequence[str]) -> None:
 
 def _step() -> None:
   config, meshes = _configured()
-  from alexnet_jax.benchmarks import results, step
+  from alexnet_jax.benchmarks import step
 
   peers = [False] * _PEER.value + [True] * _PEER_COMPILE.value
   rows = step.run(
     config, meshes, _CLASSES.value, _REPEATS.value, peers, _PEER_PYTHON.value
   )
   print(step.table(rows))
+  _write(rows)
+
+
+def _input() -> None:
+  config, meshes = _configured()
+  from alexnet_jax.benchmarks import data
+
+  config.mesh.data, config.mesh.towers = meshes[0]
+  rows = data.run(config, _REPEATS.value, _PICTURES.value, _PEER_PYTHON.value)
+  print(data.table(rows))
+  _write(rows)
+
+
+def _program(kind: str) -> None:
+  config, _ = _configured()
+  from alexnet_jax.benchmarks import program
+
+  arguments = [word for word in sys.argv if word.startswith('--config')]
+  if _BATCH.value:
+    arguments.append(f'--config.batch_size={_BATCH.value}')
+  rows = program.run(kind, config, arguments, _REPEATS.value)
+  print(program.table(rows))
+  _write(rows)
+
+
+def _tpu() -> None:
+  config, meshes = _configured()
+  from alexnet_jax.benchmarks import tpu
+
+  rows = [
+    tpu.run(config, _TOPOLOGY.value, mesh, _CLASSES.value) for mesh in meshes
+  ]
+  print(tpu.table(rows))
+  for row in rows:
+    print(f'\nMB an image by layer, mesh {row["mesh"]}:\n{tpu.layers(row)}')
+  _write(rows)
+
+
+def _write(rows) -> None:
+  from alexnet_jax.benchmarks import results
+
   if _JSON.value:
     results.write_json(_JSON.value, rows)
   if _CSV.value:

@@ -5,14 +5,18 @@ A program of its own, for a Python that has torch and need not have JAX:
 it waits for the next line, and no thread of it runs.
 """
 
+import itertools
 import json
 import os
 import resource
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
+from PIL import Image, ImageOps
 from torch import nn
 from torch.nn import functional as F
 
@@ -83,6 +87,44 @@ class AlexNet(nn.Module):
     return F.dropout(x, rate, self.training) * (1 - rate)
 
 
+class Photographs(torch.utils.data.Dataset):
+  """Views of <folder>/<class>/*, as sections 2 and 4.1 of the paper say.
+
+  Args:
+    folder: of the classes.
+    crop: side of a view, pixels.
+    color: of `config.augment`.
+    mean: of the colours.
+    components: what a multiple of 1 of each adds to R, G and B.
+  """
+
+  def __init__(self, folder, crop, color, mean, components):
+    self.files = sorted(Path(folder).glob('*/*'))
+    self.classes = sorted({file.parent.name for file in self.files})
+    self.crop, self.color = crop, color
+    self.mean = torch.tensor(mean)[:, None, None]
+    self.components = torch.tensor(components)
+
+  def __len__(self):
+    return len(self.files)
+
+  def __getitem__(self, index):
+    file = self.files[index]
+    with Image.open(file) as photograph:
+      # Square, for what is cut away is not needed.
+      image = ImageOps.fit(
+        photograph.convert('RGB'), (256, 256), Image.Resampling.BICUBIC
+      )
+    x, y = torch.randint(256 - self.crop + 1, (2,)).tolist()
+    image = image.crop((x, y, x + self.crop, y + self.crop))
+    if torch.rand(()) < 0.5:
+      image = ImageOps.mirror(image)
+    view = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+    colour = (self.color * torch.randn(3)) @ self.components
+    view = view - self.mean + colour[:, None, None]
+    return view, self.classes.index(file.parent.name)
+
+
 class Server:
   """What `peer.Peer` may ask for."""
 
@@ -149,10 +191,46 @@ class Server:
     names = ('seconds', 'forward', 'backward', 'update')
     return dict(zip(names, (parts / times).tolist(), strict=True))
 
+  def open_pictures(self, folder, workers, batch_size, **views):
+    """A loader of photographs, the way PyTorch users write it."""
+    loader = torch.utils.data.DataLoader(
+      Photographs(folder, **views),
+      batch_size,
+      shuffle=True,
+      num_workers=workers,
+      drop_last=True,
+      persistent_workers=workers > 0,
+    )
+    self.batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    names = f'torch {torch.__version__}, Pillow {PIL.__version__}'
+    return {'versions': names}
+
+  def read_pictures(self, times):
+    """Seconds a batch, and those that processors worked."""
+    before, start = _cpu(), time.perf_counter()
+    for _ in range(times):
+      next(self.batches)
+    seconds = time.perf_counter() - start
+    return {'seconds': seconds / times, 'cpu': (_cpu() - before) / times}
+
   def memory(self):
     """The most memory this process has had, in GB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {'gigabytes': peak * 1024 / 1e9}
+
+
+def _cpu():
+  """Seconds that processors have worked for this process and its workers."""
+  total, tick = time.process_time(), os.sysconf('SC_CLK_TCK')
+  me = os.getpid()
+  for task in os.listdir(f'/proc/{me}/task'):
+    with open(f'/proc/{me}/task/{task}/children') as file:
+      children = file.read().split()
+    for child in children:
+      with open(f'/proc/{child}/stat') as file:
+        fields = file.read().rpartition(')')[2].split()
+      total += (int(fields[11]) + int(fields[12])) / tick
+  return total
 
 
 def main():

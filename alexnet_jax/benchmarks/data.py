@@ -1,0 +1,172 @@
+"""How fast photographs reach the device, beside PyTorch's loader."""
+
+import contextlib
+import functools
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import psutil
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax.benchmarks import peer, results, timing
+from alexnet_jax.benchmarks.results import Row
+from alexnet_jax.benchmarks.timing import Contender, Sample, Spread
+from alexnet_jax.data import augment, pipeline
+from alexnet_jax.data.builders import Dataset
+from alexnet_jax.learning import state
+from alexnet_jax.runtime import sharding
+
+_PEER = 'PyTorch DataLoader'
+
+
+def run(
+  config: ml_collections.ConfigDict,
+  repeats: int,
+  pictures: str | None = None,
+  python: str | None = None,
+) -> list[Row]:
+  """A prepared data set, from its files to batches, and views, on the device.
+
+  Args:
+    config: as configs/default.py describes it; data, batch_size and augment
+      count.
+    repeats: samples of each contender.
+    pictures: folder of <class>/*.jpg, the photographs as they were before
+      `prepare`; PyTorch's loader reads them in turn, with as many workers,
+      torchvision's transforms and the same augmentation. None: no peer.
+    python: the program of a Python with torch and torchvision; None: this.
+
+  Returns:
+    A row for each contender; a core's images per second are those per second
+    of the time that processors worked for them, in all processes.
+  """
+  dataset, setup = state.open_setup(config)
+  with contextlib.ExitStack() as stack:
+    ours = _Stream(dataset, setup, stack)
+    encoding = dataset.fingerprint['request']['encoding']
+    contenders = [
+      Contender(f'{encoding}, batches', functools.partial(ours.measure, False)),
+      Contender(f'{encoding}, views', functools.partial(ours.measure, True)),
+    ]
+    versions = {}
+    if pictures:
+      there = stack.enter_context(peer.started(python))
+      about = there.ask(
+        'open_pictures',
+        folder=os.path.abspath(pictures),
+        workers=config.data.workers,
+        batch_size=config.batch_size,
+        crop=config.augment.crop_size,
+        color=config.augment.color,
+        mean=dataset.statistics.rgb_mean.tolist(),
+        components=setup.constants.components.tolist(),
+      )
+      versions[_PEER] = about['versions']
+      contenders.append(
+        Contender(_PEER, functools.partial(_ask, there, 'read_pictures'))
+      )
+    samples = timing.alternate(contenders, repeats, least=3.0)
+  common = {
+    'benchmark': 'input',
+    **timing.environment(),
+    'data': dataset.name,
+    'batch': config.batch_size,
+    'workers': config.data.workers,
+    'repeats': repeats,
+  }
+  rows = []
+  for name, taken in samples.items():
+    row = {**common, 'name': name}
+    row['versions'] = versions.get(name, common['versions'])
+    for part, field in (
+      ('seconds', 'images_per_sec'),
+      ('cpu', 'images_per_sec_per_core'),
+    ):
+      speeds = [config.batch_size / sample[part] for sample in taken]
+      row |= Spread.of(speeds).fields(field)
+    if name.endswith('views') and _PEER in samples:
+      pairs = zip(samples[_PEER], taken, strict=True)
+      ratios = [a['seconds'] / b['seconds'] for a, b in pairs]
+      row |= Spread.of(ratios).fields('times_torch')
+    rows.append(row)
+  return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+  """What `run` found, for people to read."""
+  form = '{:<24} {:>26} {:>26}'.format
+  lines = [
+    results.about(rows[0]),
+    f'{rows[0]["data"]}, batch {rows[0]["batch"]}, {rows[0]["workers"]} worker '
+    'processes (0: threads)',
+    form('', 'images/s', 'images/s and core'),
+  ]
+  for row in rows:
+    speeds = 'images_per_sec', 'images_per_sec_per_core'
+    lines.append(form(row['name'], *(results.spread(row, s) for s in speeds)))
+  lines += [
+    f'{row["name"]}: {results.spread(row, "times_torch")} times as fast as '
+    f'{_PEER}'
+    for row in rows
+    if 'times_torch' in row
+  ]
+  return '\n'.join(lines)
+
+
+class _Stream:
+  """What a training run reads, and the views that its step cuts first."""
+
+  def __init__(
+    self, dataset: Dataset, setup: state.Setup, stack: contextlib.ExitStack
+  ):
+    config = setup.config
+    self._place, self._size = setup.batch_sharding, config.batch_size
+    self._rows = sharding.local_rows(self._place, self._size)
+    self._batches = pipeline.training_batches(
+      dataset,
+      seed=config.seed,
+      batch_size=self._size,
+      rows=self._rows,
+      workers=config.data.workers,
+      prefetch=config.data.prefetch,
+    )
+    stack.callback(self._batches.close)
+    axes = P(setup.batch_axes)
+
+    def cut(images, key):
+      keys = jax.random.split(key, len(images))
+      return augment.training_views(
+        config.augment, setup.constants, images, keys
+      )
+
+    self._cut = jax.jit(
+      jax.shard_map(cut, mesh=setup.mesh, in_specs=(axes, P()), out_specs=axes)
+    )
+    self._key = jax.random.key(0)
+
+  def measure(self, views: bool, times: int) -> Sample:
+    before = _cpu()
+    seconds = timing.seconds(self._views if views else self._next, times)
+    return {'seconds': seconds, 'cpu': (_cpu() - before) / times}
+
+  def _next(self) -> Any:
+    batch = next(self._batches)
+    return sharding.put_batch(self._place, self._rows, self._size, batch)
+
+  def _views(self) -> Any:
+    return self._cut(self._next()['image'], self._key)
+
+
+def _cpu() -> float:
+  """Seconds that processors have worked for this process and its children."""
+  me = psutil.Process()
+  times = [each.cpu_times() for each in (me, *me.children(recursive=True))]
+  return sum(itertools.chain.from_iterable((t.user, t.system) for t in times))
+
+
+def _ask(there: peer.Peer, question: str, times: int) -> Sample:
+  return there.ask(question, times=times)

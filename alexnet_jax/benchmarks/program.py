@@ -1,0 +1,177 @@
+"""The real program from outside: start-up, memory, and speed end to end."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import ml_collections
+import psutil
+
+from alexnet_jax.benchmarks import results, timing
+from alexnet_jax.benchmarks.results import Row
+from alexnet_jax.benchmarks.timing import Spread
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.writers import METRICS_FILE
+
+_STEPS = 5  # that a run is watched for at least
+_FIELDS = {
+  'startup': ('start_seconds', 's from the command to the first step'),
+  'memory': ('peak_memory_gb', 'GB at most'),
+  'end_to_end': ('images_per_sec', 'images/s'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+  """What a run that was stopped after some steps has shown.
+
+  Attributes:
+    done: seconds from the command to the end of each step.
+    memory: the most that the process had by then, in GB.
+    rows: of metrics.jsonl.
+  """
+
+  done: list[float]
+  memory: float
+  rows: list[dict[str, float]]
+
+  @property
+  def start(self) -> float:
+    """Seconds from the command to the beginning of the first step."""
+    step = min(b - a for a, b in zip(self.done, self.done[1:], strict=False))
+    return self.done[0] - step
+
+  @property
+  def images_per_sec(self) -> Spread:
+    """Of the steps from the third on."""
+    return Spread.of([row['time/images_per_sec'] for row in self.rows[2:]])
+
+  @property
+  def waiting(self) -> Spread:
+    """Share of the time that these steps waited for data."""
+    return Spread.of([row['time/waiting'] for row in self.rows[2:]])
+
+
+def run(
+  kind: str,
+  config: ml_collections.ConfigDict,
+  arguments: Sequence[str],
+  repeats: int,
+  steps: int = _STEPS,
+) -> list[Row]:
+  """Trains for a few steps, in processes of their own.
+
+  Args:
+    kind: 'startup': twice each time, the second with what the first compiled;
+      'memory' or 'end_to_end': once each time.
+    config: what `arguments` say.
+    arguments: '--config=...' and such, of `main`.
+    repeats: how often.
+    steps: of each run.
+
+  Returns:
+    A row for each way to start.
+
+  Raises:
+    UserError: the program ended before.
+  """
+  names = ('cold compile', 'compiled before')
+  seen: dict[str, list[Seen]] = {}
+  for _ in range(repeats):
+    with tempfile.TemporaryDirectory() as folder:
+      for name in names[: 2 if kind == 'startup' else 1]:
+        seen.setdefault(name, []).append(_watch(folder, arguments, steps))
+  rows = []
+  for name, runs in seen.items():
+    row = {
+      'benchmark': kind,
+      **timing.environment(),
+      'name': name if kind == 'startup' else 'alexnet_jax',
+      'data': config.data.name,
+      'cache': config.data.cache,
+      'batch': config.batch_size,
+      'width': config.model.width,
+      'dtype': config.dtype,
+      'repeats': repeats,
+    }
+    row |= Spread.of([each.start for each in runs]).fields('start_seconds')
+    row |= Spread.of([each.memory for each in runs]).fields('peak_memory_gb')
+    speeds = [each.images_per_sec.median for each in runs]
+    row |= Spread.of(speeds).fields('images_per_sec')
+    waits = [each.waiting.median for each in runs]
+    row |= Spread.of(waits).fields('waiting')
+    rows.append(row)
+  return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+  """What `run` found, for people to read."""
+  field, words = _FIELDS[rows[0]['benchmark']]
+  lines = [
+    results.about(rows[0]),
+    f'{rows[0]["data"]}, batch {rows[0]["batch"]}, width {rows[0]["width"]}',
+  ]
+  for row in rows:
+    lines.append(f'{row["name"]}: {results.spread(row, field, 2)} {words}')
+    if field == 'images_per_sec':
+      lines[-1] += f', {results.spread(row, "waiting", 3)} of it waiting'
+  return '\n'.join(lines)
+
+
+def _watch(workdir: str, arguments: Sequence[str], steps: int) -> Seen:
+  """Runs `main` until it has logged so many steps, then ends it."""
+  file = Path(workdir) / METRICS_FILE
+  file.unlink(missing_ok=True)
+  command = [
+    *(sys.executable, '-m', 'alexnet_jax.main'),
+    *arguments,
+    f'--workdir={workdir}',
+    '--config.log_every=1 step',
+    *(f'--config.{each}=1000000 steps' for each in _NEVER),
+  ]
+  done: list[float] = []
+  start = time.perf_counter()
+  with _process(command) as process:
+    while len(done) < steps:
+      rows = file.read_bytes().count(b'\n') if file.exists() else 0
+      done += [time.perf_counter() - start] * (rows - len(done))
+      if process.poll() is not None:
+        raise UserError('the run ended; what it says is above')
+      time.sleep(0.005)
+    memory = _peak(process.pid)
+  lines = file.read_text().splitlines()[:steps]
+  return Seen(done[:steps], memory, [json.loads(line) for line in lines])
+
+
+_NEVER = ('length', 'evals.every', 'checkpoint.every')
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str]) -> Iterator[subprocess.Popen]:
+  environment = dict(os.environ)
+  environment.pop('JAX_COMPILATION_CACHE_DIR', None)  # each has its own
+  process = subprocess.Popen(
+    command, env=environment, stdout=subprocess.DEVNULL
+  )
+  try:
+    yield process
+  finally:
+    process.kill()
+    process.wait()
+
+
+def _peak(pid: int) -> float:
+  """GB, of the process alone: workers hold batches only."""
+  try:
+    status = Path(f'/proc/{pid}/status').read_text()
+    (line,) = (x for x in status.splitlines() if x.startswith('VmHWM'))
+    return int(line.split()[1]) * 1024 / 1e9
+  except (OSError, ValueError):  # no Linux: what it has now
+    return psutil.Process(pid).memory_info().rss / 1e9
