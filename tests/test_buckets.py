@@ -68,6 +68,7 @@ def events(workdir: epath.Path, tmp_path) -> dict[int, float]:
   return {e.step: e.value for e in accumulator.Scalars('train/loss')}
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket(
   remote, program, config, reference, bucket, tmp_path
 ):

@@ -60,6 +60,7 @@ def test_every_mesh_learns_the_same_from_either(
     assert a.tobytes() == b.tobytes()
 
 
+@pytest.mark.slow
 def test_a_run_with_the_cache_is_one_without(
   config, program, reference, tmp_path
 ):

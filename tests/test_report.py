@@ -88,7 +88,8 @@ def test_a_run_leaves_its_report(program, reference, tmp_path):
   names = [name for name, _ in found.images]
   assert names[:2] == ['curves', 'kernels of conv1']
   assert names.index('confusion') == 2 + 11
-  assert len(names) == 3 + 11 + 6 * (1 + 5)
+  # Curves, kernels, confusion and health.
+  assert len(names) == 4 + 11 + 6 * (1 + 5)
 
 
 def test_the_numbers_are_those_of_the_run(run):
@@ -111,7 +112,7 @@ def test_the_numbers_are_those_of_the_run(run):
     ]
   assert rows['2012: 1 network (#145)'] == ['–', '40.7 %', '18.2 %', '–']
   assert rows['model.lrn.size'] == ['5']
-  assert not any('health' in words.lower() for words in found.words)
+  assert any('health' in words.lower() for words in found.words)
 
 
 def test_several_runs_are_compared(run):
