@@ -74,7 +74,7 @@ def explained(what: object, kind: type[Exception] = OSError) -> Iterator[None]:
     yield
   except UserError:
     raise
-  except Exception as error:
+  except Exception as error:  # a bucket's client has errors of its own
     if not isinstance(error, kind) and '://' not in str(what):
       raise
     raise UserError(
