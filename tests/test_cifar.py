@@ -14,7 +14,7 @@ from jax.test_util import check_grads
 from PIL import Image
 
 from alexnet_jax.data import preparation
-from alexnet_jax.models import get_model, layers
+from alexnet_jax.models import get_model, layers, normalization, pooling
 from alexnet_jax.runtime.errors import UserError
 
 
@@ -26,7 +26,7 @@ def normal(seed, shape, scale=1.0):
 @pytest.mark.parametrize('size', [16, 7])
 def test_avg_pool_divides_by_the_pixels_inside(size):
   x = normal(0, (2, size, size + 1, 3), 10)
-  got = jax.jit(layers.avg_pool)(x)
+  got = jax.jit(pooling.avg_pool)(x)
   assert max_norm_error(got, oracle.avg_pool(x)) <= 1e-5
 
 
@@ -40,7 +40,7 @@ def test_avg_pool_divides_by_the_pixels_inside(size):
 )
 def test_map_norm(choice):
   x = normal(0, (2, 7, 6, 3), 300)
-  got = layers.map_norm(jnp.asarray(x), **choice)
+  got = normalization.map_norm(jnp.asarray(x), **choice)
   want = oracle.map_norm(x, **choice)
   assert max_norm_error(got, want) <= 1e-5
   # Not a rounding error: alpha is divided by the places of a window.
@@ -63,8 +63,8 @@ def test_local():
 @pytest.mark.parametrize(
   ('layer', 'more'),
   [
-    (layers.avg_pool, ()),
-    (lambda x: layers.map_norm(x, size=3, alpha=0.5), ()),
+    (pooling.avg_pool, ()),
+    (lambda x: normalization.map_norm(x, size=3, alpha=0.5), ()),
     (
       lambda x, w, b: layers.local(x, w, b, 1),
       ((5, 5, 3, 3, 2, 2), (5, 5, 2)),

@@ -9,7 +9,7 @@ import oracle
 import pytest
 from conftest import max_norm_error
 
-from alexnet_jax.models import layers
+from alexnet_jax.models import layers, normalization, pooling, windows
 from alexnet_jax.runtime.errors import UserError
 
 
@@ -33,12 +33,12 @@ def normal(seed, shape, scale=1.0):
   ],
 )
 def test_output_size(size, window, stride, pad, positions):
-  assert layers.output_size(size, window, stride, pad) == positions
+  assert windows.output_size(size, window, stride, pad) == positions
 
 
 def test_a_window_that_does_not_fit_is_refused():
   with pytest.raises(UserError, match='window of 11 does not fit 9 pixels'):
-    layers.output_size(9, 11, 4)
+    windows.output_size(9, 11, 4)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_conv_and_its_gradients(
   b = normal(2, (out,))
 
   def plain(x, w, b):
-    high = layers._edges(size, kernel, stride, pad)
+    high = windows.edges(size, kernel, stride, pad)
     dims = ('NHWC', 'HWIO', 'NHWC')
     y = jax.lax.conv_general_dilated(
       x, w, (stride, stride), [high, high], dimension_numbers=dims
@@ -117,7 +117,7 @@ def test_conv_and_its_gradients(
 def test_lrn(alpha_over, channels):
   x = normal(0, (2, 5, 5, channels), 100)
   want = oracle.lrn(x, alpha_over=alpha_over)
-  got = layers.lrn(jnp.asarray(x), alpha_over=alpha_over)
+  got = normalization.lrn(jnp.asarray(x), alpha_over=alpha_over)
   assert max_norm_error(got, want) <= 1e-5
   # The other convention is another network, not a rounding error.
   other = 'mean' if alpha_over == 'sum' else 'sum'
@@ -127,7 +127,7 @@ def test_lrn(alpha_over, channels):
 def test_lrn_with_another_power_and_size():
   x = normal(0, (2, 3, 3, 7), 10)
   choice = {'size': 3, 'k': 1.0, 'alpha': 1e-2, 'beta': 0.5}
-  got = layers.lrn(jnp.asarray(x), **choice)
+  got = normalization.lrn(jnp.asarray(x), **choice)
   assert max_norm_error(got, oracle.lrn(x, **choice)) <= 1e-5
 
 
@@ -156,19 +156,19 @@ def test_lrn_gradient(choice):
 
   with jax.enable_x64(True):
     (want,) = gradients(formula, jnp.asarray(x, jnp.float64))
-  (got,) = gradients(lambda x: layers.lrn(x, **choice), jnp.asarray(x))
+  (got,) = gradients(lambda x: normalization.lrn(x, **choice), jnp.asarray(x))
   assert max_norm_error(got, want) <= 1e-5
 
 
 def test_lrn_refuses_another_convention():
   with pytest.raises(UserError, match="'sum' or 'mean', not 'avg'"):
-    layers.lrn(jnp.ones((1, 1, 1, 8)), alpha_over='avg')
+    normalization.lrn(jnp.ones((1, 1, 1, 8)), alpha_over='avg')
 
 
 @pytest.mark.parametrize('size', [55, 27, 13, 8, 6])
 def test_max_pool(size):
   x = normal(0, (2, size, size + 1, 4))
-  got = layers.max_pool(jnp.asarray(x))
+  got = pooling.max_pool(jnp.asarray(x))
   np.testing.assert_array_equal(got, oracle.max_pool(x).astype(np.float32))
 
 
@@ -182,7 +182,7 @@ def test_max_pool_gradient_goes_to_the_first_of_the_largest(
   # Whole numbers: many places share a maximum, and sums are exact.
   rng = np.random.default_rng(0)
   x = rng.integers(0, 4, (2, size, size + 1, 3)).astype(np.float32)
-  pool = functools.partial(layers.max_pool, window=window, stride=stride)
+  pool = functools.partial(pooling.max_pool, window=window, stride=stride)
   shape = pool(jnp.asarray(x)).shape
   weight = rng.integers(1, 100, shape).astype(np.float32)
   got = jax.grad(lambda x: (pool(x) * weight).sum())(jnp.asarray(x))

@@ -10,7 +10,7 @@ from flax import nnx
 from test_alexnet import count, make, photographs
 from test_configs import flat
 
-from alexnet_jax.models import layers, table
+from alexnet_jax.models import layers, table, windows
 from alexnet_jax.runtime.errors import UserError
 from configs import default
 
@@ -52,11 +52,11 @@ def test_rounding_down_leaves_the_last_window_out(size, window, stride, pad):
   x = rng.normal(size=(2, size, size, 3))
   kernel, bias = rng.normal(size=(window, window, 3, 4)), rng.normal(size=4)
   number = len(range(0, size + 2 * pad - window + 1, stride))
-  assert layers.full_size(size, window, stride, pad) == number
+  assert windows.full_size(size, window, stride, pad) == number
   whole = oracle.conv(x, kernel, bias, 1, pad)
   x, kernel, bias = (jnp.asarray(a, jnp.float32) for a in (x, kernel, bias))
   got = layers.conv(
-    layers.full_windows(x, window, stride, pad), kernel, bias, stride, 0
+    windows.full_windows(x, window, stride, pad), kernel, bias, stride, 0
   )
   want = whole[:, ::stride, ::stride]
   assert want.shape[1] == number

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.learning.state import Setup
-from alexnet_jax.models import layers, table
+from alexnet_jax.models import table, windows
 from alexnet_jax.runtime.errors import UserError
 
 _PROGRAM = Path(__file__).with_name('torch_peer.py')
@@ -124,7 +124,7 @@ def describe(setup: Setup, params: dict[str, np.ndarray]) -> dict[str, Any]:
   convs, size = [], config.augment.crop_size
   for row in rows:
     kernel = params[f'{row.name}/kernel']
-    outputs = layers.output_size(size, row.kernel, row.stride, row.pad)
+    outputs = windows.output_size(size, row.kernel, row.stride, row.pad)
     hang = (outputs - 1) * row.stride + row.kernel - size - row.pad
     convs.append(
       {
@@ -140,7 +140,7 @@ def describe(setup: Setup, params: dict[str, np.ndarray]) -> dict[str, Any]:
     )
     size = outputs
     if 'pool' in row.then:
-      size = layers.output_size(size, model.pool.window, model.pool.stride)
+      size = windows.output_size(size, model.pool.window, model.pool.stride)
   denses = []
   for name in (*(row.name for row in readers), 'fc8'):
     towers, inputs, outputs = params[f'{name}/kernel'].shape

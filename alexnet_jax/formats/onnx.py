@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from alexnet_jax.formats.names import Network, make
-from alexnet_jax.models import layers
+from alexnet_jax.models import windows
 from alexnet_jax.models.alexnet import AlexNet
 from alexnet_jax.runtime import files
 from alexnet_jax.runtime.errors import UserError
@@ -167,7 +167,7 @@ class _Graph:
   ) -> tuple[list[int], int]:
     """Padding that makes ONNX's positions ours, and how many there are."""
     up = self._net.rounding == 'up'
-    fitted = layers.output_size if up else layers.full_size
+    fitted = windows.output_size if up else windows.full_size
     places = fitted(size, window, stride, pad)
     after = (places - 1) * stride + window - size - pad
     # Windows that do not reach the edge leave some of it: no padding there.

@@ -9,7 +9,14 @@ import ml_collections
 from flax import nnx
 from jax import lax
 
-from alexnet_jax.models import layers, table, towers
+from alexnet_jax.models import (
+  layers,
+  normalization,
+  pooling,
+  table,
+  towers,
+  windows,
+)
 from alexnet_jax.models.table import Conv
 from alexnet_jax.models.towers import TowerParam
 from alexnet_jax.runtime.errors import UserError
@@ -243,7 +250,7 @@ class AlexNet(nnx.Module):
   ) -> jax.Array:
     pad = row.pad
     if self.rounding == 'down':
-      x, pad = layers.full_windows(x, row.kernel, row.stride, pad), 0
+      x, pad = windows.full_windows(x, row.kernel, row.stride, pad), 0
     return layers.conv(x, kernel, bias, row.stride, pad)
 
   def _follow(self, step: str, xs: Maps) -> Maps:
@@ -254,10 +261,10 @@ class AlexNet(nnx.Module):
 
   def _lrn(self, xs: Maps) -> Maps:
     if not self.lrn_across:
-      return [layers.lrn(x, **self.lrn) for x in xs]
+      return [normalization.lrn(x, **self.lrn) for x in xs]
     axis = None if self.owt else self.tower_axis
     width = xs[0].shape[-1]
-    x = layers.lrn(self._exchange(xs)[0], **self.lrn)
+    x = normalization.lrn(self._exchange(xs)[0], **self.lrn)
     return [
       lax.dynamic_slice_in_dim(x, i * width, width, axis=-1)
       for i in towers.indices(len(xs), axis)
@@ -267,12 +274,12 @@ class AlexNet(nnx.Module):
     return layers.ACTIVATIONS[self.activation](x)
 
   def _map_norm(self, x: jax.Array) -> jax.Array:
-    return layers.map_norm(x, **self.map_norm)
+    return normalization.map_norm(x, **self.map_norm)
 
   def _pool(self, x: jax.Array) -> jax.Array:
     if self.rounding == 'down':
-      x = layers.full_windows(x, **self.pool)
-    return layers.max_pool(x, **self.pool)
+      x = windows.full_windows(x, **self.pool)
+    return pooling.max_pool(x, **self.pool)
 
   def __call__(
     self, images: jax.Array, keys: jax.Array | None = None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 
-from alexnet_jax.models import layers, towers
+from alexnet_jax.models import layers, normalization, pooling, towers, windows
 from alexnet_jax.models.towers import TowerParam
 from alexnet_jax.runtime.errors import UserError
 
@@ -136,7 +136,7 @@ class CifarNet(nnx.Module):
         fan_in = features
         if row.pool:
           try:
-            size = layers.output_size(size, 3, 2)
+            size = windows.output_size(size, 3, 2)
           except UserError as error:
             raise UserError(
               f'config.augment.crop_size={image_size} is too small for '
@@ -186,12 +186,12 @@ class CifarNet(nnx.Module):
         continue
       if row.pool:
         with jax.named_scope(f'pool{number}'):
-          pool = layers.max_pool if row.pool == 'max' else layers.avg_pool
+          pool = pooling.max_pool if row.pool == 'max' else pooling.avg_pool
           x = pool(x)
           out[f'pool{number}'] = [x]
       if row.norm and self.has_norm:
         with jax.named_scope(f'norm{number}'):
-          x = layers.map_norm(x, **NORM)
+          x = normalization.map_norm(x, **NORM)
           out[f'norm{number}'] = [x]
     logits = towers.total([x.astype(jnp.float32)], self.tower_axis)
     out[self.rows[-1].name] = logits

@@ -2,19 +2,18 @@
 
 Feature maps are [batch, height, width, channels]. How a layer is lowered on a
 platform is decided here and nowhere else; the tests hold every lowering to the
-plain formula.
+plain formula. What normalizes and what pools have files of their own.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from alexnet_jax.models import cpu
+from alexnet_jax.models import cpu, windows
 from alexnet_jax.runtime.errors import UserError
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -23,41 +22,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def output_size(size: int, window: int, stride: int, pad: int = 0) -> int:
-  """Positions of a window along an axis, rounded up.
-
-  The authors' program lets the last window hang over the far edge, which is
-  how an 11-pixel filter at stride 4 makes 55 positions of 224 pixels.
-
-  Args:
-    size: pixels along the axis.
-    window: pixels a window covers.
-    stride: pixels between windows.
-    pad: zeros put on each side first.
-
-  Raises:
-    UserError: the padded axis is shorter than one window.
-  """
-  room = size + 2 * pad - window
-  if room < 0:
-    raise UserError(
-      f'a window of {window} does not fit {size} pixels padded by {pad}'
-    )
-  return 1 + -(-room // stride)
-
-
-def _edges(
-  size: int, window: int, stride: int, pad: int = 0
-) -> tuple[int, int]:
-  """Padding before and after an axis that makes `output_size` exact."""
-  last = (output_size(size, window, stride, pad) - 1) * stride + window
-  return pad, last - size - pad
-
-
 def conv(
   x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, pad: int
 ) -> jax.Array:
-  """Convolution with the authors' ceil geometry (`output_size`).
+  """Convolution with the authors' ceil geometry (`windows.output_size`).
 
   Args:
     x: [B, H, W, in].
@@ -70,7 +38,9 @@ def conv(
     [B, H', W', out].
   """
   size = kernel.shape[0]
-  edges = tuple(_edges(extent, size, stride, pad) for extent in x.shape[1:3])
+  edges = tuple(
+    windows.edges(extent, size, stride, pad) for extent in x.shape[1:3]
+  )
   # A kernel is the same on all devices that split the batch. Made varying
   # here, its gradient is summed over them once, not in a lowering's loop.
   varying = jax.typeof(x).mat.varying | jax.typeof(kernel).mat.varying
@@ -149,165 +119,6 @@ def _plain_gradients(x, kernel, g, edges: cpu.Edges):
   return vjp(g)
 
 
-def lrn(
-  x: jax.Array,
-  *,
-  size: int = 5,
-  k: float = 2.0,
-  alpha: float = 1e-4,
-  beta: float = 0.75,
-  alpha_over: Literal['sum', 'mean'] = 'sum',
-) -> jax.Array:
-  """Local response normalization across channels (§3.3).
-
-  `x / (k + alpha * s) ** beta`, s over the `size` nearest channels (fewer at
-  the border).
-
-  Args:
-    x: [..., channels], the maps of one tower only.
-    size: channels in a neighbourhood, n in the paper.
-    k: the constant under the power.
-    alpha: weight of the squares.
-    beta: the power.
-    alpha_over: what alpha multiplies: the plain 'sum' of squares, as the
-      paper's text has it, or their 'mean' (the sum over n), as the authors'
-      program, Caffe and PyTorch have it.
-
-  Returns:
-    The shape and dtype of `x`; sums are taken in float32.
-
-  Raises:
-    UserError: another `alpha_over`.
-  """
-  if alpha_over not in ('sum', 'mean'):
-    raise UserError(f"alpha_over is 'sum' or 'mean', not {alpha_over!r}")
-  scale = alpha if alpha_over == 'sum' else alpha / size
-  return _lrn(x, size, k, scale, beta)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _lrn(x: jax.Array, size: int, k: float, scale: float, beta: float):
-  """Differentiated by hand, for autodiff keeps every shifted sum: keeps `x`
-  alone, and the backward pass has one more window instead of five."""
-  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  return (wide * _lrn_factor(wide, size, k, scale, beta)[0]).astype(x.dtype)
-
-
-def _lrn_factor(x: jax.Array, size: int, k: float, scale: float, beta: float):
-  """What LRN multiplies by, `d ** -beta`, and `1 / d`."""
-  d = k + scale * _channel_window(x * x, size // 2, (size - 1) // 2)
-  if beta != 0.75:
-    return d**-beta, 1 / d
-  root = lax.rsqrt(d)  # two roots are many times cheaper than a power
-  return root * jnp.sqrt(root), root * root
-
-
-def _channel_window(x: jax.Array, before: int, after: int) -> jax.Array:
-  """Sums over a window of channels, fewer at the border."""
-  channels = x.shape[-1]
-  x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(before, after)])
-  # Shifted adds: a window over the last axis is slow in XLA on the CPU.
-  shifts = [x[..., i : i + channels] for i in range(before + after + 1)]
-  return sum(shifts[1:], start=shifts[0])
-
-
-def _lrn_forward(x, size, k, scale, beta):
-  return _lrn(x, size, k, scale, beta), x
-
-
-def _lrn_backward(size, k, scale, beta, x, g):
-  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  g = g.astype(wide.dtype)
-  factor, inverse = _lrn_factor(wide, size, k, scale, beta)
-  # A channel is in the window of those that are in its mirrored window.
-  inner = _channel_window(
-    g * wide * factor * inverse, (size - 1) // 2, size // 2
-  )
-  dx = g * factor - 2 * beta * scale * wide * inner
-  return (dx.astype(x.dtype),)
-
-
-_lrn.defvjp(_lrn_forward, _lrn_backward)
-
-
-def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
-  """Overlapping max pooling (§3.4); windows round up, edges never win.
-
-  Args:
-    x: [B, H, W, channels].
-    window: pixels a window covers.
-    stride: pixels between windows.
-
-  Returns:
-    [B, H', W', channels].
-  """
-  return _max_pool(x, window, stride)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-  """Differentiated by hand, to keep a byte for each output and no more."""
-  return _max_pool_forward(x, window, stride)[0]
-
-
-def _max_pool_forward(x, window, stride):
-  """The maxima of shifted slices, and which slice is the first to have one."""
-  edges = [_edges(extent, window, stride) for extent in x.shape[1:3]]
-  rows, columns = (
-    output_size(extent, window, stride) for extent in x.shape[1:3]
-  )
-  grown = jnp.pad(x, ((0, 0), *edges, (0, 0)), constant_values=-jnp.inf)
-  taps = [
-    grown[
-      :,
-      i : i + (rows - 1) * stride + 1 : stride,
-      j : j + (columns - 1) * stride + 1 : stride,
-    ]
-    for i in range(window)
-    for j in range(window)
-  ]
-  dtype = jnp.int8 if len(taps) < 128 else jnp.int16
-  y, where = taps[0], jnp.zeros(taps[0].shape, dtype)
-  for number, tap in enumerate(taps[1:], start=1):
-    where = jnp.where(tap > y, dtype(number), where)
-    y = jnp.maximum(y, tap)
-  return y, (where, x.shape[1:3])
-
-
-def _max_pool_backward(window, stride, residuals, g):
-  """The input is stride x stride interleaved parts: the places of one are
-  seen at the same few places of the windows, and by no other."""
-  where, shape = residuals
-  rows, columns = (-(-extent // stride) for extent in shape)
-  before = (window - 1) // stride  # windows that start earlier and reach it
-
-  def around(x):  # windows that are not there
-    edges = [
-      (before, max(n - have, 0))
-      for n, have in zip((rows, columns), x.shape[1:3], strict=True)
-    ]
-    return jnp.pad(x, ((0, 0), *edges, (0, 0)), constant_values=-1)
-
-  g, where = around(g), around(where)
-  parts = []
-  for row in range(stride):
-    for column in range(stride):
-      part = jnp.zeros_like(g[:, :rows, :columns])
-      for i in range(row, window, stride):
-        for j in range(column, window, stride):
-          top, left = before - i // stride, before - j // stride
-          here = np.s_[:, top : top + rows, left : left + columns]
-          part += jnp.where(where[here] == i * window + j, g[here], 0)
-      parts.append(part)
-  x = jnp.stack(parts).reshape(stride, stride, *parts[0].shape)
-  x = x.transpose(2, 3, 0, 4, 1, 5)  # [B, rows, stride, columns, stride, C]
-  x = x.reshape(len(g), rows * stride, columns * stride, -1)
-  return (x[:, : shape[0], : shape[1]],)
-
-
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
 def dropout(
   x: jax.Array,
   rate: float,
@@ -345,72 +156,6 @@ def dropout(
   return jnp.where(keep, x if form == 'paper' else x / (1 - rate), 0)
 
 
-def avg_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
-  """Average pooling; windows round up and divide by the pixels inside.
-
-  Args:
-    x: [B, H, W, channels].
-    window: pixels a window covers.
-    stride: pixels between windows.
-
-  Returns:
-    [B, H', W', channels].
-  """
-
-  def total(x: jax.Array) -> jax.Array:
-    edges = [_edges(extent, window, stride) for extent in x.shape[1:3]]
-    rows, columns = (
-      output_size(extent, window, stride) for extent in x.shape[1:3]
-    )
-    x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
-    # One axis after the other: six shifted adds in place of nine.
-    for axis, extent in ((1, rows), (2, columns)):
-      last = (extent - 1) * stride + 1
-      x = _total(
-        lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(window)
-      )
-    return x
-
-  return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
-
-
-def map_norm(
-  x: jax.Array,
-  *,
-  size: int,
-  k: float = 1.0,
-  alpha: float,
-  beta: float = 0.75,
-) -> jax.Array:
-  """Response normalization within a map, of the authors' programs.
-
-  `x / (k + alpha / size^2 * s) ** beta`, s the sum of squares over the `size`
-  by `size` places around, those outside being zero.
-
-  Args:
-    x: [B, H, W, channels].
-    size: side of the neighbourhood, pixels.
-    k: the constant under the power.
-    alpha: weight of the squares, divided by `size**2` first.
-    beta: the power.
-
-  Returns:
-    The shape and dtype of `x`; sums are taken in float32.
-  """
-  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  before, after = size // 2, (size - 1) // 2
-  total = wide * wide
-  for axis in (1, 2):
-    extent = x.shape[axis]
-    padding = [(0, 0)] * x.ndim
-    padding[axis] = (before, after)
-    total = jnp.pad(total, padding)
-    total = _total(
-      lax.slice_in_dim(total, i, i + extent, axis=axis) for i in range(size)
-    )
-  return (wide * _power(k + alpha / size**2 * total, beta)).astype(x.dtype)
-
-
 def local(
   x: jax.Array, kernel: jax.Array, bias: jax.Array, pad: int
 ) -> jax.Array:
@@ -435,42 +180,3 @@ def local(
   patches = jnp.concatenate(taps, axis=-1)  # [B, H', W', k k in]
   matrices = kernel.reshape(rows, columns, -1, out)
   return jnp.einsum('bhwi,hwio->bhwo', patches, matrices) + bias
-
-
-def _total(xs: Iterable[jax.Array]) -> jax.Array:
-  return functools.reduce(jnp.add, xs)
-
-
-def _power(denominator: jax.Array, beta: float) -> jax.Array:
-  """denominator ** -beta."""
-  if beta == 0.75:  # two square roots are many times cheaper than a power
-    root = lax.rsqrt(denominator)
-    return root * jnp.sqrt(root)
-  return denominator**-beta
-
-
-def full_size(size: int, window: int, stride: int, pad: int = 0) -> int:
-  """Positions of a window along an axis, rounded down: `output_size` of what
-  `full_windows` leaves."""
-  output_size(size, window, stride, pad)  # refuses what is too small
-  return 1 + (size + 2 * pad - window) // stride
-
-
-def full_windows(
-  x: jax.Array, window: int, stride: int, pad: int = 0
-) -> jax.Array:
-  """The part of `x` that whole windows cover, with its padding.
-
-  What a convolution (or, unpadded, a pool) does to it, without more padding,
-  is what programs that round down do to `x`.
-
-  Args:
-    x: [B, H, W, channels].
-    window: pixels a window covers.
-    stride: pixels between windows.
-    pad: zeros on each side.
-  """
-  if pad:
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-  height, width = (n - (n - window) % stride for n in x.shape[1:3])
-  return x[:, :height, :width]

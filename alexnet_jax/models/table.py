@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_collections
 
-from alexnet_jax.models import layers
+from alexnet_jax.models import windows
 from alexnet_jax.runtime.errors import UserError
 
 CONVS = tuple(f'conv{i}' for i in range(1, 7))
@@ -168,7 +168,7 @@ def map_size(
     UserError: the views are too small.
   """
   config = completed(config)
-  fitted = layers.output_size if config.rounding == 'up' else layers.full_size
+  fitted = windows.output_size if config.rounding == 'up' else windows.full_size
   views = size
   for conv in convs:
     try:
