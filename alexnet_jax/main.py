@@ -34,7 +34,8 @@ _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
   'Where checkpoints, metrics and pictures go, a folder or gs://BUCKET/FOLDER. '
-  'Default: runs/<config name>.',
+  'Default: runs/<config name>. With --mode=eval several, with commas: the '
+  'errors of the mean of their networks (§6.1).',
 )
 _MODE = flags.DEFINE_enum(
   'mode', 'train', ['train', 'eval'], 'Train, or evaluate a checkpoint.'
@@ -150,13 +151,14 @@ def _run() -> int:
   if not file.exists():
     raise errors.UserError(f'--config={file}: there is no such file')
   workdir = _workdir()
+  workdirs = workdir.split(',') if _MODE.value == 'eval' else [workdir]
   # An evaluation makes no folder where there is no run.
-  keep = _MODE.value == 'train' or Path(workdir).exists()
+  keep = _MODE.value == 'train' or Path(workdirs[0]).exists()
   backend.configure(
     config.mesh.data,
     config.mesh.towers,
     config.deterministic,
-    cache=f'{workdir}/compiled' if keep else None,
+    cache=f'{workdirs[0]}/compiled' if keep else None,
   )
 
   from alexnet_jax.learning import evaluate, train
@@ -165,7 +167,7 @@ def _run() -> int:
     signals.leave_on_sigterm()
     evaluate.evaluate_checkpoint(
       config,
-      workdir,
+      workdirs if workdirs[1:] else workdir,
       checkpoint=_CHECKPOINT.value,
       split=_SPLIT.value,
       views=int(_VIEWS.value),

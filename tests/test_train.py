@@ -180,6 +180,13 @@ def oracle(
   config: ConfigDict, workdir: Path, which: str, split: str, views: int
 ) -> tuple[float, float]:
   """Top-1 and top-5 error of a checkpoint: softmax averaged over views."""
+  return errors_of(*oracle_means(config, workdir, which, split, views))
+
+
+def oracle_means(
+  config: ConfigDict, workdir: Path, which: str, split: str, views: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The averaged softmax [N, classes] and the labels."""
   dataset = builders.open_dataset('pictures', config.data.dir)
   source = dataset.source(split)
   images = np.stack([source[i]['image'] for i in range(len(source))])
@@ -211,6 +218,10 @@ def oracle(
     logits = np.asarray(apply(jnp.asarray(cut - mean, jnp.float32)), np.float64)
     exps = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities += exps / exps.sum(axis=1, keepdims=True)
+  return probabilities / len(cuts), labels
+
+
+def errors_of(probabilities: np.ndarray, labels: np.ndarray):
   order = np.argsort(-probabilities, axis=1)
   wrong = order != labels[:, None]
   return wrong[:, 0].mean(), wrong[:, :5].all(axis=1).mean()
@@ -236,6 +247,46 @@ def test_evaluation_counts_every_example_once(
   assert line.endswith(f'top-1 error {top1:.3%}, top-5 error {top5:.3%}')
 
 
+@pytest.mark.parametrize('views', [1, 10])
+def test_networks_are_averaged(config, reference, tmp_path, capsys, views):
+  """Two runs: the reference, and a copy that stopped at step 5."""
+  copy = tmp_path / 'copy'
+  shutil.copytree(reference, copy)
+  for step in (14, 16, 18):
+    shutil.rmtree(copy / f'checkpoints/{step}')
+  both = [
+    oracle_means(config, folder, 'last', 'test', views)
+    for folder in (reference, copy)
+  ]
+  probabilities = (both[0][0] + both[1][0]) / 2
+  labels = both[0][1]
+  values = evaluate.evaluate_checkpoint(
+    config, [reference, copy], 'last', 'test', views
+  )
+  assert 'step 18, 5 of 2 networks, averaged: 11 ' in capsys.readouterr().out
+  assert (values['top1_error'], values['top5_error']) == errors_of(
+    probabilities, labels
+  )
+  right = probabilities[np.arange(len(labels)), labels]
+  assert values['loss'] == pytest.approx(-np.log(right).mean(), rel=1e-4)
+  for alone, _ in both:  # far from what either says
+    loss = -np.log(alone[np.arange(len(labels)), labels]).mean()
+    assert abs(values['loss'] / loss - 1) > 1e-3
+
+
+def test_networks_of_other_pictures_are_not_averaged(
+  config, reference, tmp_path
+):
+  copy = tmp_path / 'copy'
+  shutil.copytree(reference, copy)
+  with np.load(copy / 'statistics.npz') as file:
+    arrays = dict(file)
+  arrays['mean_image'] = arrays['mean_image'] + 1
+  np.savez(copy / 'statistics.npz', **arrays)
+  with pytest.raises(UserError, match='copy was trained on other pictures'):
+    evaluate.evaluate_checkpoint(config, [reference, copy], 'last', 'test', 1)
+
+
 def test_the_last_rows_of_a_run_are_those_of_evaluation(config, reference):
   for split in ('validation', 'test'):
     values = evaluate.evaluate_checkpoint(config, reference, 'last', split, 1)
@@ -249,6 +300,11 @@ def test_eval_mode_prints_the_errors(program, config, reference):
   out = program(reference).run(
     '--mode=eval', '--checkpoint=last', '--split=test', '--views=10'
   )
+  assert f'top-1 error {top1:.3%}, top-5 error {top5:.3%}' in out
+  out = program(f'{reference},{reference}').run(
+    '--mode=eval', '--checkpoint=last', '--split=test', '--views=10'
+  )
+  assert 'of 2 networks, averaged' in out
   assert f'top-1 error {top1:.3%}, top-5 error {top5:.3%}' in out
 
 

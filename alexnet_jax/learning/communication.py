@@ -110,7 +110,9 @@ def of_evaluation(setup: Setup, views: int = 1) -> list[Row]:
   batch = _batch(setup, config.evals.batch_size or config.batch_size, 'mask')
   params = setup.abstract_state().params
   jitted = cast(jax.stages.Wrapped, step.func)
-  return rows_of(setup, jitted.lower(params, batch, **step.keywords).compile())
+  return rows_of(
+    setup, jitted.lower((params,), batch, **step.keywords).compile()
+  )
 
 
 def rows_of(setup: Setup, compiled: jax.stages.Compiled) -> list[Row]:

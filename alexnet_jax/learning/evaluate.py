@@ -1,10 +1,13 @@
-"""Errors on a split (§6): one view or several, every example exactly once."""
+"""Errors on a split (§6): one view or several, of one network or of several
+averaged, every example exactly once."""
 
 import contextlib
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
@@ -15,7 +18,13 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.data import augment, pipeline
 from alexnet_jax.data.builders import Dataset
-from alexnet_jax.learning.state import Setup, open_setup, restore
+from alexnet_jax.learning.state import (
+  Setup,
+  TrainState,
+  open_setup,
+  read_statistics,
+  restore,
+)
 from alexnet_jax.runtime import files, sharding
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
@@ -49,12 +58,12 @@ class Evaluator:
     self._step = make_eval_step(setup, views)
 
   def __call__(
-    self, params: nnx.State, progress: Progress | None = None
+    self, *networks: nnx.State, progress: Progress | None = None
   ) -> dict[str, float]:
     """Mean loss and errors over the split.
 
     Args:
-      params: of the network.
+      *networks: the parameters of each; the softmax is averaged over all.
       progress: told of the examples done.
 
     Returns:
@@ -77,7 +86,7 @@ class Evaluator:
         # Read at once: two steps under way would not depend on each other, and
         # on CPUs their collectives can hold all threads, each waiting for a
         # device that has none.
-        sums = jax.device_get(self._step(params, batch))
+        sums = jax.device_get(self._step(networks, batch))
         total = sums if total is None else total + sums
         if progress:
           progress.update(int(sums.count))
@@ -89,32 +98,36 @@ def make_eval_step(setup: Setup, views: int) -> functools.partial:
   """One compiled step of an evaluation over the whole mesh.
 
   Returns:
-    A function of the parameters and a batch with 'mask' that gives `Metrics`
-    of the batch: a jitted one, with the constants of the views filled in.
+    A function of a tuple with the parameters of each network and a batch with
+    'mask' that gives `Metrics` of the batch: a jitted one, with the constants
+    of the views filled in.
   """
   config = setup.config
 
-  def body(params, batch, constants):
+  def body(networks, batch, constants):
     cuts = augment.test_views(
       constants, batch['image'], config.augment.crop_size, views
     )  # [V, b, crop, crop, 3]
-    model = nnx.merge(setup.graphdef, params)
-    log_mean = mean_log_softmax(model, cuts)  # [b, classes]
+    logs = [
+      mean_log_softmax(nnx.merge(setup.graphdef, params), cuts)
+      for params in networks
+    ]
+    log_mean = _log_mean(jnp.stack(logs))  # [b, classes]
     labels, mask = setup.replica_rows((batch['label'], batch['mask']))
     sums = Metrics.of(log_mean, labels, mask)
     return lax.psum(sums, sharding.DATA)
 
-  mapped = jax.shard_map(
-    body,
-    mesh=setup.mesh,
-    in_specs=(setup.specs().params, P(setup.batch_axes), P()),
-    out_specs=P(),
-  )
-
   @jax.jit
-  def eval_step(params, batch, constants):
+  def eval_step(networks, batch, constants):
+    specs = (setup.specs().params,) * len(networks)
+    mapped = jax.shard_map(
+      body,
+      mesh=setup.mesh,
+      in_specs=(specs, P(setup.batch_axes), P()),
+      out_specs=P(),
+    )
     with jax.default_matmul_precision(config.matmul_precision):
-      return mapped(params, batch, constants)
+      return mapped(networks, batch, constants)
 
   constants = jax.device_put(setup.constants, NamedSharding(setup.mesh, P()))
   return functools.partial(eval_step, constants=constants)
@@ -134,12 +147,44 @@ def mean_log_softmax(
   """
   # One view after another: the memory of a batch, not of ten.
   logs = lax.map(lambda x: jax.nn.log_softmax(model(x)), cuts)
-  return jax.nn.logsumexp(logs, axis=0) - np.log(len(cuts))
+  return _log_mean(logs)
+
+
+def _log_mean(logs: jax.Array) -> jax.Array:
+  """Of probabilities by their logarithms [N, ...], over the first axis."""
+  return jax.nn.logsumexp(logs, axis=0) - np.log(len(logs))
+
+
+def open_checkpoint(
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  checkpoint: int | str,
+) -> tuple[Dataset, Setup, TrainState]:
+  """The data set, the setup and a state of the run in `workdir`.
+
+  Args:
+    config: as for training.
+    workdir: of the run.
+    checkpoint: 'last', 'best' or the number of a step.
+
+  Raises:
+    UserError: there is no such checkpoint, or it is of another network.
+  """
+  workdir = files.folder(workdir)
+  dataset, setup = open_setup(config, workdir)
+  folder = workdir / 'checkpoints'
+  if not folder.exists():
+    raise UserError(f'no checkpoints in {workdir}: train first, or --workdir=')
+  with Checkpointer(folder) as checkpointer:
+    restored = restore(checkpointer, checkpoint, setup)
+  if restored is None:
+    raise UserError(f'no checkpoints in {folder}: train first, or --workdir=')
+  return dataset, setup, restored[0]
 
 
 def evaluate_checkpoint(
   config: ml_collections.ConfigDict,
-  workdir: epath.PathLike,
+  workdir: epath.PathLike | Sequence[epath.PathLike],
   checkpoint: int | str,
   split: str,
   views: int,
@@ -148,7 +193,8 @@ def evaluate_checkpoint(
 
   Args:
     config: as for training.
-    workdir: of the run.
+    workdir: of the run; of several, the mean of their networks' softmax is
+      evaluated, as §6.1 averages five.
     checkpoint: 'last', 'best' or the number of a step.
     split: 'train', 'validation' or 'test'.
     views: 1, 2, 9 or 10.
@@ -157,26 +203,37 @@ def evaluate_checkpoint(
     'loss', 'top1_error', 'top5_error'.
 
   Raises:
-    UserError: there is no such checkpoint, split or number of views.
+    UserError: there is no such checkpoint, split or number of views, or the
+      runs are of different networks, or pictures.
   """
-  workdir = files.folder(workdir)
-  dataset, setup = open_setup(config, workdir)
+  one = isinstance(workdir, str | os.PathLike)
+  workdirs = [workdir] if one else list(workdir)
+  networks, steps = [], []
+  for path in workdirs:
+    dataset, setup, state = open_checkpoint(config, path, checkpoint)
+    networks.append(state.params)
+    steps.append(str(int(state.step)))
+    if not _same_pictures(workdirs[0], path):
+      raise UserError(
+        f'{path} was trained on other pictures than {workdirs[0]}: their means '
+        'differ, so they cannot be averaged'
+      )
   evaluator = Evaluator(setup, dataset, split, views)
-  folder = workdir / 'checkpoints'
-  if not folder.exists():
-    raise UserError(f'no checkpoints in {workdir}: train first, or --workdir=')
-  with Checkpointer(folder) as checkpointer:
-    restored = restore(checkpointer, checkpoint, setup)
-  if restored is None:
-    raise UserError(f'no checkpoints in {folder}: train first, or --workdir=')
-  state, _ = restored
   show = jax.process_index() == 0
   with Progress(evaluator.num_examples, 'images', split, show=show) as progress:
-    values = evaluator(state.params, progress)
+    values = evaluator(*networks, progress=progress)
+  several = '' if one else f' of {len(networks)} networks, averaged'
   print(
-    f'step {int(state.step)}: {evaluator.num_examples:,} images of {split}, '
-    f'{views} view(s): loss {values["loss"]:.4f}, top-1 error '
+    f'step {", ".join(steps)}{several}: {evaluator.num_examples:,} images of '
+    f'{split}, {views} view(s): loss {values["loss"]:.4f}, top-1 error '
     f'{values["top1_error"]:.3%}, top-5 error {values["top5_error"]:.3%}',
     flush=True,
   )
   return values
+
+
+def _same_pictures(workdir: epath.PathLike, other: epath.PathLike) -> bool:
+  """Whether two runs subtract the same mean; those too old to say, do."""
+  found = [read_statistics(path) for path in (workdir, other)]
+  means = [statistics.mean_image for statistics in found if statistics]
+  return len(means) < 2 or np.array_equal(means[0], means[1])
