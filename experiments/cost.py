@@ -83,6 +83,9 @@ def _hours(run: plan.Run, seconds: dict[str, float]) -> float:
   passes = (
     float(evaluations) * seconds['curve'] + run.views * seconds['end']
   ) / batch
+  if run.members:  # trained by runs of their own
+    passes = len(run.members) * run.views * seconds['end'] / batch
+    return passes * seconds['evaluation'] / 3600
   spent = steps.steps * seconds['step'] + passes * seconds['evaluation']
   return spent / 3600
 
@@ -141,7 +144,7 @@ def _main() -> None:
     json.dumps(
       {
         'step': timed(one),
-        'evaluation': timed(lambda: eval_step(held[0].params, tests)),
+        'evaluation': timed(lambda: eval_step((held[0].params,), tests)),
         'train': dataset.num_examples('train'),
         'curve': dataset.num_examples(config.evals.split),
         'end': dataset.num_examples(end),

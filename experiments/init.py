@@ -22,5 +22,6 @@ EXPERIMENT = Experiment(
   variants=variants,
   forms={'full': FULL, 'small': SMALL},
   baseline='program',
+  read='chance',
   higher=('text, unit-scaled',),
 )

@@ -3,12 +3,14 @@
 import dataclasses
 import datetime
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from etils import epath
 
+from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import write_atomically
 from experiments import plan, rows
 
@@ -45,31 +47,41 @@ class Job:
   def _run(self, config) -> str:
     import jax
 
-    from alexnet_jax.learning import evaluate, train
+    from alexnet_jax.data import builders
+    from alexnet_jax.learning import evaluate, health, pictures, train
     from alexnet_jax.runtime import backend
 
     status = 'finished'
+    colour: dict[str, Any] = {'colour': [], 'colour_se': []}
+    members = self._members()
     try:
-      if train.train_and_evaluate(config, self.workdir):
+      if not members and train.train_and_evaluate(config, self.workdir):
         return 'stopped'
     except train.NotFiniteError as error:
       print(error, flush=True)
       status = 'not finite'
+    if status == 'finished' and not members:
+      state = evaluate.open_checkpoint(config, self.workdir, 'last')[2]
+      mean, spread = pictures.conv1_colour(state.params)
+      colour = {'colour': mean.tolist(), 'colour_se': spread.tolist()}
     split = config.evals.final_split or config.evals.split
     before = self._result().get('views', {})
     views = {
       str(number): before.get(str(number))
       or evaluate.evaluate_checkpoint(
-        config, self.workdir, 'last', split, number
+        config, members or self.workdir, 'last', split, number
       )
       for number in self.views
-      if number > 1 and status == 'finished'
+      if (number > 1 or members) and status == 'finished'
     }
+    dataset = builders.open_dataset(config.data.name, config.data.dir)
     result = {
       'status': status,
       'split': split,
-      'examples': self._examples(config, split),
+      'examples': dataset.num_examples(split),
       'views': before | views,
+      'chance': (1 - health.AT_CHANCE) * math.log(dataset.num_classes),
+      **colour,
       'environment': backend.describe(),
       'date': datetime.date.today().isoformat(),
     }
@@ -78,11 +90,17 @@ class Job:
       write_atomically(file, json.dumps(result, indent=2))
     return status
 
-  def _examples(self, config, split: str) -> int:
-    from alexnet_jax.data import builders
-
-    dataset = builders.open_dataset(config.data.name, config.data.dir)
-    return dataset.num_examples(split)
+  def _members(self) -> list[Path]:
+    """Workdirs of the networks that are averaged; none: it trains its own."""
+    root = self.workdir.parent
+    workdirs = [plan.workdir(root, run) for run in self.run.members]
+    for workdir in workdirs:
+      file = workdir / rows.RESULT_FILE
+      if not file.exists():
+        raise UserError(f'{workdir} is not finished: run its variant first')
+      if json.loads(file.read_text())['status'] != 'finished':
+        raise UserError(f'{workdir} diverged: it has no network to average')
+    return workdirs
 
   def _result(self) -> dict[str, Any]:
     file = self.workdir / rows.RESULT_FILE

@@ -39,15 +39,23 @@ class Form:
     overrides: of that configuration, for every variant.
     scale: what it is, for tables.
     views: of the last evaluation, besides the central one.
+    target: percent, of an experiment that counts epochs to it.
   """
 
   config: str
   overrides: Overrides
   scale: str
   views: int = 1
+  target: float = 25.0
 
 
-FULL = Form('imagenet2012', {}, 'ImageNet, the network of the paper', views=10)
+FULL = Form(
+  'imagenet2012',
+  {},
+  'ImageNet, the network of the paper',
+  views=10,
+  target=50.0,
+)
 SMALL = Form(
   'folder',
   {
@@ -59,6 +67,7 @@ SMALL = Form(
   },
   'clothing10 (3,068 photographs, 10 classes), width 1/4, 128 pixels',
   views=10,
+  target=50.0,
 )
 CIFAR = {'mesh.data': 2, 'checkpoint.keep': 1}  # two CPU cores
 
@@ -71,7 +80,7 @@ class Experiment:
     claim: what is claimed, and where.
     variants: gives (name, overrides) of every variant, from the form's
       configuration; 'views' among the overrides is the number of views of its
-      last evaluation.
+      last evaluation, and 'networks' how many are averaged in it.
     forms: by name; 'full' and 'small' at least.
     baseline: the variant that others are compared with.
     paper: by variant, points of top-1 error more than the baseline.
@@ -79,7 +88,9 @@ class Experiment:
     higher: variants whose error the claim puts above the baseline's, but not
       how far.
     reported: by variant, an error in percent, where the claim is one.
-    read: 'differences' from the baseline, or 'epochs' to the target.
+    read: 'differences' from the baseline, 'epochs' to the form's target,
+      'chance': the share of runs that stay there, or 'colour': how far the
+      towers' kernels differ in it.
   """
 
   claim: str
@@ -100,6 +111,8 @@ class Run:
   Attributes:
     overrides: of the form, the variant and the seed together.
     views: of the last evaluation.
+    networks: averaged there; of more than one, those of this seed and of the
+      seeds before it, which have runs of their own.
   """
 
   experiment: str
@@ -109,6 +122,19 @@ class Run:
   config: str
   overrides: Overrides
   views: int
+  networks: int = 1
+
+  @property
+  def members(self) -> list['Run']:
+    """The runs that train the networks; none: it trains its own."""
+    if self.networks == 1:
+      return []
+    return [
+      dataclasses.replace(
+        self, seed=seed, overrides={**self.overrides, 'seed': seed}, networks=1
+      )
+      for seed in range(self.seed - self.networks + 1, self.seed + 1)
+    ]
 
   def resolve(self, data_dir: str | None = None) -> ConfigDict:
     """The whole configuration.
@@ -141,6 +167,8 @@ class Run:
       for field, value in sorted(now.items())
       if value != before[field] and field not in _PLACES
     }
+    if self.members:
+      changed['networks'] = self.networks
     text = json.dumps(changed)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -180,6 +208,9 @@ def plan(
 ) -> list[Run]:
   """Every run of an experiment: one seed of each variant first.
 
+  Where a variant averages several networks, all others have as many seeds for
+  each of its own.
+
   Raises:
     UserError: there is no such experiment or form.
   """
@@ -191,14 +222,19 @@ def plan(
   where = experiment.forms[form]
   common = {**where.overrides, **(extra or {})}
   base = Run(name, form, '', 0, where.config, common, 1).resolve()
+  variants = list(experiment.variants(base))
+  most = max(int(own.get('networks', 1)) for _, own in variants)
   runs = []
-  for seed in range(seeds):
-    for variant, overrides in experiment.variants(base):
+  for seed in range(seeds * most):
+    for variant, overrides in variants:
       own = dict(overrides)
-      views = own.pop('views', where.views)
+      views = int(own.pop('views', where.views))
+      networks = int(own.pop('networks', 1))
+      if (seed + 1) % networks:
+        continue
       fields = {**common, **own, 'seed': seed}
       runs.append(
-        Run(name, form, variant, seed, where.config, fields, int(views))
+        Run(name, form, variant, seed, where.config, fields, views, networks)
       )
   return runs
 

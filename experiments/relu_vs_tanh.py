@@ -1,12 +1,13 @@
 """Figure 1: epochs of a four-layer net on CIFAR-10 to 25 % training error.
 
-ReLU and tanh have the same grid of rates and initial scales; the fewest epochs
-on it count. A run ends at 25 %. 'alexnet' is the switch in AlexNet itself.
+The fewest epochs on the same grid of rates and initial scales count. 'full' and
+'alexnet' are AlexNet, to 50 % on validation: of that the paper has no number.
 """
 
-import itertools
+from dataclasses import replace
+from itertools import product
 
-from experiments.plan import CIFAR, SMALL, Experiment, Form
+from experiments.plan import CIFAR, FULL, SMALL, Experiment, Form
 
 _BARE = {
   **CIFAR,
@@ -18,21 +19,21 @@ _BARE = {
   'schedule.target': 0.25,
 }
 _NET = Form('cifar10_18pct', _BARE, '`18pct` without norm, CIFAR-10 (JPEG)')
+_FULL = replace(FULL, overrides={'schedule.target': 0.5})
 
 
 def variants(base):
-  for times, init in itertools.product((1, 3), (1.0, 3.0)):
+  for times, init, kind in product((1, 3), (1.0, 3.0), ('relu', 'tanh')):
     rate = times * base.schedule.rate
     fields = {'schedule.rate': rate, 'model.init_scale': init}
-    for kind in ('relu', 'tanh'):
-      name = f'{kind} rate {rate:g} init x{init:g}'
-      yield name, {'model.activation': kind, **fields}
+    name = f'{kind} rate {rate:g} init x{init:g}'
+    yield name, {'model.activation': kind, **fields}
 
 
 EXPERIMENT = Experiment(
   claim='§3.1, figure 1: tanh needs 6 times the epochs of ReLU to 25 %',
   variants=variants,
-  forms={'full': _NET, 'small': _NET, 'alexnet': SMALL},
+  forms={'full': _FULL, 'small': _NET, 'alexnet': SMALL},
   baseline='relu',
   paper={'tanh': 6.0},
   read='epochs',

@@ -15,12 +15,13 @@ from experiments import plan
 
 RESULTS = plan.FOLDER / 'results'
 RESULT_FILE = 'result.json'  # of a workdir whose run is finished
-# `curve` has the errors on `curve_split` after each evaluation, in percent.
+# `curve` has the errors on `curve_split` after each evaluation, in percent;
+# `colour`, of each tower, `looking.colour` of conv1's kernels, in percent.
 COLUMNS = (
   *('experiment', 'form', 'variant', 'seed', 'config', 'status'),
   *('split', 'examples', 'top1', 'top5', 'views', 'views_top1', 'views_top5'),
   *('epochs', 'steps', 'hours', 'curve_split', 'curve', 'commit', 'versions'),
-  *('hardware', 'date'),
+  *('hardware', 'date', 'at_chance', 'colour', 'colour_se'),
 )
 _KEY = ('form', 'variant', 'seed', 'config')
 
@@ -30,12 +31,16 @@ def path(experiment: str, folder: Path = RESULTS) -> Path:
 
 
 def read(experiment: str, folder: Path = RESULTS) -> list[dict[str, str]]:
-  """The rows there are, in the order of the file."""
+  """The rows there are, in the order of the file.
+
+  A row that is older than a column has '' there.
+  """
   file = path(experiment, folder)
   if not file.exists():
     return []
   with file.open(newline='') as stream:
-    return list(csv.DictReader(stream))
+    found = csv.DictReader(stream)
+    return [{name: row.get(name, '') for name in COLUMNS} for row in found]
 
 
 def add(row: dict[str, Any], folder: Path = RESULTS) -> None:
@@ -71,20 +76,24 @@ def of(run: plan.Run, workdir: Path) -> dict[str, Any] | None:
   """The row of a run, from what it left in its workdir.
 
   Returns:
-    None: it is not finished, or its views were not evaluated yet.
+    None: it is not finished, or not all that rows have was measured yet.
   """
   file = workdir / RESULT_FILE
   if not file.exists():
     return None
   result = json.loads(file.read_text())
   views = result['views'].get(str(run.views), {})
-  if run.views > 1 and not views and result['status'] == 'finished':
+  finished = result['status'] == 'finished'
+  evaluated = views or not (run.views > 1 or run.members)
+  if (finished and not evaluated) or 'colour' not in result:
     return None
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  log = workdir / 'metrics.jsonl'  # none, where others trained the networks
+  lines = log.read_text().splitlines() if log.exists() else []
   metrics = [json.loads(line) for line in lines]
   config = run.resolve()
   split, curve_split = result['split'], config.evals.split
   last = _last(metrics, f'{split}/top1_error')
+  loss = views.get('loss') if run.members else last.get(f'{split}/loss')
   environment = result['environment']
   return {
     'experiment': run.experiment,
@@ -116,6 +125,9 @@ def of(run: plan.Run, workdir: Path) -> dict[str, Any] | None:
     'hardware': f'{len(environment["devices"])} x '
     f'{environment["devices"][0]}, {environment["cpu_threads"]} cores',
     'date': result['date'],
+    'at_chance': int(loss is None or loss >= result['chance']),
+    'colour': ' '.join(f'{100 * x:.2f}' for x in result['colour']),
+    'colour_se': ' '.join(f'{100 * x:.2f}' for x in result['colour_se']),
   }
 
 

@@ -109,10 +109,8 @@ class Sweep:
       signal.signal(number, self._ask_to_stop)
     with Progress(len(self._runs), 'runs', _EXPERIMENT.value) as progress:
       while self._waiting or self._jobs:
-        while self._waiting and len(self._jobs) < _JOBS.value:
-          if self._stop:
-            break
-          self._start(self._waiting.pop(0))
+        while len(self._jobs) < _JOBS.value and (run := self._next()):
+          self._start(run)
           progress.update(self._collect())
         time.sleep(0.5)
         progress.update(self._collect(), self._state())
@@ -123,6 +121,16 @@ class Sweep:
     if self._stop:
       return STOPPED
     return 1 if self._failed else 0
+
+  def _next(self) -> plan.Run | None:
+    """The next run to start: whose members, if any, have ended."""
+    if self._stop:
+      return None
+    open_keys = {run.key for run in (*self._waiting, *self._jobs)}
+    for number, run in enumerate(self._waiting):
+      if not open_keys & {member.key for member in run.members}:
+        return self._waiting.pop(number)
+    return None
 
   def _start(self, run: plan.Run) -> None:
     """Submits a run, unless all it wants is there from another experiment."""

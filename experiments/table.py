@@ -82,7 +82,8 @@ def section(name: str, form: str, its_rows: Rows) -> str:
   commits = sorted({row['commit'] for row in its_rows})
   hardware = sorted({f'{r["hardware"]}, {r["versions"]}' for r in its_rows})
   epochs = experiment.read == 'epochs'
-  measure = 'epochs to 25 %' if epochs else 'top-1 error'
+  target = experiment.forms[form].target
+  measure = _MEASURES[experiment.read].format(target=target)
   views = sorted({int(row['views']) for row in its_rows})
   first = its_rows[0]
   how = (
@@ -139,8 +140,22 @@ def _difference(experiment: plan.Experiment, line: verdicts.Line) -> str:
 def _ours(experiment: plan.Experiment, line: verdicts.Line) -> str:
   if line.mean is None:
     return 'never'
-  unit = 'epochs' if experiment.read == 'epochs' else '%'
+  unit = _UNITS[experiment.read]
   return _difference(experiment, line) or f'{line.mean:.1f} {unit}'
+
+
+_MEASURES = {
+  'differences': 'top-1 error, %',
+  'epochs': 'epochs to {target:g} %',
+  'chance': 'runs that stay at chance, %',
+  'colour': 'points of colour between the towers',
+}
+_UNITS = {
+  'differences': '%',
+  'epochs': 'epochs',
+  'chance': '% stay',
+  'colour': 'points',
+}
 
 
 def _plot(name: str, form: str, its_rows: Rows) -> None:
@@ -164,9 +179,9 @@ def _plot(name: str, form: str, its_rows: Rows) -> None:
           marker='.',
           label=variant if row is seeds[0] else None,
         )
-    ax.axhline(25, color=canvas.FAINT, lw=0.8)
+    ax.axhline(experiment.forms[form].target, color=canvas.FAINT, lw=0.8)
     ax.set_xlabel('epoch')
-    ax.set_ylabel('training error, %')
+    ax.set_ylabel(f'{its_rows[0]["curve_split"]} error, %')
     ax.set_ylim(0, 100)
     ax.set_xlim(left=0)
     ax.legend(fontsize=7)
@@ -181,7 +196,7 @@ def _plot(name: str, form: str, its_rows: Rows) -> None:
       range(len(lines)), [f'{line.variant} (n = {line.n})' for line in lines]
     )
     ax.set_ylim(len(lines) - 0.5, -0.5)
-    ax.set_xlabel('top-1 error, %, with its standard error')
+    ax.set_xlabel(f'{_MEASURES[experiment.read]}, with its standard error')
   ax.set_title(experiment.forms[form].scale, loc='left')
   canvas.save(fig, rows.RESULTS / f'{name}_{form}.png')
 

@@ -3,7 +3,8 @@
 A standard error here has two parts, of which the larger counts: that of a
 share of N test images, p (1 - p) / N over the runs, and the spread over seeds,
 where there are several. A difference of less than two of its standard errors
-says nothing: 'too small to tell'.
+says nothing: 'too small to tell'. The share of n runs that stay at chance has
+an error, too, where it is 0 or 1: that of one more run of either kind.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ class Line:
 
   Attributes:
     n: finished runs.
-    mean: over them; None: none of them finished, or got there.
+    mean: over them, of what the experiment reads; None: none of them finished,
+      or got there.
     se: standard error of the mean.
     difference: from the baseline, or the ratio of epochs.
     difference_se: its standard error.
@@ -47,6 +49,16 @@ def error(row: Mapping[str, str]) -> float:
   return float(row['views_top1'] or row['top1'])
 
 
+def apart(row: Mapping[str, str]) -> tuple[float, float]:
+  """Points of colour between the first and the last tower, and the standard
+  error over their kernels."""
+  towers, errors = (
+    [float(x) for x in row[column].split()]
+    for column in ('colour', 'colour_se')
+  )
+  return abs(towers[0] - towers[-1]), math.hypot(errors[0], errors[-1])
+
+
 def standard_error(values: Sequence[float], examples: int) -> float:
   """Of the mean of errors in percent, measured on `examples` images each."""
   p = statistics.mean(values) / 100
@@ -62,30 +74,44 @@ def lines(
   """A line for each variant that has rows, the baseline first."""
   found = by_variant(rows, form)
   if experiment.read == 'epochs':
-    return _epochs(experiment, found)
+    return _epochs(experiment, found, experiment.forms[form].target)
   order = sorted(found, key=lambda variant: variant != experiment.baseline)
-  measured = {}
-  for variant in order:
-    values = [error(row) for row in found[variant]]
-    examples = int(found[variant][0]['examples'])
-    measured[variant] = (
-      statistics.mean(values),
-      standard_error(values, examples),
-    )
+  measured = {
+    variant: _measured(experiment.read, found[variant]) for variant in order
+  }
   return [
-    _line(experiment, variant, len(found[variant]), measured)
-    for variant in order
+    _line(experiment, variant, found[variant], measured) for variant in order
   ]
+
+
+def _measured(read: str, rows: Sequence[dict[str, str]]) -> tuple[float, float]:
+  """What an experiment reads of a variant's rows, and its standard error."""
+  n = len(rows)
+  if read == 'chance':
+    stuck = sum(int(row['at_chance']) for row in rows)
+    p = (stuck + 1) / (n + 2)
+    return 100 * stuck / n, 100 * math.sqrt(p * (1 - p) / n)
+  if read == 'colour':
+    points, errors = zip(*map(apart, rows), strict=True)
+    kernels = math.hypot(*errors) / n
+    seeds = statistics.stdev(points) / math.sqrt(n) if n > 1 else 0.0
+    return statistics.mean(points), max(kernels, seeds)
+  values = [error(row) for row in rows]
+  return statistics.mean(values), standard_error(
+    values, int(rows[0]['examples'])
+  )
 
 
 def _line(
   experiment: Experiment,
   variant: str,
-  n: int,
+  rows: Sequence[dict[str, str]],
   measured: Mapping[str, tuple[float, float]],
 ) -> Line:
   mean, se = measured[variant]
-  line = Line(variant, n, mean, se)
+  line = Line(variant, len(rows), mean, se)
+  if experiment.read == 'colour' and variant == experiment.baseline:
+    return dataclasses.replace(line, verdict=_in_every_run(rows))
   if variant in experiment.reported:
     away = mean - experiment.reported[variant]
     verdict = AGREES if away <= 2 * se else f'{away:+.1f} from what is reported'
@@ -102,6 +128,14 @@ def _line(
   )
 
 
+def _in_every_run(rows: Sequence[dict[str, str]]) -> str:
+  """Whether the towers of every run differ."""
+  differ = sum(value >= 2 * spread for value, spread in map(apart, rows))
+  if differ == len(rows):
+    return AGREES
+  return f'{UNKNOWN} in {len(rows) - differ} of {len(rows)} runs'
+
+
 def _verdict(
   experiment: Experiment, variant: str, difference: float, spread: float
 ) -> str:
@@ -115,7 +149,9 @@ def _verdict(
 
 
 def _epochs(
-  experiment: Experiment, found: Mapping[str, Sequence[dict[str, str]]]
+  experiment: Experiment,
+  found: Mapping[str, Sequence[dict[str, str]]],
+  target: float,
 ) -> list[Line]:
   """Fewest epochs on each activation's grid, and their ratio.
 
@@ -125,7 +161,7 @@ def _epochs(
   best: dict[str, Line] = {}
   for variant, rows in found.items():
     kind = variant.partition(' ')[0]
-    reached = [epochs_to(row['curve'].split(), 25.0) for row in rows]
+    reached = [epochs_to(row['curve'].split(), target) for row in rows]
     if any(epochs is None for epochs in reached):
       best.setdefault(kind, Line(variant, len(rows), None))
       continue

@@ -77,6 +77,20 @@ def test_a_wrong_override_is_named(overrides):
 # -- verdicts, by hand
 
 
+def test_members_of_an_ensemble_are_runs_of_their_own():
+  runs = plan.plan('ensemble', 'small', 2)
+  kinds = [(run.variant, run.seed) for run in runs]
+  ones = [('one', seed) for seed in range(10)]
+  assert kinds == [*ones[:5], ('five', 4), *ones[5:], ('five', 9)]
+  for first, five in ((0, runs[5]), (5, runs[11])):
+    members = five.members
+    alone = [r for r in runs if r.variant == 'one'][first : first + 5]
+    assert [m.key for m in members] == [r.key for r in alone]
+    assert five.key not in {r.key for r in runs if r is not five}
+  # The first is the base network, which other experiments train, too.
+  assert runs[0].key == plan.plan('lrn', 'small', 1)[0].key
+
+
 def a_row(variant, seed, top1, **more):
   return dict.fromkeys(rows.COLUMNS, '') | {
     'experiment': 'lrn',
@@ -93,6 +107,7 @@ def a_row(variant, seed, top1, **more):
     'commit': 'abc',
     'versions': 'jax-1',
     'hardware': '1 x cpu',
+    'at_chance': '0',
     **more,
   }
 
@@ -129,6 +144,42 @@ def test_standard_error():
   assert verdicts.standard_error([10.0, 30.0], 400) == pytest.approx(10.0)
 
 
+def test_runs_that_stay_at_chance():
+  def verdict(base, other):
+    data = [
+      a_row(variant, seed, 50.0, at_chance=str(stays))
+      for variant, runs in (('program', base), ('text, unit-scaled', other))
+      for seed, stays in enumerate(runs)
+    ]
+    return verdicts.lines(plan.load('init'), data, 'small')
+
+  base, other = verdict([0, 0, 0], [1, 1, 1])
+  assert (base.mean, other.mean, other.difference) == (0, 100, 100)
+  # (3 + 1) of (3 + 2): sqrt(0.8 * 0.2 / 3) = 23.1 %.
+  assert [base.se, other.se] == pytest.approx([23.094] * 2, abs=1e-3)
+  assert other.verdict == 'agrees'
+  assert verdict([0], [1])[1].verdict == 'too small to tell'
+  assert verdict([0, 0, 0], [0, 0, 1])[1].verdict == 'too small to tell'
+  assert verdict([1] * 3, [0] * 3)[1].verdict == 'disagrees'
+
+
+def test_towers_that_differ_in_colour():
+  def lines(*colours):
+    data = [
+      a_row('conv3', seed, 50.0, colour=colour, colour_se='3 4')
+      for seed, colour in enumerate(colours)
+    ]
+    return verdicts.lines(plan.load('tower_specialisation'), data, 'small')
+
+  (line,) = lines('30 70')  # 40 points, with an error of 5
+  assert (line.mean, line.se, line.verdict) == (40, 5, 'agrees')
+  (line,) = lines('30 70', '60 50')  # whichever tower it is
+  assert line.mean == 50 / 2 and line.verdict == 'agrees'
+  assert line.se == pytest.approx(30 / 2)  # seeds spread more than kernels
+  (line,) = lines('30 70', '60 51', '50 90')
+  assert line.verdict == 'too small to tell in 1 of 3 runs'
+
+
 def test_figure_1_is_read_off_curves():
   assert verdicts.epochs_to(['50.0', '30.0', '20.0'], 25.0) == 2.5
   assert verdicts.epochs_to(['20.0'], 25.0) == 1.0
@@ -140,6 +191,7 @@ def test_figure_1_is_read_off_curves():
     a_row('tanh b', 0, 0, curve=' '.join(['80'] * 11 + ['20'])),
   ]
   experiment = plan.load('relu_vs_tanh')
+  assert experiment.forms['small'].target == 25.0
   relu, tanh = verdicts.lines(experiment, data, 'small')
   assert relu.variant == 'relu a' and relu.mean == pytest.approx(1.875)
   assert tanh.variant == 'tanh b' and tanh.verdict == 'agrees'
@@ -268,6 +320,24 @@ def test_a_diverged_run_is_a_row_and_a_dry_run_only_talks(sweep, tmp_path):
   small_runs.finish(sweep('--variants=without', '--set=schedule.rate=1e30'))
   (row,) = rows.read('lrn', tmp_path / 'results')
   assert row['status'] == 'not finite' and row['top1'] == ''
+
+
+@pytest.mark.slow
+def test_a_sweep_averages_what_it_trained(sweep, tmp_path):
+  more = ['--experiment=ensemble', '--set=length=2 steps']
+  process = sweep(*more, '--variants=five')
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == 1 and 'run its variant first' in out
+  small_runs.finish(sweep(*more, '--jobs=2'))
+  found = rows.read('ensemble', tmp_path / 'results')
+  assert sorted(row['variant'] for row in found) == ['five'] + ['one'] * 5
+  (five,) = (row for row in found if row['variant'] == 'five')
+  assert five['seed'] == '4' and five['top1'] == five['colour'] == ''
+  assert 0 <= float(five['views_top1']) <= 100
+  for row in found:
+    if row is not five:
+      assert row['at_chance'] == '1'  # after two steps
+      assert len(row['colour'].split()) == len(row['colour_se'].split()) == 2
 
 
 def test_an_unknown_experiment_is_refused(sweep):

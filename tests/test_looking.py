@@ -4,15 +4,17 @@ import json
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_pictures
 import small_runs
+from flax import nnx
 from PIL import Image
 
 import alexnet_jax
 from alexnet_jax.data import builders, features, sources
-from alexnet_jax.learning import looking
+from alexnet_jax.learning import looking, pictures
 from alexnet_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures('cached')
@@ -44,6 +46,29 @@ def test_confusion_by_hand():
     np.array([0, 0, 1, 2, 2]), np.array([0, 2, 1, 0, 0]), 3
   )
   assert found.tolist() == [[1, 0, 1], [0, 1, 0], [2, 0, 0]]
+
+
+def test_colour_by_hand():
+  kernels = np.zeros((2, 2, 1, 3, 3))
+  kernels[0, :, 0, :, 0] = [[1, 1, 1], [-2, -2, -2]]  # grey
+  kernels[0, 0, 0, :, 1] = [0, 5, 0]  # one channel: 25, of which 25 / 3 grey
+  kernels[0, :, 0, :, 2] = [[1, -1, 0], [2, 0, -2]]  # opponents
+  kernels[1, :, 0, :, 0] = [[2, 2, 2], [1, 0, 0]]  # 13, of which 12 + 1 / 3
+  kernels[1, 0, 0, :, 1] = [3, 2, 1]  # 14, of which 12
+  want = [[0, 2 / 3, 1], [2 / 39, 1 / 7, 0]]
+  np.testing.assert_allclose(looking.colour(kernels), want, atol=1e-12)
+
+
+def test_the_colour_of_each_tower():
+  kernels = np.zeros((2, 1, 1, 3, 2), np.float32)
+  kernels[0, 0, 0, :, 0] = [1, 1, 1]
+  kernels[0, 0, 0, :, 1] = [1, -1, 0]
+  kernels[1, 0, 0, 2] = 7
+  params = nnx.State({'conv1': {'kernel': nnx.Param(jnp.asarray(kernels))}})
+  mean, error = pictures.conv1_colour(params)
+  np.testing.assert_allclose(mean, [1 / 2, 2 / 3])
+  # Of 0 and 1 the standard deviation is 0.707, of their mean 1 / 2.
+  np.testing.assert_allclose(error, [1 / 2, 0], atol=1e-12)
 
 
 def test_occlusion_finds_the_only_pixel_that_counts():

@@ -1,4 +1,5 @@
-"""Looking inside (§6): nearest neighbours, confusion, what a patch is worth."""
+"""Looking inside (§6): nearest neighbours, confusion, what a patch is worth,
+how colourful kernels are."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -149,6 +150,26 @@ def occlusion(
       hidden.append(copy)
   values = probabilities(np.stack([view, *hidden]))[:, label]
   return (values[0] - values[1:]).reshape(len(places), len(places))
+
+
+def colour(kernels: np.ndarray) -> np.ndarray:
+  """The share of each kernel's energy that is outside the grey axis.
+
+  In figure 3 the kernels of one tower are "largely color-agnostic", those of
+  the other "largely color-specific". Energy is the sum of squares; that of a
+  pixel along grey is its share along (1, 1, 1). A grey kernel has 0, one of
+  one channel 2/3, as random weights have, one that compares two channels 1.
+
+  Args:
+    kernels: [T, h, w, 3, F].
+
+  Returns:
+    float64 [T, F]; 0 for a kernel that is 0.
+  """
+  kernels = kernels.astype(np.float64)
+  whole = np.square(kernels).sum((1, 2, 3))
+  grey = 3 * np.square(kernels.mean(3)).sum((1, 2))
+  return (whole - grey) / np.where(whole, whole, 1)
 
 
 def flat(tree: Mapping[str, Any], name: str = '') -> dict[str, Any]:

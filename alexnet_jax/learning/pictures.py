@@ -1,8 +1,10 @@
-"""Pictures that a run leaves: what the first layer has learned (figure 3)."""
+"""What the first layer has learned (figure 3): its kernels, their colour."""
 
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
+
+from alexnet_jax.learning import looking
 
 
 def conv1_kernels(params: nnx.State, columns: int = 16) -> np.ndarray:
@@ -17,9 +19,7 @@ def conv1_kernels(params: nnx.State, columns: int = 16) -> np.ndarray:
   Returns:
     uint8 [H, W, 3], kernels enlarged three times.
   """
-  kernels = multihost_utils.process_allgather(
-    params['conv1']['kernel'][...], tiled=True
-  )  # [T, 11, 11, 3, F]
+  kernels = _conv1(params)
   towers, size, _, channels, features = kernels.shape
   rows = -(-features // columns)
   kernels = kernels.transpose(0, 4, 1, 2, 3)
@@ -35,3 +35,25 @@ def conv1_kernels(params: nnx.State, columns: int = 16) -> np.ndarray:
     towers * rows * (size + 1), columns * (size + 1), channels
   )
   return grid.repeat(3, 0).repeat(3, 1)
+
+
+def conv1_colour(params: nnx.State) -> tuple[np.ndarray, np.ndarray]:
+  """How much of conv1's kernels is colour, by tower.
+
+  Args:
+    params: of the network; with several processes all call this.
+
+  Returns:
+    [towers], the mean of `looking.colour` over a tower's kernels, and the
+    standard error of that mean.
+  """
+  shares = looking.colour(_conv1(params))
+  deviation = shares.std(1, ddof=1) if shares.shape[1] > 1 else shares * 0
+  return shares.mean(1), deviation / np.sqrt(shares.shape[1])
+
+
+def _conv1(params: nnx.State) -> np.ndarray:
+  """The kernels [T, 11, 11, 3, F] of conv1 from where they are."""
+  return multihost_utils.process_allgather(
+    params['conv1']['kernel'][...], tiled=True
+  )

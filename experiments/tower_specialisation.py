@@ -1,0 +1,22 @@
+"""Colour in the first layer (figure 3, §6.1): the kernels of one tower are
+largely colour-agnostic, the other's colour-specific, whatever the seed.
+
+Read is how far the towers differ in the share of conv1's kernels that is
+outside the grey axis, in points. Towers that talk everywhere are beside it.
+"""
+
+from experiments.plan import FULL, SMALL, Experiment
+
+
+def variants(base):
+  yield 'conv3', {}
+  yield 'everywhere', {'model.talk': (*base.model.convs[1:], 'fc6', 'fc7')}
+
+
+EXPERIMENT = Experiment(
+  claim='figure 3, §6.1: in every run one tower learns colour, one does not',
+  variants=variants,
+  forms={'full': FULL, 'small': SMALL},
+  baseline='conv3',
+  read='colour',
+)
