@@ -3,6 +3,7 @@
   python -m alexnet_jax.prepare --source=shapes
   python -m alexnet_jax.prepare --source=folder --input=my_pictures --name=mine
   python -m alexnet_jax.prepare --source=imagenet2012 --input=folder_of_tars
+  python -m alexnet_jax.prepare --source=tfds:cifar10 --size=32
 
 Each photograph is turned upright, its shorter side brought to 256 (--size) and
 the central square kept; the mean and the colour covariance of the training
@@ -15,22 +16,27 @@ from absl import flags, logging
 
 from alexnet_jax.runtime import errors
 
-_SOURCE = flags.DEFINE_enum(
+_SOURCE = flags.DEFINE_string(
   'source',
   None,
-  ['imagenet2012', 'folder', 'shapes'],
   'imagenet2012: the official ILSVRC2012_img_train.tar and _val.tar, read as '
   'they are. folder: pictures as train/ validation/ test/<class>/*, or as '
-  '<class>/* with a held-out share. shapes: the embedded synthetic data set.',
+  '<class>/* with a held-out share. shapes: the embedded synthetic data set. '
+  'tfds:NAME, such as tfds:cifar10 or tfds:imagenette/320px-v2: what a builder '
+  'of TFDS has prepared, in TFRecord or ArrayRecord files.',
   required=True,
 )
 _INPUT = flags.DEFINE_string(
-  'input', None, 'Folder that holds the two tars, or the tree of pictures.'
+  'input',
+  None,
+  'Folder that holds the two tars, or the tree of pictures. tfds: folder of '
+  'TFDS; default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.',
 )
 _NAME = flags.DEFINE_string(
   'name',
   None,
-  'Name of the data set, as in config.data.name. Default: the source; '
+  'Name of the data set, as in config.data.name. Default: the source, or its '
+  'NAME; '
   'required for a folder.',
 )
 _DATA_DIR = flags.DEFINE_string(
@@ -56,11 +62,11 @@ _SIZE = flags.DEFINE_integer(
 _VALIDATION_SHARE = flags.DEFINE_float(
   'validation_share',
   0.1,
-  'folder: share of each class of the training pictures to hold out for '
-  'validation where the tree has no validation/.',
+  'folder, tfds: share of each class of the training pictures to hold out for '
+  'validation where there is none.',
 )
 _TEST_SHARE = flags.DEFINE_float(
-  'test_share', 0.0, 'folder: likewise where the tree has no test/.'
+  'test_share', 0.0, 'Likewise, for a test split where there is none.'
 )
 _SKIP_BAD = flags.DEFINE_bool(
   'skip_bad',

@@ -11,7 +11,13 @@ from typing import Any
 
 from etils import epath
 
-from alexnet_jax.data import builders, imagenet, photographs, sources
+from alexnet_jax.data import (
+  builders,
+  imagenet,
+  photographs,
+  sources,
+  tfds_sets,
+)
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import (
@@ -22,6 +28,8 @@ from alexnet_jax.runtime.files import (
   upload,
 )
 
+SOURCES = ('imagenet2012', 'folder', 'shapes')
+TFDS = 'tfds:'
 _BYTES = {'raw': 3.0, 'jpeg': 0.61}  # about, per pixel, on disk
 
 
@@ -54,10 +62,12 @@ def prepare(
   TFDS's description last: before that, no data set is seen.
 
   Args:
-    source: 'folder', 'imagenet2012' or 'shapes', see `sources`.
+    source: 'folder', 'imagenet2012', 'shapes', see `sources`, or 'tfds:NAME',
+      see `tfds_sets`.
     data_dir: folder of all data sets.
     name: of this one; by default the source's.
-    input_dir: where the photographs are (not for 'shapes').
+    input_dir: where the photographs are (not for 'shapes'); of 'tfds:NAME',
+      TFDS's folder, by default where TFDS has it.
     encoding: 'raw' pixels, or 'jpeg' of quality 90, 4:4:4. The statistics are
       those of the pixels as they will be read back.
     size: side of the square images, pixels; the shapes have their own.
@@ -74,13 +84,19 @@ def prepare(
   """
   if source == 'folder' and not name:
     raise UserError('--source=folder needs --name=NAME for the data set')
-  name = name or source
+  if source not in SOURCES and not source.startswith(TFDS):
+    raise UserError(
+      f'--source={source}: take {", ".join(SOURCES)} or tfds:NAME'
+    )
+  name = name or re.split('[/:]', source.removeprefix(TFDS))[0]
   if not re.fullmatch('[a-z][a-z0-9_]*', name):
     raise UserError(f'--name={name}: take lower-case letters, digits and _')
   request = _request(
     source, input_dir, encoding, size, validation_share, test_share
   )
   path = builders.dataset_path(name, data_dir)
+  if str(path) == request.get('input'):
+    raise UserError(f"{path} is TFDS's: choose another --name or --data_dir")
   with explained(path):
     make_folder(path.parent)
 
@@ -158,11 +174,14 @@ def _request(
   }
   if source == 'shapes' and size != photographs.SIZE:
     raise UserError(f'--size={size}: the shapes are drawn at 256')
-  if source != 'shapes':
+  if source.startswith(TFDS):
+    found = tfds_sets.find(source.removeprefix(TFDS), input_dir)
+    request['input'] = os.path.abspath(found)  # with the version
+  elif source != 'shapes':
     if not input_dir:
       raise UserError(f'--source={source} needs --input=FOLDER')
     request['input'] = os.path.abspath(input_dir)
-  if source == 'folder':
+  if source == 'folder' or source.startswith(TFDS):
     shares = (validation_share, test_share)
     if min(shares) < 0 or sum(shares) >= 1:
       raise UserError(
@@ -180,10 +199,9 @@ def _find(request: dict[str, Any]) -> sources.Source:
       return sources.drawn_shapes()
     case 'imagenet2012':
       return imagenet.imagenet2012(Path(request['input']))
-    case 'folder':
-      shares = {s: request[f'{s}_share'] for s in ('validation', 'test')}
-      return sources.folder(Path(request['input']), shares)
-  raise ValueError(f'unknown source: {request["source"]}')
+  shares = {s: request[f'{s}_share'] for s in ('validation', 'test')}
+  made = sources.folder if request['source'] == 'folder' else tfds_sets.prepared
+  return made(Path(request['input']), shares)
 
 
 def _check_disk(

@@ -1,4 +1,5 @@
-"""Where images come from: a folder tree or drawings (and `imagenet`)."""
+"""Where images come from: a folder tree or drawings (and `imagenet`,
+`tfds_sets`)."""
 
 import dataclasses
 import glob
@@ -130,11 +131,25 @@ def folder(root: Path, shares: Mapping[str, float]) -> Source:
   examples = {
     split: _photographs(root, path, names) for split, path in folders.items()
   }
+  return completed(root, names, examples, shares)
+
+
+def completed(
+  root: Path,
+  names: tuple[str, ...],
+  examples: Mapping[str, Sequence[Example]],
+  shares: Mapping[str, float],
+) -> Source:
+  """The source of examples by split, with what `shares` holds out of them.
+
+  Raises:
+    UserError: a class, or a split, is empty.
+  """
   shares = {s: share for s, share in shares.items() if s not in examples}
-  examples |= _hold_out(examples['train'], shares)
-  for split, photographs in examples.items():
-    _report_empty(root, split, names, photographs)
-  return Source(names, {s: examples[s] for s in SPLITS if s in examples})
+  whole = {**examples, **_hold_out(examples['train'], shares)}
+  for split, some in whole.items():
+    _report_empty(root, split, names, some)
+  return Source(names, {s: whole[s] for s in SPLITS if s in whole})
 
 
 def warn(message: str) -> None:
@@ -176,10 +191,10 @@ def _photographs(
 
 
 def _hold_out(
-  photographs: Sequence[Photograph], shares: Mapping[str, float]
-) -> dict[str, list[Photograph]]:
+  photographs: Sequence[Example], shares: Mapping[str, float]
+) -> dict[str, list[Example]]:
   """Deals each class out to the splits of `shares` and, the rest, 'train'."""
-  classes: dict[int, list[Photograph]] = {}
+  classes: dict[int, list[Example]] = {}
   for photograph in photographs:
     classes.setdefault(photograph.label, []).append(photograph)
   split_of = {}
@@ -192,7 +207,7 @@ def _hold_out(
       end = start + round(share * len(members))
       split_of.update(dict.fromkeys(members[start:end], split))
       start = end
-  dealt: dict[str, list[Photograph]] = {
+  dealt: dict[str, list[Example]] = {
     split: [] for split in ('train', *shares) if shares.get(split, 1)
   }
   for photograph in photographs:
@@ -204,7 +219,7 @@ def _report_empty(
   root: Path,
   split: str,
   names: Sequence[str],
-  photographs: Sequence[Photograph],
+  photographs: Sequence[Example],
 ) -> None:
   present = {photograph.label for photograph in photographs}
   empty = [name for label, name in enumerate(names) if label not in present]
