@@ -16,8 +16,9 @@ install: .venv/installed
 train: install
 	$(BIN)/python -m alexnet_jax.main --config=configs/default.py
 
+# Two processes, for compiling, where most of the time goes, has one thread.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist=loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -1,5 +1,6 @@
 """What the runs that .ci/slurm made must have in common."""
 
+import csv
 import json
 import re
 import sys
@@ -36,6 +37,19 @@ def main(work: Path) -> None:
   assert f'resuming from step {stop[1]}' in log
   assert rows(work / 'preempted') == two
   print(f'preempted at step {stop[1]}, requeued and resumed: to the bit')
+
+  with (work / 'results' / 'weight_decay.csv').open(newline='') as stream:
+    found = {row['variant']: row for row in csv.DictReader(stream)}
+  assert found.keys() == {'0.0005', 'none'}
+  assert {(row['status'], row['steps']) for row in found.values()} == {
+    ('finished', '30')
+  }
+  workdirs = [path.parent for path in work.glob('sweep/*/metrics.jsonl')]
+  assert len(workdirs) == 2
+  for workdir in workdirs:
+    steps = [row['step'] for row in rows(workdir) if 'train/loss' in row]
+    assert steps == list(range(1, 31))
+  print('the killed sweep went on: two runs, a row each, every step once')
 
 
 if __name__ == '__main__':

@@ -53,7 +53,10 @@ CHANGES = st.lists(
   ],
 )
 def test_bad_bytes_are_read_or_refused(kind, count, tmp_path):
-  valid, feed = kind(tmp_path)
+  # Three folders of its own above it: other tests write to those of pytest.
+  home = tmp_path / 'a' / 'b' / 'c'
+  home.mkdir(parents=True)
+  valid, feed = kind(home)
 
   @settings(
     max_examples=count,
@@ -66,9 +69,9 @@ def test_bad_bytes_are_read_or_refused(kind, count, tmp_path):
   def holds(start, changes):
     feed(start[0] + fuzz.spoil(start[1], changes))
 
-  before = fuzz.around(tmp_path)
+  before = fuzz.around(home)
   holds()
-  assert fuzz.around(tmp_path) == before
+  assert fuzz.around(home) == before
 
 
 @pytest.mark.slow
@@ -170,7 +173,7 @@ def test_names_and_links_lead_nowhere(tmp_path):
   )
   train = make_tar({'../../n01440764.tar': links + inner})
   validation = make_tar({'../ILSVRC2012_val_00000001.JPEG': picture.getvalue()})
-  home = tmp_path / 'a' / 'b'
+  home = tmp_path / 'a' / 'b' / 'c'
   home.mkdir(parents=True)
   for name, tar in zip(
     imagenet.TARS.values(), (train, validation), strict=True
