@@ -62,6 +62,8 @@ def get_config() -> ConfigDict:
   augment.random_crop = True
   # Mirror half of them (§4.1).
   augment.random_flip = True
+  # Images of a batch, one after the other, that are cut and mirrored alike.
+  augment.share = 1
   # Width of the random multiples of the principal components of RGB that are
   # added to an image (§4.1: 0.1); 0 switches it off.
   augment.color = 0.1
@@ -69,6 +71,10 @@ def get_config() -> ConfigDict:
   # or 'eigenvalue', its variance, as the text literally says: noise far
   # larger than the image.
   augment.color_units = 'std'
+  # When it ends, such as '67 epochs'; '': never.
+  augment.color_until = ''
+  # While there is noise, training views are divided by this.
+  augment.color_divisor = 1.0
   # What is subtracted (§2): 'image', the training set's mean image (its
   # central crop, wherever the view was cut), 'rgb', its mean colour, 'none'.
   augment.mean = 'image'
@@ -205,7 +211,8 @@ def get_config() -> ConfigDict:
 
   config.schedule = schedule = ConfigDict()
   # 'staircase': rates by epoch; 'plateau': divide the rate when the top-1
-  # error on validation stops falling (§5).
+  # error on validation stops falling (§5); 'dexp': the 2012 program's own, in
+  # `parts` of `span` epochs from `rate` down to `rate / factor`.
   schedule.kind = 'staircase'  # *small*
   schedule.rate = 0.01
   # staircase: the rate is divided by `factor` at the end of these epochs.
@@ -215,6 +222,13 @@ def get_config() -> ConfigDict:
   schedule.patience = 5.0
   schedule.max_drops = 3
   schedule.factor = 10.0
+  schedule.parts = 4
+  schedule.span = 95.0
+  # Rates of their own, (pattern, ((epoch, rate), ...)): the first pattern that
+  # is found in a parameter's name, such as 'conv1/kernel', gives it the rate
+  # of the last point that has come, the schedule's before the first. At 0 it
+  # stands still.
+  schedule.rules = ()
   # Training ends, too, at an evaluation whose top-1 error is at most this, as
   # figure 1 counts the epochs to 0.25; 0: never.
   schedule.target = 0.0

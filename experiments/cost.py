@@ -98,12 +98,12 @@ def _main() -> None:
 
   backend.configure(config.mesh.data, config.mesh.towers, config.deterministic)
   import jax
-  import jax.numpy as jnp
   import numpy as np
 
-  from alexnet_jax.learning import evaluate, state, step
+  from alexnet_jax.learning import evaluate, schedules, state, step
   from alexnet_jax.runtime import sharding
   from alexnet_jax.runtime.errors import UserError, refuse
+  from alexnet_jax.runtime.metrics import Metrics
 
   try:
     dataset, setup = state.open_setup(config)
@@ -133,10 +133,11 @@ def _main() -> None:
   size = config.evals.batch_size or config.batch_size
   examples, tests = batch(config.batch_size), batch(size)
   train = {k: v for k, v in examples.items() if k != 'mask'}
+  rates = schedules.rates(config.schedule, 0, config.schedule.rate)
   held = [setup.init_state()]
 
-  def one() -> jax.Array:
-    held[0], sums = train_step(held[0], train, jnp.float32(0))
+  def one() -> Metrics:
+    held[0], sums = train_step(held[0], train, rates)
     return sums
 
   end = config.evals.final_split or config.evals.split

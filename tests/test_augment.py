@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.data import augment
+from alexnet_jax.learning import step
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
 from configs import default
@@ -153,6 +154,31 @@ def test_colour_noise(units, color):
   assert np.abs(draws - np.eye(6)).max() < 0.036
 
 
+def test_the_sum_is_divided_while_there_is_noise():
+  """x = (photograph - mean + noise) / 1.1; without noise, undivided."""
+  plain = make_config()
+  statistics = make_statistics()
+  undivided = views(plain, 5)
+  config = make_config(color_divisor=1.1, scale=0.5)
+  assert max_norm_error(views(config, 5), 0.5 * undivided / 1.1) <= 1e-6
+  # From `color_until` on, of the same program: the photograph less the mean.
+  keys = jax.random.split(jax.random.key(0), 5)
+  constants = augment.constants(config, statistics).without_color()
+  got = augment.training_views(config, constants, images(5), keys)
+  bare = views(make_config(color=0.0, mean='none'), 5)
+  mean = statistics.mean_image[16:24, 16:24]
+  assert max_norm_error(got, 0.5 * (bare - mean)) <= 1e-6
+  # No noise was asked for: nothing is divided. Evaluation never is.
+  none = make_config(color=0.0, color_divisor=1.1)
+  assert max_norm_error(views(none, 5), bare - mean) <= 1e-6
+  for number in (1, 10):
+    got, want = (
+      augment.test_views(augment.constants(c, statistics), images(1), 8, number)
+      for c in (make_config(color_divisor=1.1), plain)
+    )
+    np.testing.assert_array_equal(got, want)
+
+
 def test_components_are_rows_of_multiples_of_eigenvectors():
   """By hand, with a flat component."""
   statistics = make_statistics()
@@ -199,6 +225,47 @@ def test_views_do_not_depend_on_the_mesh(mesh):
   np.testing.assert_array_equal(got, want)
   # Of one and the same image, so each example has its own view.
   assert len({view.tobytes() for view in np.asarray(want)}) == count
+
+
+@pytest.mark.parametrize(
+  ('mesh', 'axes'),
+  [((1, 1), ('data',)), ((2, 1), ('data',)), ((4, 2), ('data', 'tower'))],
+)
+def test_images_that_share_are_cut_alike_on_every_mesh(mesh, axes):
+  """Chunks of 4 of 8 rows, which lie on up to 4 devices each."""
+  count, share = 8, 4
+  mesh = sharding.make_mesh(*mesh, 2)
+  key = jax.random.key(3)
+
+  def cut(config, shared):
+    constants = augment.constants(config, make_statistics())
+    place = sharding.batch_sharding(mesh, axes)
+    batch = sharding.put_batch(place, list(range(count)), count, images(count))
+
+    def body(x):
+      here = key, axes, len(x), step.VIEW
+      places = step.row_keys(*here, share) if shared else None
+      keys = step.row_keys(*here)
+      return augment.training_views(config, constants, x, keys, places)
+
+    return np.asarray(
+      jax.jit(
+        jax.shard_map(body, mesh=mesh, in_specs=P(axes), out_specs=P(axes))
+      )(batch)
+    )
+
+  bare = make_config(color=0.0, mean='none')
+  found = list(zip(*places(cut(bare, True))[1:], strict=True))
+  # Each chunk as its number alone would be: (top, left, mirrored).
+  alone = list(zip(*places(cut(bare, False))[1:], strict=True))
+  assert found == [alone[0]] * 4 + [alone[1]] * 4
+  assert alone[0] != alone[1]
+  # Colours are each image's own, and the same as without sharing.
+  shared, own = (
+    cut(make_config(mean='none'), how) - cut(bare, how) for how in (True, False)
+  )
+  np.testing.assert_allclose(shared[:, 0, 0], own[:, 0, 0], atol=1e-4)
+  assert len({vector.tobytes() for vector in own[:, 0, 0]}) == count
 
 
 class _Frozen:

@@ -32,7 +32,7 @@ def states(config, steps=3, start=2):
   for _, batch in zip(range(steps), stream, strict=False):
     batch.pop('replaced')
     batch = sharding.put_batch(place, rows, config.batch_size, batch)
-    state, _ = step(state, batch, jnp.float32(0.01))
+    state, _ = step(state, batch, jnp.float32([0.01]))
   stream.close()
   return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 

@@ -44,7 +44,7 @@ def measured(config, mesh, images=None, steps=0):
   values = setup.init_state()
   train_step = step.make_train_step(setup)
   for _ in range(steps):
-    values, _ = train_step(values, batch, jnp.float32(0.01))
+    values, _ = train_step(values, batch, jnp.float32([0.01]))
   found = health.make_probe(setup)(values, batch['image'])
   return found, values, dataset, np.asarray(batch['image'])
 

@@ -256,6 +256,13 @@ def test_a_duration_is_read_or_refused(text):
     ('optimizer.decay_multipliers', (('', float('nan')),)),
     ('schedule.factor', 0.0),
     ('schedule.drops', ('a',)),
+    ('schedule.rules', (('(', ((0.0, 0.1),)),)),
+    ('schedule.rules', (('bias', ()),)),
+    ('schedule.rules', (('bias', ((0.0, -0.1),)),)),
+    ('schedule.rules', (('bias', ((2.0, 0.1), (1.0, 0.2))),)),
+    ('schedule.rules', (('bias', 0.1),)),
+    ('augment.color_divisor', 0.0),
+    ('augment.share', 0),
     ('matmul_precision', 'x'),
   ],
 )

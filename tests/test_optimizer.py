@@ -57,7 +57,7 @@ def run(config):
   params = make_params()
   state = make_optimizer(config, params).init(params)
   for step, rate in enumerate(RATES):
-    tx = make_optimizer(config, params, jnp.float32(rate))
+    tx = make_optimizer(config, params, jnp.float32([rate]))
     updates, state = tx.update(gradients(step), state, params)
     params = optax.apply_updates(params, updates)
   return dict(named(params))
@@ -102,7 +102,7 @@ def test_two_steps_by_hand():
   # v = 0.8 * -1.55 - 0.05 * 0.25 * 0.45 - 0.25 * 1 = -1.495625
   for rate, gradient, velocity in ((0.5, 3.0, -1.55), (0.25, 1.0, -1.495625)):
     grads = jax.tree.map(lambda w, g=gradient: jnp.full_like(w, g), params)
-    tx = make_optimizer(config, params, rate)
+    tx = make_optimizer(config, params, [rate])
     updates, state = tx.update(grads, state, params)
     params = optax.apply_updates(params, updates)
     assert max_norm_error(jax.tree.leaves(updates)[0], [velocity]) <= 1e-6
@@ -140,6 +140,48 @@ def test_rules_per_parameter_first_match_wins():
   assert_equal(run(config), by_hand(rates, decays))
 
 
+# By step: of two rules, and of what they leave to the main rate.
+OWN = {'conv1': [0.1, 0.02, 0.02, 0.0, 0.0, 0.3], 'bias': [0.2] * 6}
+
+
+def test_rates_of_their_own_and_what_stands_still():
+  """conv1 is frozen whole for two steps, whatever its velocity; then it goes
+  on with what nine tenths thrice have left of it."""
+  config, params = make_config(), make_params()
+  rules = [(pattern, ()) for pattern in OWN]
+  state = make_optimizer(config, params).init(params)
+  weights = {n: np.asarray(w, np.float64) for n, w in named(params)}
+  velocity = {name: np.zeros_like(w) for name, w in weights.items()}
+  for step, main in enumerate(RATES):
+    before = dict(named(params))
+    rates = jnp.float32([main, *(own[step] for own in OWN.values())])
+    tx = make_optimizer(config, params, rates, rules)
+    updates, state = tx.update(gradients(step), state, params)
+    params = optax.apply_updates(params, updates)
+    for name, grad in named(gradients(step)):
+      first = [own[step] for pattern, own in OWN.items() if pattern in name]
+      rate = (first or [main])[0]
+      decay = DECAY * float('kernel' in name)
+      velocity[name] = (
+        MOMENTUM * velocity[name] - decay * rate * weights[name] - rate * grad
+      )
+      if rate:
+        weights[name] = weights[name] + velocity[name]
+    for name, w in named(params):
+      stands = np.array_equal(w, before[name])
+      assert stands == (name.startswith('conv1') and step in (3, 4)), name
+  assert_equal(dict(named(params)), weights)
+
+
+def test_a_frozen_parameter_is_kept_from_a_gradient_that_is_not_finite():
+  config, params = make_config(), make_params()
+  state = make_optimizer(config, params).init(params)
+  bad = jax.tree.map(lambda w: jnp.full_like(w, jnp.nan), params)
+  tx = make_optimizer(config, params, jnp.float32([0]))
+  updates, state = tx.update(bad, state, params)
+  assert not any(jnp.any(x) for x in jax.tree.leaves((updates, state)))
+
+
 def test_names_of_the_network():
   config = default.get_config()
   model = nnx.eval_shape(
@@ -167,6 +209,8 @@ def test_a_parameter_without_a_rule_is_refused():
 def test_a_rule_that_decides_nothing_is_refused():
   with pytest.raises(UserError, match="'conv9'.*the names are.*conv1/bias"):
     multipliers((('conv9', 1.0), ('', 1.0)), make_params())
+  with pytest.raises(UserError, match="'conv9'.*the names are.*conv1/bias"):
+    make_optimizer(make_config(), make_params(), rules=[('conv9', ())])
   # Nor may one stand behind others that decide everything.
   for rules in (
     (('', 1.0), ('bias', 0.0)),

@@ -2,10 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from alexnet_jax.learning.schedules import Plateau, Staircase, make_schedule
+from alexnet_jax.learning.schedules import (
+  Plateau,
+  Staircase,
+  dexp,
+  make_schedule,
+  rates,
+)
 from alexnet_jax.runtime.errors import UserError
 from configs import default
 
@@ -33,7 +40,47 @@ def test_staircase_refuses_drops_that_fall():
     Staircase(0.01, (3.0, 2.0), 10.0)
 
 
-@pytest.mark.parametrize('kind', ['staircase', 'plateau'])
+def test_dexp_is_that_of_run_170():
+  config = default.get_config().schedule
+  config.update({'kind': 'dexp', 'factor': 250.0})
+  schedule = make_schedule(config)
+  for first, last, rate in (
+    (0, 23.74, 0.01),
+    (23.75, 47.49, 0.0015874),
+    (47.5, 71.24, 0.00025198),
+    (71.25, 200, 0.00004),
+  ):
+    for epoch in (first, last):
+      assert schedule.rate(epoch) == pytest.approx(rate, rel=1e-4)
+  schedule.observe(3, 0.5)
+  schedule.resume(json.loads(json.dumps(schedule.position())))
+  assert schedule.rate(0) == 0.01 and not schedule.finished
+  # That of its biases.
+  assert dexp(0.02, 10, 2, 95) == ((0, 0.02), (47.5, pytest.approx(0.002)))
+  assert dexp(0.02, 10, 1, 95) == ((0, 0.02),)
+
+
+def test_rates_of_rules():
+  config = default.get_config().schedule
+  assert rates(config, 3.0, 0.01).tolist() == [np.float32(0.01)]
+  config.rules = (
+    ('conv1', ((67.0, 1e-5), (72.0, 0.0))),
+    ('bias', ((0.0, 0.02),)),
+  )
+  for epoch, main, own in (
+    (0, 0.01, [0.01, 0.02]),
+    (66.99, 1e-4, [1e-4, 0.02]),
+    (67, 1e-4, [1e-5, 0.02]),
+    (71.99, 1e-4, [1e-5, 0.02]),
+    (72, 1e-4, [0, 0.02]),
+    (90, 1e-5, [0, 0.02]),
+  ):
+    got = rates(config, epoch, main)
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, np.float32([main, *own]))
+
+
+@pytest.mark.parametrize('kind', ['staircase', 'plateau', 'dexp'])
 def test_an_error_at_the_target_ends_it(kind):
   config = default.get_config().schedule
   config.kind, config.target = kind, 0.25
@@ -129,5 +176,5 @@ def test_make_schedule_reads_its_fields():
     schedule.observe(epoch, 0.5)
     course.append((schedule.rate(epoch), schedule.finished))
   assert course == [(2.0, False)] * 3 + [(0.5, False)] * 3 + [(0.5, True)]
-  with pytest.raises(UserError, match="'staircase' or 'plateau', not 'cosine'"):
+  with pytest.raises(UserError, match="'plateau' or 'dexp', not 'cosine'"):
     make_schedule(ConfigDict({'kind': 'cosine'}))

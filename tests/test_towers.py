@@ -81,7 +81,7 @@ def three_steps(setup):
   state, step = setup.init_state(), make_train_step(setup)
   losses = []
   for i in range(3):
-    state, metrics = step(state, batch(setup, i), jnp.float32(1e-3))
+    state, metrics = step(state, batch(setup, i), jnp.float32([1e-3]))
     losses.append(metrics.compute()['loss'])
   return losses, jax.device_get(state)
 
@@ -137,7 +137,7 @@ def test_each_step_draws_anew(still):
   state, step = setup.init_state(), make_train_step(setup)
   losses = []
   for _ in range(2):
-    state, metrics = step(state, batch(setup, 0), jnp.float32(0))
+    state, metrics = step(state, batch(setup, 0), jnp.float32([0]))
     losses.append(metrics.compute()['loss'])
   assert losses[0] != losses[1]
 

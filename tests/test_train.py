@@ -1,6 +1,7 @@
 """The program trains, stops, evaluates, and refuses in one message."""
 
 import gzip
+import itertools
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from alexnet_jax.data import builders
 from alexnet_jax.learning import evaluate, train
+from alexnet_jax.learning import step as steps
 from alexnet_jax.models.alexnet import AlexNet
 from alexnet_jax.runtime import signals
 from alexnet_jax.runtime.errors import UserError
@@ -61,6 +63,58 @@ def test_the_rate_of_a_row_is_the_plateau_rules(reference):
       elif epoch - since >= 1:
         rate, since, drops = rate / 10, epoch, drops + 1
   assert drops  # else this tested nothing
+
+
+def test_rates_of_rules_and_noise_that_ends(config, tmp_path, monkeypatch):
+  """Ten steps of 8 of 36 images; conv1 stands from the 7th on."""
+  seen, compiled = [], []
+  make = steps.jitted_step
+
+  def spy(*args):
+    jitted = make(*args)
+    compiled.append(jitted)
+
+    def call(state, batch, rates, constants, cache):
+      kernels = np.asarray(state.params['conv1']['kernel'][...])
+      seen.append((constants, kernels, np.asarray(rates)))
+      return jitted(state, batch, rates, constants, cache)
+
+    return call
+
+  monkeypatch.setattr(steps, 'jitted_step', spy)
+  config.update_from_flattened_dict(
+    {
+      'mesh.towers': 1,
+      'length': '10 steps',
+      'schedule.kind': 'staircase',
+      'schedule.drops': (1.0,),
+      'schedule.rules': (
+        ('conv1', ((0.5, 1e-3), (1.2, 0.0))),
+        ('bias', ((0.0, 0.02),)),
+      ),
+      'augment.color_until': '0.5 epochs',
+      'augment.color_divisor': 1.1,
+      'augment.share': 4,
+    }
+  )
+  assert train.train_and_evaluate(config, tmp_path / 'run') == 0
+  # Epochs at which the steps begin: 0, 0.22, 0.44, 0.67, 0.89, 1.11, 1.33, ...
+  main = [0.01] * 5 + [0.001] * 5
+  conv1 = [0.01] * 3 + [1e-3] * 3 + [0.0] * 4
+  rows = [r for r in small_runs.rows(tmp_path / 'run') if 'train/rate' in r]
+  for name, want in (('', main), ('/conv1', conv1), ('/bias', [0.02] * 10)):
+    found = [row[f'train/rate{name}'] for row in rows]
+    assert found == pytest.approx(want, rel=1e-6), name
+  np.testing.assert_allclose(seen[4][2], [0.01, 1e-3, 0.02], 1e-6)
+  noise = [np.abs(constants.components).sum() > 0 for constants, *_ in seen]
+  assert noise == [True] * 3 + [False] * 7
+  divisors = [float(constants.divisor) for constants, *_ in seen]
+  assert divisors == pytest.approx([1.1] * 3 + [1.0] * 7)
+  kernels = [kernel for _, kernel, _ in seen]
+  moved = [not np.array_equal(a, b) for a, b in itertools.pairwise(kernels)]
+  assert moved == [True] * 6 + [False] * 3
+  (jitted,) = compiled
+  assert jitted._cache_size() == 1  # one program, before and after
 
 
 def test_tensorboard_shows_the_rows(reference):

@@ -17,7 +17,7 @@ from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Contender, Sample, Spread
 from alexnet_jax.data import augment
 from alexnet_jax.data.photographs import SIZE
-from alexnet_jax.learning import communication
+from alexnet_jax.learning import communication, schedules
 from alexnet_jax.learning.optimizer import param_names
 from alexnet_jax.learning.state import Setup
 from alexnet_jax.learning.step import loss_and_logits, make_train_step
@@ -43,7 +43,8 @@ class Step:
     batch = {'image': views[rows], 'label': labels[rows]}
     self._batch = sharding.put_batch(place, rows, size, batch)
     self._state = setup.init_state()
-    self._rate = jnp.float32(setup.config.schedule.rate)
+    schedule = setup.config.schedule
+    self._rates = schedules.rates(schedule, 0, schedule.rate)
     self._step = make_train_step(setup, given=True)
     params = setup.specs().params
 
@@ -84,7 +85,7 @@ class Step:
     the forward pass's, 'update' what the step takes more than the gradient."""
 
     def step():
-      self._state, sums = self._step(self._state, self._batch, self._rate)
+      self._state, sums = self._step(self._state, self._batch, self._rates)
       return self._state, sums
 
     whole = timing.seconds(step, times)

@@ -26,12 +26,20 @@ class Constants:
     mean: float32 [crop, crop, 3] or [3], subtracted from a view.
     components: float32 [3, 3]; row i is what a multiple of 1 of component i
       adds to R, G and B.
+    divisor: float32 [], divides a training view.
     scale: float32 [], multiplies a view in the end.
   """
 
   mean: Any
   components: Any
+  divisor: Any
   scale: Any
+
+  def without_color(self) -> 'Constants':
+    """Of training views without noise, and of the sizes of those with it."""
+    return dataclasses.replace(
+      self, components=np.zeros((3, 3), np.float32), divisor=np.float32(1)
+    )
 
 
 def constants(
@@ -64,9 +72,12 @@ def constants(
         f'augment.{field} is one of {sorted(table)}, not {value!r}'
       )
   components = statistics.eigenvectors * scales[config.color_units]
+  # Networks of older runs and files are looked at, too.
+  divisor = config.get('color_divisor', 1.0) if config.get('color') else 1.0
   return Constants(
     mean=means[config.mean].astype(np.float32),
     components=components.T.astype(np.float32),
+    divisor=np.float32(divisor),
     scale=np.float32(config.get('scale', 1.0)),
   )
 
@@ -76,6 +87,7 @@ def training_views(
   constants: Constants,
   images: jax.Array,
   keys: jax.Array,
+  places: jax.Array | None = None,
 ) -> jax.Array:
   """A random view of each image.
 
@@ -84,6 +96,8 @@ def training_views(
     constants: of `constants`.
     images: uint8 [B, size, size, 3].
     keys: [B] typed keys, one per example.
+    places: [B] typed keys; images whose keys are the same are cut and flipped
+      alike. None: `keys`.
 
   Returns:
     float32 [B, crop, crop, 3].
@@ -91,8 +105,9 @@ def training_views(
   crop = config.crop_size
   room = images.shape[1] - crop
 
-  def view(image, key):  # [size, size, 3]
-    crop_key, flip_key, color_key = jax.random.split(key, 3)
+  def view(image, key, place):  # [size, size, 3]
+    color_key = jax.random.split(key, 3)[2]
+    crop_key, flip_key = jax.random.split(place, 3)[:2]
     if config.random_crop:  # offsets 0..room, both included
       corner = jax.random.randint(crop_key, (2,), 0, room + 1)
     else:
@@ -105,9 +120,9 @@ def training_views(
     if config.color:
       multiples = config.color * jax.random.normal(color_key, (3,))
       x += (multiples[:, None] * constants.components).sum(0)
-    return x * constants.scale
+    return x * (constants.scale / constants.divisor)
 
-  return jax.vmap(view)(images, keys)
+  return jax.vmap(view)(images, keys, keys if places is None else places)
 
 
 def test_views(

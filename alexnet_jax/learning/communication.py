@@ -92,7 +92,7 @@ def compile_training(setup: Setup) -> jax.stages.Compiled:
   lowered = jitted_step(setup).lower(
     setup.abstract_state(),
     _batch(setup, setup.config.batch_size),
-    jax.ShapeDtypeStruct((), jnp.float32),
+    jax.ShapeDtypeStruct((1 + len(setup.config.schedule.rules),), jnp.float32),
     constants,
   )
   return lowered.compile()

@@ -1,8 +1,10 @@
 """Refuses a configuration whose numbers make no sense, before anything runs:
 further in, they would be a traceback, a loop without end or all of memory."""
 
+import itertools
 import math
 import re
+from typing import Any
 
 import ml_collections
 
@@ -19,6 +21,8 @@ _LIMITS = {
   'data.prefetch': (1, 1000),
   'data.max_bad_records': (0, 2**31 - 1),
   'augment.color': (0, 1000),
+  'augment.color_divisor': (0.001, 1000),
+  'augment.share': (1, _MANY),
   'augment.scale': (0, 1000),
   'model.width': (0.001, 100),
   'model.dropout': (0, 1),
@@ -39,6 +43,8 @@ _LIMITS = {
   'schedule.patience': (0, _MANY),
   'schedule.max_drops': (0, 1000),
   'schedule.factor': (1, _MANY),
+  'schedule.parts': (1, _MANY),
+  'schedule.span': (0, _MANY),
   'schedule.target': (0, 1),
   'mesh.data': (-1, _MANY),
   'evals.batch_size': (0, _MANY),
@@ -81,8 +87,27 @@ def check(config: ml_collections.ConfigDict) -> None:
         f'config.optimizer.{table}={rules} are not pairs of a pattern and a '
         'multiplier'
       )
+  for rule in config.schedule.rules:
+    if not _is_rule(rule):
+      raise UserError(
+        f'config.schedule.rules: {rule!r} is not a pattern and its points, '
+        "such as ('conv1', ((67.0, 1e-5), (72.0, 0.0))), whose epochs rise"
+      )
   if config.matmul_precision not in _PRECISIONS:
     raise UserError(
       f'config.matmul_precision is one of {_PRECISIONS}, not '
       f'{config.matmul_precision!r}'
     )
+
+
+def _is_rule(rule: Any) -> bool:
+  """Whether it is a pattern and one or more rising (epoch, rate)."""
+  try:
+    pattern, points = rule
+    re.compile(pattern)
+    epochs = [float(epoch) for epoch, _ in points]
+    fine = all(0 <= rate <= _FLOAT32 for _, rate in points)
+  except (TypeError, ValueError, re.error):
+    return False
+  rising = all(a < b for a, b in itertools.pairwise([-1.0, *epochs, math.inf]))
+  return fine and bool(epochs) and rising

@@ -4,6 +4,11 @@
 
 The rate is inside the velocity: when it drops, the old velocity is not
 rescaled. `optax.sgd` has it outside, which is another rule after a drop.
+
+A parameter whose rate is 0 stands still from that step on. By the formula
+alone it would go on moving by its old velocity, ten times its last step in
+all; the 2012 program, whose runs ended with a frozen conv1, updates nothing
+that has no rate, and so does this. The velocity dies out unseen, as it would.
 """
 
 import re
@@ -11,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import nnx
@@ -27,20 +33,23 @@ def param_names(params: nnx.State) -> Any:
   )
 
 
-def multipliers(rules: Rules, params: nnx.State) -> Any:
+def multipliers(
+  rules: Rules, params: nnx.State, otherwise: float | None = None
+) -> Any:
   """The multiplier of each parameter.
 
   Args:
     rules: ordered (pattern, multiplier); the first pattern found in a name
       decides.
     params: whose structure and names count.
+    otherwise: of a parameter that no pattern matches.
 
   Returns:
     A tree of floats.
 
   Raises:
-    UserError: a parameter that no pattern matches, or a pattern that
-      is the first for none.
+    UserError: a parameter that no pattern matches and no `otherwise`, or a
+      pattern that is the first for none.
   """
   used = set()
 
@@ -49,6 +58,8 @@ def multipliers(rules: Rules, params: nnx.State) -> Any:
       if re.search(pattern, name):
         used.add(number)
         return float(value)
+    if otherwise is not None:
+      return otherwise
     raise UserError(f'no rule of {list(rules)} matches parameter {name!r}')
 
   values = jax.tree.map(first, param_names(params))
@@ -64,20 +75,30 @@ def multipliers(rules: Rules, params: nnx.State) -> Any:
 def make_optimizer(
   config: ml_collections.ConfigDict,
   params: nnx.State,
-  rate: jax.Array | float = 0.0,
+  rates: jax.Array | Sequence[float] = (0.0,),
+  rules: Sequence[tuple[str, Any]] = (),
 ) -> optax.GradientTransformation:
-  """The rule above at one rate; its state does not depend on the rate.
+  """The rule above at one step's rates; its state does not depend on them.
 
   Args:
     config: `config.optimizer`.
     params: the parameters; abstract ones will do.
-    rate: of this step, a traced scalar in the train step.
+    rates: [1 + rules], the main one and those of `rules`; traced in the
+      train step.
+    rules: `config.schedule.rules`; a parameter has the rate of the first
+      whose pattern is found in its name, else the main one, times its
+      multiplier.
 
   Raises:
-    UserError: rules that leave out a parameter.
+    UserError: rules that leave out a parameter, or that decide for none.
   """
   decays = multipliers(config.decay_multipliers, params)
-  rates = multipliers(config.rate_multipliers, params)
+  times = multipliers(config.rate_multipliers, params)
+  numbers = [(pattern, i) for i, (pattern, _) in enumerate(rules, start=1)]
+  which = multipliers(numbers, params, otherwise=0)
+
+  def rate(by: float, number: float) -> jax.Array:
+    return by * jnp.asarray(rates)[int(number)]
 
   def add_decay(grads, weights):
     return jax.tree.map(
@@ -88,10 +109,24 @@ def make_optimizer(
     )
 
   def scale_by_rate(grads, _):
-    return jax.tree.map(lambda g, by: -rate * by * g, grads, rates)
+    return jax.tree.map(
+      lambda g, *own: jnp.where(rate(*own) == 0, 0, -rate(*own) * g),
+      grads,
+      times,
+      which,
+    )
 
-  return optax.chain(
+  chain = optax.chain(
     optax.stateless(add_decay),
     optax.stateless(scale_by_rate),
     optax.trace(config.momentum),
   )
+
+  def update(grads, state, weights=None):
+    velocity, state = chain.update(grads, state, weights)
+    frozen = jax.tree.map(
+      lambda v, *own: jnp.where(rate(*own) == 0, 0, v), velocity, times, which
+    )
+    return frozen, state
+
+  return optax.GradientTransformation(chain.init, update)

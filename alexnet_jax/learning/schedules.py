@@ -1,14 +1,18 @@
-"""The rate as training goes on (§5), decided on the host.
+"""The rates as training goes on (§5), decided on the host.
 
 A schedule knows epochs and errors, not steps or devices. What it has decided
 is `position()`, a JSON value saved with every checkpoint.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import ml_collections
+import numpy as np
 
 from alexnet_jax.runtime.errors import UserError
+
+Points = Sequence[tuple[float, float]]  # (epoch, the rate from there on)
 
 
 class Schedule(Protocol):
@@ -42,6 +46,27 @@ class Staircase:
   def rate(self, epoch: float) -> float:
     passed = sum(epoch >= drop for drop in self._drops)
     return self._rate / self._factor**passed
+
+  def observe(self, epoch: float, error: float) -> None:
+    pass
+
+  finished = False
+
+  def position(self) -> dict[str, Any]:
+    return {}
+
+  def resume(self, position: dict[str, Any]) -> None:
+    pass
+
+
+class Dexp:
+  """The rate in equal parts of `span` epochs, as `dexp` has them."""
+
+  def __init__(self, rate: float, factor: float, parts: int, span: float):
+    self._points = dexp(rate, factor, parts, span)
+
+  def rate(self, epoch: float) -> float:
+    return _at(self._points, epoch)
 
   def observe(self, epoch: float, error: float) -> None:
     pass
@@ -129,6 +154,46 @@ class Until:
     self._schedule.resume(inner)
 
 
+def dexp(
+  base: float, factor: float, parts: int, span: float
+) -> tuple[tuple[float, float], ...]:
+  """The points of the 2012 program's automatic rates.
+
+  Part i of `parts` equal ones of `span` epochs has the rate
+  `base * factor ** (-i / (parts - 1))`: the last one, which goes on for ever,
+  `base / factor`.
+  """
+  return tuple(
+    (span * i / parts, base * factor ** (-i / max(parts - 1, 1)))
+    for i in range(parts)
+  )
+
+
+def rates(
+  config: ml_collections.ConfigDict, epoch: float, main: float
+) -> np.ndarray:
+  """The rates of a step, the main one and those of `config.rules`.
+
+  Args:
+    config: `config.schedule`.
+    epoch: at which the step begins.
+    main: the schedule's rate then, which a rule has until its first point.
+
+  Returns:
+    float32 [1 + rules], as `optimizer.make_optimizer` takes them.
+  """
+  own = [_at(points, epoch, main) for _, points in config.rules]
+  return np.array([main, *own], np.float32)
+
+
+def _at(points: Points, epoch: float, before: float = 0.0) -> float:
+  """The rate of the last point that has come."""
+  for start, rate in points:
+    if epoch >= start:
+      before = rate
+  return before
+
+
 def make_schedule(config: ml_collections.ConfigDict) -> Schedule:
   """The schedule of `config.schedule`.
 
@@ -146,6 +211,8 @@ def _make_kind(config: ml_collections.ConfigDict) -> Schedule:
     return Plateau(
       config.rate, config.patience, config.max_drops, config.factor
     )
+  if config.kind == 'dexp':
+    return Dexp(config.rate, config.factor, config.parts, config.span)
   raise UserError(
-    f"schedule.kind is 'staircase' or 'plateau', not {config.kind!r}"
+    f"schedule.kind is 'staircase', 'plateau' or 'dexp', not {config.kind!r}"
   )

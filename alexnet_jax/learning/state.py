@@ -159,7 +159,8 @@ def make_setup(
     )
 
   graphdef, abstract_params = nnx.split(nnx.eval_shape(make_model))
-  make_optimizer(config.optimizer, abstract_params)  # refuses bad rules early
+  # Refuses bad rules early.
+  make_optimizer(config.optimizer, abstract_params, rules=config.schedule.rules)
 
   def init() -> TrainState:
     params = nnx.state(make_model())

@@ -1,8 +1,8 @@
 """One training step of §5: views, forward, backward, momentum, compiled once
 for the whole mesh."""
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +50,35 @@ def loss_and_logits(
   return loss, logits
 
 
+def row_keys(
+  key: jax.Array,
+  axes: tuple[str, ...],
+  rows: int,
+  purpose: int,
+  share: int = 1,
+) -> jax.Array:
+  """Inside `shard_map`: a key for each of this device's rows.
+
+  Args:
+    key: of the step.
+    axes: the mesh axes that the rows lie over.
+    rows: how many are here.
+    purpose: `VIEW` or `DROPOUT`.
+    share: rows of the batch, one after the other, that have one key.
+
+  Returns:
+    [rows] typed keys.
+  """
+
+  def of(row: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(key, row // share), purpose)
+
+  return jax.vmap(of)(lax.axis_index(axes) * rows + jnp.arange(rows))
+
+
 def make_train_step(
   setup: Setup, given: bool = False, cache: Batch | None = None
-) -> functools.partial:
+) -> Callable[..., tuple[TrainState, Metrics]]:
   """One compiled step over the whole mesh.
 
   Args:
@@ -63,28 +89,35 @@ def make_train_step(
       a batch then is {'index': int32 [B]}, which of them it has.
 
   Returns:
-    A function of the state (donated), a batch as `put_batch` lays it, and the
-    rate, that gives the next state and the sums of the step's own metrics:
+    A function of the state (donated), a batch as `put_batch` lays it, the
+    rates of `schedules.rates`, and whether there is noise in the views'
+    colours, that gives the next state and the sums of the step's own metrics:
     `jitted_step`, with the constants of the views and the cache filled in.
   """
   # Arguments, not constants that each compilation would fold in.
-  constants = jax.device_put(
-    setup.constants, jax.NamedSharding(setup.mesh, P())
+  noisy, plain = jax.device_put(
+    (setup.constants, setup.constants.without_color()),
+    jax.NamedSharding(setup.mesh, P()),
   )
-  return functools.partial(
-    jitted_step(setup, given), constants=constants, cache=cache
-  )
+  step = jitted_step(setup, given)
+
+  def train_step(
+    state: TrainState, batch: Batch, rates: Any, color: bool = True
+  ) -> tuple[TrainState, Metrics]:
+    return step(state, batch, rates, noisy if color else plain, cache)
+
+  return train_step
 
 
 def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
-  """The step of `make_train_step` as a function of state, batch, rate,
+  """The step of `make_train_step` as a function of state, batch, rates,
   constants and cache, which needs no devices to be lowered and compiled."""
   config, specs = setup.config, setup.specs()
 
   def body(
     state: TrainState,
     batch: Batch,
-    rate: jax.Array,
+    rates: jax.Array,
     constants: augment.Constants,
     cache: Batch | None,
   ):
@@ -96,19 +129,14 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
     # never of the device that makes it.
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
-    def keys(axes: tuple[str, ...], rows: int, purpose: int) -> jax.Array:
-      def of(row: jax.Array) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(key, row), purpose)
-
-      return jax.vmap(of)(lax.axis_index(axes) * rows + jnp.arange(rows))
-
-    view_keys = keys(setup.batch_axes, len(images), VIEW)
-    dropout_keys = keys((sharding.DATA,), len(labels), DROPOUT)
+    here = key, setup.batch_axes, len(images), VIEW
+    view_keys, places = row_keys(*here), row_keys(*here, config.augment.share)
+    dropout_keys = row_keys(key, (sharding.DATA,), len(labels), DROPOUT)
     views = images
     if not given:
       with jax.named_scope('augment'):
         views = augment.training_views(
-          config.augment, constants, images, view_keys
+          config.augment, constants, images, view_keys, places
         )
 
     def loss_fn(params: nnx.State) -> tuple[jax.Array, jax.Array]:
@@ -119,7 +147,9 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
     grads = jax.tree.map(lambda g: g / config.batch_size, grads)
     sums = lax.psum(Metrics.of(logits, labels), sharding.DATA)
     with jax.named_scope('update'):
-      tx = make_optimizer(config.optimizer, state.params, rate)
+      tx = make_optimizer(
+        config.optimizer, state.params, rates, config.schedule.rules
+      )
       updates, opt_state = tx.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
     bad = sum(jnp.sum(~jnp.isfinite(u)) for u in jax.tree.leaves(updates))
@@ -141,8 +171,8 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
     out_specs=(specs, P()),
   )
 
-  def train_step(state, batch, rate, constants, cache=None):
+  def train_step(state, batch, rates, constants, cache=None):
     with jax.default_matmul_precision(config.matmul_precision):
-      return mapped(state, batch, rate, constants, cache)
+      return mapped(state, batch, rates, constants, cache)
 
   return jax.jit(train_step, donate_argnames='state')

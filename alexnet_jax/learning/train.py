@@ -15,7 +15,6 @@ from fractions import Fraction
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from absl import logging
 from etils import epath
@@ -25,7 +24,7 @@ from alexnet_jax.data.builders import Dataset
 from alexnet_jax.learning import cache, health, looking, pictures
 from alexnet_jax.learning.bad_records import BadRecords
 from alexnet_jax.learning.evaluate import Evaluator
-from alexnet_jax.learning.schedules import make_schedule
+from alexnet_jax.learning.schedules import make_schedule, rates
 from alexnet_jax.learning.state import (
   STATISTICS,
   Setup,
@@ -111,6 +110,7 @@ class _Run:
     self.log_every = self._duration(config.log_every)
     self.evaluate_every = self._duration(config.evals.every)
     self.save_every = self._duration(config.checkpoint.every)
+    self.color_until = self._duration(config.augment.color_until)
     self.schedule = make_schedule(config.schedule)
     self.environment = backend.describe()
     self.statistics = workdir / STATISTICS
@@ -213,9 +213,12 @@ class _Run:
 
   def train(self, batch) -> None:
     self.batch = batch
-    self.rate = self.schedule.rate(self.epoch(self.step))
+    epoch = self.epoch(self.step)
+    self.rate = self.schedule.rate(epoch)
+    self.rates = rates(self.config.schedule, epoch, self.rate)
+    until = self.color_until.steps  # 0: always
     self.state, self.metrics = self.train_step(
-      self.state, batch, jnp.float32(self.rate)
+      self.state, batch, self.rates, color=not until or self.step < until
     )
     self.step += 1
     # One step runs while the next is made ready; more would only hold memory
@@ -239,7 +242,12 @@ class _Run:
       f'{times["time/waiting"]:.0%} waiting for data'
     )
     row = {f'train/{name}': value for name, value in values.items()}
-    self._write({**row, 'train/rate': self.rate, **times})
+    row['train/rate'] = self.rate
+    for (name, _), rate in zip(
+      self.config.schedule.rules, self.rates[1:], strict=True
+    ):
+      row[f'train/rate/{name}'] = float(rate)
+    self._write({**row, **times})
 
   def evaluation_due(self) -> bool:
     return self.evaluate_every.due(self.step) or self.step == self.end
