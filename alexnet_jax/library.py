@@ -13,19 +13,16 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from etils import epath
 from flax import nnx
 from jax import export
-from jax.sharding import SingleDeviceSharding
 from PIL import Image
 
-from alexnet_jax.data import augment, builders, photographs
+from alexnet_jax.data import augment, photographs
 from alexnet_jax.data.stats import Statistics, of_mean
-from alexnet_jax.formats import names, safetensors
-from alexnet_jax.learning import state
+from alexnet_jax.formats import names
+from alexnet_jax.learning import pretrained
 from alexnet_jax.learning.evaluate import mean_log_softmax
 from alexnet_jax.models.architectures import architecture
-from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
 
 BATCH = 32  # images at a time where a list of any length may come
@@ -209,42 +206,14 @@ def load(source: str | os.PathLike, checkpoint: int | str = 'best') -> Model:
   Raises:
     UserError: there is no such file or checkpoint, or it is damaged.
   """
-  workdir = epath.Path(source)
-  if workdir.is_file():
-    file = safetensors.read(workdir)
-    return Model(
-      file.config,
-      names.state(file),
-      file.class_names,
-      file.statistics,
-      file.step,
-    )
-  folder = workdir / 'checkpoints'
-  if not folder.exists():
-    raise UserError(f'no checkpoints in {workdir}: it is not a run')
-  with Checkpointer(folder) as checkpointer:
-    meta = state.read_meta(checkpointer, checkpoint)
-    if meta is None:
-      raise UserError(f'no checkpoint in {folder} is complete')
-    config = ml_collections.ConfigDict(meta['config'])
-    classes = meta.get('class_names')
-    statistics = state.read_statistics(workdir)
-    if classes is None or statistics is None:
-      dataset = builders.open_dataset(config.data.name, config.data.dir)
-      classes = classes or dataset.class_names
-      statistics = statistics or dataset.statistics
-    place = SingleDeviceSharding(jax.devices()[0])
-    wanted = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-      {
-        'params': names.abstract(config, len(classes))[1],
-        'step': jax.ShapeDtypeStruct((), jnp.int32),
-      },
-    )
-    restored = checkpointer.restore(checkpoint, wanted, partial=True)
-  assert restored is not None
-  tree = restored[0]
-  return Model(config, tree['params'], classes, statistics, int(tree['step']))
+  network = pretrained.read(source, checkpoint)
+  return Model(
+    network.config,
+    names.state(network),
+    network.class_names,
+    network.statistics,
+    network.step,
+  )
 
 
 def create_model(name: str, num_classes: int = 1000, seed: int = 0) -> Model:

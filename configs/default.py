@@ -199,6 +199,15 @@ def get_config() -> ConfigDict:
   model.init_bias.fc7 = 1.0
   model.init_bias.fc8 = 0.0
 
+  config.pretrained = pretrained = ConfigDict()
+  # What a run begins with: the workdir of another, or a file of
+  # `python -m alexnet_jax.weights export`; '': the initial weights above.
+  pretrained.source = ''
+  # Of a workdir: 'best', 'last' or the number of a step.
+  pretrained.checkpoint = 'best'
+  # Layers that begin anew all the same; the others must be of the same shape.
+  pretrained.fresh = ('fc8',)
+
   config.optimizer = optimizer = ConfigDict()
   # v <- momentum v - decay rate w - rate gradient; w <- w + v (§5).
   optimizer.momentum = 0.9

@@ -1,4 +1,6 @@
-"""The networks of run #145 and its siblings, as config.model has them."""
+"""Run #145 and its siblings: each configs/krizhevsky_*.py."""
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +9,28 @@ import numpy as np
 import pytest
 from conftest import max_norm_error
 from flax import nnx
-from test_alexnet import count, make, photographs
+from test_alexnet import count, photographs
+from test_configs import flat, load
+
+from alexnet_jax.data.stats import of_mean
+from alexnet_jax.learning.schedules import make_schedule, rates
+from alexnet_jax.learning.state import make_setup
+from alexnet_jax.learning.step import make_train_step
+from alexnet_jax.models import get_model
+from alexnet_jax.runtime import sharding
 
 RUN_145 = {
   'lrn.alpha_over': 'mean',
   'then.conv1': ('norm', 'pool', 'act'),
   'then.conv2': ('act', 'norm', 'map_norm', 'pool'),
 }
+
+
+def make(name, num_classes=1000, size=224, **fields):
+  config = load(name)
+  config.augment.crop_size = size
+  config.model.update_from_flattened_dict(fields)
+  return get_model(config, num_classes, rngs=nnx.Rngs(params=0))
 
 
 @pytest.mark.parametrize(
@@ -24,50 +41,187 @@ RUN_145 = {
   ],
 )
 def test_run_145_is_the_numpy_program(width, size, batch):
-  model = make(num_classes=10, image_size=size, width=width, **RUN_145)
+  model = make('krizhevsky_145', 10, size, width=width)
   images = photographs(batch, size)
   params = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model)))
   want = krizhevsky_145.forward(params, images)
   assert max_norm_error(model(jnp.asarray(images)), want) <= 1e-5
   # None of its peculiarities is lost in rounding.
+  assert RUN_145.keys() == changed('krizhevsky_145', 'imagenet2012', 'model.')
   for field in RUN_145:
     fields = {name: way for name, way in RUN_145.items() if name != field}
-    other = make(num_classes=10, image_size=size, width=width, **fields)
+    other = make('imagenet2012', 10, size, width=width, **fields)
     assert max_norm_error(other(jnp.asarray(images)), want) > 1e-4, field
 
 
-# What differs from the paper, the parameters with 1000 classes, and the side
-# of the maps that fc6 reads, by hand.
-NO_TALK = {'talk': (), 'features.conv2': 160, 'features.fc6': 4096}
-ONE_TOWER = {
-  'towers': 1,
-  **{'features.conv5': 256, 'features.fc6': 4096, 'features.fc7': 4096},
-}
-APART = {'pool.window': 2, 'pad.conv2': 1, 'pad.conv5': 0}
-SIX = {
-  'convs': ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'conv6'),
-  'talk': ('conv3', 'conv6', 'fc6', 'fc7'),
-}
+def changed(name, base, part='', file='') -> set[str]:
+  """The fields that one configuration has otherwise than another."""
+  fields, others = flat(load(name)), flat(load(base))
+  return {
+    field.removeprefix(part)
+    for field in fields
+    if fields[field] != others[field] and field.startswith(part)
+  }
 
 
-@pytest.mark.parametrize(
-  ('overrides', 'parameters', 'side'),
-  [
-    (RUN_145, 60_965_224, 6),
-    (ONE_TOWER, 59_798_312, 6),
-    (SIX, 61_555_304, 6),
-    (APART, 60_965_224, 6),
-    (NO_TALK, 60_714_408, 6),
-  ],
-  ids=['145', '145_half', '146', '147', '150'],
-)
-def test_parameters_and_maps_of_the_siblings(overrides, parameters, side):
-  model = nnx.eval_shape(lambda: make(**overrides))
+# By run: the parameters with 1000 classes, by hand from the tables; and what
+# differs from #145 besides the rates.
+SIBLINGS = {
+  '145': (60_965_224, ''),
+  '145_half': (
+    59_798_312,
+    'data.name evals.final_split mesh.towers model.towers model.features.conv5 '
+    'model.features.fc6 model.features.fc7',
+  ),
+  '146': (61_555_304, 'model.convs model.talk pretrained.source'),
+  '147': (
+    60_965_224,
+    'model.pool.window model.pad.conv2 model.pad.conv5',
+  ),
+  '148': (60_965_224, 'model.then.conv1 model.then.conv2'),
+  '150': (60_714_408, 'model.talk model.features.conv2 model.features.fc6'),
+  '167': (60_965_224, 'model.then.conv2'),
+  '170': (60_965_224, ''),
+}
+TIMES = ('length', 'augment.color_until', 'schedule.')
+every_run = pytest.mark.parametrize('run', SIBLINGS)
+
+
+@every_run
+def test_parameters_maps_and_differences(run):
+  name = f'krizhevsky_{run}'
+  parameters, fields = SIBLINGS[run]
+  found = {
+    field
+    for field in changed(name, 'krizhevsky_145')
+    if not field.startswith(TIMES)
+  }
+  assert found == set(fields.split())
+  model = nnx.eval_shape(lambda: make(name))
   assert count(model) == parameters
-  out = jax.eval_shape(
-    lambda model, x: model.activations(x),
-    model,
-    jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32),
+  order = []
+
+  def forward(model, x):
+    out = model.activations(x)
+    order.extend(out)
+    return out
+
+  images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+  out = jax.eval_shape(forward, model, images)
+  last = 'conv6' if run == '146' else 'pool5'
+  assert out[last][0].shape[1:3] == (6, 6)
+  # Order of layers, where it is not the paper's.
+  first = {
+    '148': 'conv1 pool1 act1 conv2 pool2 conv3',
+    '167': 'conv1 lrn1 pool1 act1 conv2 pool2 conv3',
+  }.get(run, 'conv1 lrn1 pool1 act1 conv2 lrn2 map_norm2 pool2 conv3')
+  assert ' '.join(order).startswith(first)
+
+
+# Of fc7 kernels, conv1 kernels, conv1 biases, fc7 biases, fc8 kernels.
+BY_HAND = {
+  0: (0.01, 0.01, 0.02, 0.02, 0.01),
+  24.99: (0.01, 0.01, 0.02, 0.02, 0.01),
+  25: (1e-3, 1e-3, 0.02, 0.02, 1e-3),
+  51: (1e-4, 1e-4, 0.02, 0.02, 1e-4),
+  66.99: (1e-4, 1e-4, 0.02, 0.02, 1e-4),
+  67: (1e-4, 1e-5, 0.02, 0.02, 1e-4),
+  72: (1e-4, 0, 0, 0.02, 1e-4),
+  79: (1e-5, 0, 0, 0.02, 1e-5),
+  90.99: (1e-5, 0, 0, 0.02, 1e-5),
+}
+TUNED = {
+  0: (1e-3, 1e-4, 0.02, 0.02, 1e-3),
+  0.029: (1e-3, 1e-4, 0.02, 0.02, 1e-3),
+  0.03: (1e-3, 1e-4, 0.02, 0.02, 0.01),
+  5: (1e-3, 1e-5, 0.02, 0.02, 0.01),
+  7: (1e-3, 0, 0, 0.02, 0.01),
+  9: (1e-3, 0, 0, 0.02, 1e-3),
+  22: (1e-4, 0, 0, 0.02, 1e-4),
+  42: (1e-5, 0, 0, 0.02, 1e-5),
+}
+
+
+def automatic(second, third, last, frozen):
+  """Four parts of 23.75 epochs; biases two of 47.5."""
+  return {
+    0: (0.01, 0.01, 0.02, 0.02, 0.01),
+    23.74: (0.01, 0.01, 0.02, 0.02, 0.01),
+    23.75: (second, second, 0.02, 0.02, second),
+    47.49: (second, second, 0.02, 0.02, second),
+    47.5: (third, third, 0.002, 0.002, third),
+    71.25: (last, last, 0.002, 0.002, last),
+    frozen - 0.01: (last, last, 0.002, 0.002, last),
+    frozen: (last, 0, 0, 0.002, last),
+    94.99: (last, 0, 0, 0.002, last),
+  }
+
+
+# With when colour noise and the run end.
+COURSES = {
+  **dict.fromkeys(('145', '145_half', '147', '148', '150'), (BY_HAND, 67, 91)),
+  '146': (TUNED, 38, 54),
+  # 1000 ** (-1/3) is a tenth.
+  '167': (automatic(1e-3, 1e-4, 1e-5, 73), 63, 95),
+  '170': (automatic(0.0015874, 0.00025198, 0.00004, 74), 68, 95),
+}
+NAMES = ('fc7/kernel', 'conv1/kernel', 'conv1/bias', 'fc7/bias', 'fc8/kernel')
+
+
+@every_run
+def test_rates(run):
+  config = load(f'krizhevsky_{run}')
+  course, color, end = COURSES[run]
+  assert config.augment.color_until == f'{color} epochs'
+  assert config.length == f'{end} epochs'
+  small(config)  # each rule is that of a parameter
+  schedule, rules = make_schedule(config.schedule), config.schedule.rules
+  for epoch, wanted in course.items():
+    given = rates(config.schedule, epoch, schedule.rate(epoch))
+    for name, rate in zip(NAMES, wanted, strict=True):
+      found = [
+        i for i, (text, _) in enumerate(rules, 1) if re.search(text, name)
+      ]
+      got = given[found[0] if found else 0]
+      assert got == pytest.approx(rate, rel=1e-4), (epoch, name)
+
+
+def small(config):
+  """The setup of 96-pixel views of 100-pixel pictures of 5 classes."""
+  config.augment.crop_size = 96
+  mesh = sharding.make_mesh(1, 1, config.model.towers)
+  return make_setup(config, mesh, 5, of_mean(np.full((100, 100, 3), 120.0)))
+
+
+@pytest.mark.usefixtures('cached')
+@pytest.mark.parametrize(
+  'run',
+  [  # the program of #170 is #145's
+    run if run == '145' else pytest.param(run, marks=pytest.mark.slow)
+    for run in SIBLINGS
+    if run != '170'
+  ],
+)
+def test_a_step_of_a_small_one(run):
+  """All that has a rate moves, and nothing else: #145's conv1 at the end."""
+  config = load(f'krizhevsky_{run}')
+  config.update_from_flattened_dict(
+    {'model.width': 0.03, 'batch_size': 4, 'mesh.towers': 1}
   )
-  last = 'conv6' if 'convs' in overrides else 'pool5'
-  assert out[last][0].shape[1:3] == (side, side)
+  rng = np.random.default_rng(0)
+  setup = small(config)
+  images = rng.integers(0, 256, (4, 100, 100, 3), np.uint8)
+  labels = np.arange(4, dtype=np.int32)
+  batch = sharding.put_batch(
+    setup.batch_sharding, list(range(4)), 4, {'image': images, 'label': labels}
+  )
+  state = setup.init_state()
+  before = jax.tree.map(np.asarray, nnx.to_pure_dict(state.params))
+  given = rates(config.schedule, 80, 1e-3)
+  state, sums = make_train_step(setup)(state, batch, given)
+  assert int(state.nonfinite_step) == -1
+  assert np.isfinite(sums.compute()['loss'])
+  for layer, parts in nnx.to_pure_dict(state.params).items():
+    for part, now in parts.items():
+      moved = (np.asarray(now) != before[layer][part]).any()
+      assert moved == (layer != 'conv1'), (layer, part)

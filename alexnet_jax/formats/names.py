@@ -96,12 +96,18 @@ def state(network: Network) -> nnx.State:
   """The parameters of a network, on the default device."""
   _, template = abstract(network.config, len(network.class_names))
   put = {name: jax.device_put(x) for name, x in network.params.items()}
+  return filled(template, put)
+
+
+def filled(template: nnx.State, arrays: Mapping[str, Any]) -> nnx.State:
+  """Parameters with these arrays where there is one of their name."""
+
+  def fill(path: Any, variable: Any) -> Any:
+    name = '/'.join(key.key for key in path)
+    return variable.replace(arrays[name]) if name in arrays else variable
+
   return jax.tree_util.tree_map_with_path(
-    lambda path, variable: variable.replace(
-      put['/'.join(key.key for key in path)]
-    ),
-    template,
-    is_leaf=lambda node: isinstance(node, nnx.Variable),
+    fill, template, is_leaf=lambda node: isinstance(node, nnx.Variable)
   )
 
 

@@ -21,7 +21,7 @@ from etils import epath
 
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
-from alexnet_jax.learning import cache, health, looking, pictures
+from alexnet_jax.learning import cache, health, looking, pictures, pretrained
 from alexnet_jax.learning.bad_records import BadRecords
 from alexnet_jax.learning.evaluate import Evaluator
 from alexnet_jax.learning.schedules import make_schedule, rates
@@ -128,6 +128,8 @@ class _Run:
     restored = restore(self.checkpointer, 'last', setup)
     if restored is None:
       self.state = setup.init_state()
+      if config.pretrained.source:
+        self.state = pretrained.start(setup, self.state)
       self.step = 0
     else:
       self.state, meta = restored

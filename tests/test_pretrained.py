@@ -1,0 +1,127 @@
+"""A run that begins with what another has learnt."""
+
+import jax
+import numpy as np
+import pytest
+import small_runs
+from etils import epath
+from flax import nnx
+
+from alexnet_jax.data import builders
+from alexnet_jax.formats import safetensors
+from alexnet_jax.learning import pretrained, train
+from alexnet_jax.learning.state import make_setup
+from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime.errors import UserError
+
+pytestmark = pytest.mark.usefixtures('cached')
+
+
+def started(config, mesh=(1, 1), num_classes=4):
+  """By name: what a run begins with, and what it would without."""
+  config.seed = 7
+  dataset = builders.open_dataset(config.data.name, config.data.dir)
+  setup = make_setup(
+    config, sharding.make_mesh(*mesh, 2), num_classes, dataset.statistics
+  )
+  initial = setup.init_state()
+  got = pretrained.start(setup, initial)
+  assert jax.tree.map(lambda x: x.sharding, got) == jax.tree.map(
+    lambda x: x.sharding, setup.abstract_state()
+  )
+  assert int(got.step) == 0
+  assert not any(np.any(x) for x in jax.tree.leaves(got.opt_state))
+  return flat(got), flat(initial)
+
+
+def flat(state):
+  layers = nnx.to_pure_dict(state.params)
+  return {
+    f'{layer}/{part}': np.asarray(x)
+    for layer, parts in layers.items()
+    for part, x in parts.items()
+  }
+
+
+def by_name(reference, config, which='best'):
+  arrays, _ = small_runs.saved(config, reference, which)
+  return {
+    name: array
+    for path, array in arrays.items()
+    for name in (f'{layer}/{part}' for layer in LAYERS for part in PARTS)
+    if path.startswith('.params')
+    and all(f"'{word}'" in path for word in name.split('/'))
+  }
+
+
+LAYERS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
+PARTS = ('kernel', 'bias')
+
+
+@pytest.mark.parametrize('mesh', [(1, 1), (2, 2)])
+def test_all_layers_but_the_fresh_are_taken(reference, config, mesh):
+  """fc8 has other classes, hence another shape."""
+  saved = by_name(reference, config)
+  assert len(saved) == 16
+  config.pretrained.source = str(reference)
+  got, initial = started(config, mesh)
+  for name, array in got.items():
+    fresh = name.startswith('fc8')
+    np.testing.assert_array_equal(array, (initial if fresh else saved)[name])
+    assert fresh or name.endswith('bias') or (array != initial[name]).any()
+
+
+def test_a_file_and_another_checkpoint(reference, config, tmp_path):
+  first = min(int(p.name) for p in (reference / 'checkpoints').iterdir())
+  saved = by_name(reference, config, first)
+  file = epath.Path(tmp_path / 'x.safetensors')
+  safetensors.write(file, pretrained.read(reference, first), 'grouped')
+  for source, checkpoint in ((file, 'best'), (reference, str(first))):
+    config.pretrained.update(
+      {'source': str(source), 'checkpoint': checkpoint, 'fresh': ('fc7', 'fc8')}
+    )
+    got, initial = started(config)
+    for name, array in got.items():
+      fresh = name.startswith(('fc7', 'fc8'))
+      np.testing.assert_array_equal(array, (initial if fresh else saved)[name])
+
+
+def test_only_the_first_step_looks_at_it(reference, config, tmp_path, capsys):
+  """Then the source may be gone."""
+  config.update_from_flattened_dict(
+    {
+      'mesh.towers': 1,
+      'length': '1 step',
+      'schedule.rate': 0.0,
+      'pretrained.source': str(reference),
+    }
+  )
+  saved = by_name(reference, config)
+  workdir = tmp_path / 'run'
+  assert train.train_and_evaluate(config, workdir) == 0
+  assert f'fc6, fc7 of {reference}, step ' in capsys.readouterr().out
+  got = by_name(workdir, config, 'last')
+  for name, array in saved.items():
+    assert np.array_equal(got[name], array) == (name[:3] != 'fc8'), name
+  config.update_from_flattened_dict(
+    {'length': '2 steps', 'pretrained.source': str(tmp_path / 'gone')}
+  )
+  assert train.train_and_evaluate(config, workdir) == 0
+  assert by_name(workdir, config, 'last').keys() == got.keys()
+
+
+@pytest.mark.parametrize(
+  ('fields', 'words'),
+  [
+    ({'pretrained.source': 'nowhere'}, 'no checkpoints in nowhere'),
+    ({'model.features.fc7': 1024}, r'fc7/kernel is .*pretrained\.fresh'),
+    ({'pretrained.fresh': ()}, 'fc8/bias is'),
+    ({'pretrained.fresh': ('fc9',)}, "fresh=.'fc9',.: the layers are .*'conv1"),
+    ({'pretrained.checkpoint': '1000'}, '1000'),
+  ],
+)
+def test_what_does_not_fit_is_refused(fields, words, reference, config):
+  config.pretrained.source = str(reference)
+  config.update_from_flattened_dict(fields)
+  with pytest.raises(UserError, match=words):
+    started(config)
