@@ -1,10 +1,10 @@
 """Run #148: #145 without response normalization of either kind.
 
-command   python -m alexnet_jax.main --config=configs/krizhevsky_148.py
-hardware  two GPUs or TPU cores, a tower each; one runs both towers
-time      not known; not run here
-expected  42.034 % top-1 and 19.362 % top-5 error on validation over ten views
-          (the run's own), 1.4 and 1.2 more than #145's (§3.3)
+  command   python -m alexnet_jax.main --config=configs/krizhevsky_148.py
+  hardware  two GPUs or TPU cores, a tower each; one runs both towers
+  time      not known; not run here
+  expected  42.034 % top-1 and 19.362 % top-5 error on validation over ten views
+            (the run's own), 1.4 and 1.2 more than #145's (§3.3)
 
 Its data and rates are those of `krizhevsky_145.py`.
 """

@@ -1,10 +1,10 @@
 """Run #150: two towers that do not talk before fc8. Not in the paper.
 
-command   python -m alexnet_jax.main --config=configs/krizhevsky_150.py
-hardware  two GPUs or TPU cores, a tower each; one runs both towers
-time      not known; not run here
-expected  41.828 % top-1 and 19.330 % top-5 error on validation over ten views
-          (the run's own), 1.2 and 1.1 more than #145's
+  command   python -m alexnet_jax.main --config=configs/krizhevsky_150.py
+  hardware  two GPUs or TPU cores, a tower each; one runs both towers
+  time      not known; not run here
+  expected  41.828 % top-1 and 19.330 % top-5 error on validation over ten views
+            (the run's own), 1.2 and 1.1 more than #145's
 
 Its data and rates are those of `krizhevsky_145.py`.
 """
