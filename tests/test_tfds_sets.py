@@ -140,11 +140,5 @@ def test_a_file_cut_short_is_named(records, tmp_path, keep, words):
   if keep is None:
     *_, (keep, _) = tfds_sets._records(str(file))
   file.write_bytes(data[:keep])
-<<<<<<< HEAD
-  with pytest.raises(
-    UserError, match=f'train.tfrecord.* is damaged: .*{words}'
-  ):
-=======
   with pytest.raises(UserError, match=f'train.tfrecord.*damaged: .*{words}'):
->>>>>>> 045731b (wip)
     tiny(folder, tmp_path)
