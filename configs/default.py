@@ -137,7 +137,8 @@ def get_config() -> ConfigDict:
   model.pad.conv6 = 1
   # What follows a convolution, in this order: 'act', the activation function;
   # 'norm', response normalization across maps (model.lrn); 'map_norm', that
-  # within each map (model.map_norm); 'pool' (model.pool).
+  # within each map (model.map_norm); 'batch_norm' (model.batch_norm); 'pool'
+  # (model.pool).
   model.then = ConfigDict()
   model.then.conv1 = ('act', 'norm', 'pool')
   model.then.conv2 = ('act', 'norm', 'pool')
@@ -167,6 +168,12 @@ def get_config() -> ConfigDict:
   model.map_norm.k = 1.0
   model.map_norm.alpha = 1e-3
   model.map_norm.beta = 0.75
+  # Batch normalization, of 2015: over the batch, on all devices, and the places
+  # of a map. What a step leaves of the running averages that evaluation uses,
+  # and what is added to a variance.
+  model.batch_norm = ConfigDict()
+  model.batch_norm.momentum = 0.9
+  model.batch_norm.epsilon = 1e-5
   # Overlapping pooling (§3.4).
   model.pool = ConfigDict()
   model.pool.window = 3

@@ -66,7 +66,9 @@ class Step:
     self._gradient = compiled(
       lambda p, b: jax.grad(lambda p: loss(p, b, True)[0])(p), params
     )
-    self._logits = compiled(lambda p, b: loss(p, b, False)[1], P(sharding.DATA))
+    self._logits = compiled(
+      lambda p, b: loss(p, b, False)[1][0], P(sharding.DATA)
+    )
 
   def logits(self) -> np.ndarray:
     """[B, classes], as at test time."""

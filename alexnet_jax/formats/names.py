@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from flax import nnx
+from flax import nnx, traverse_util
 
 from alexnet_jax.data.stats import Statistics
 from alexnet_jax.models import get_model
@@ -85,11 +85,7 @@ def make(config: ml_collections.ConfigDict, num_classes: int) -> nnx.Module:
 
 def flatten(params: nnx.State) -> Arrays:
   """The parameters of a network by our names."""
-  return {
-    f'{layer}/{part}': value
-    for layer, parts in nnx.to_pure_dict(params).items()
-    for part, value in parts.items()
-  }
+  return traverse_util.flatten_dict(nnx.to_pure_dict(params), sep='/')
 
 
 def state(network: Network) -> nnx.State:
@@ -121,6 +117,11 @@ def join(params: Arrays) -> Arrays:
     conv: [k, k, in of one group, out of all]; fc6: [h * w * maps, out], height
     before width before maps; fc7, fc8: [in, out]; biases [out].
   """
+  if any('/batch_norm/' in name for name in params):
+    raise UserError(
+      'a network with batch_norm has no form for one device: '
+      '--format=safetensors holds it as it is'
+    )
   num, maps = params[f'{_last_conv(params)}/bias'].shape
   out: Arrays = {}
   for name, x in params.items():

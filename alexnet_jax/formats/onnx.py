@@ -116,6 +116,8 @@ class _Graph:
           xs = self._norm(xs, name)
         elif step == 'map_norm':
           raise UserError('ONNX has no operator for config.model.map_norm')
+        elif step == 'batch_norm':
+          raise UserError('--format=onnx does not know batch_norm')
     # Flat as ours: rows, columns, maps.
     xs = self._each('Transpose', xs, 'last', perm=[0, 2, 3, 1])
     xs = self._each('Flatten', xs, 'flat')

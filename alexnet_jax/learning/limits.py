@@ -35,6 +35,8 @@ _LIMITS = {
   'model.map_norm.k': (0, _FLOAT32),
   'model.map_norm.alpha': (0, _FLOAT32),
   'model.map_norm.beta': (0, 1000),
+  'model.batch_norm.momentum': (0, 1),
+  'model.batch_norm.epsilon': (1e-12, 1000),
   'model.pool.window': (1, 15),
   'model.pool.stride': (1, 15),
   'optimizer.momentum': (0, 1),

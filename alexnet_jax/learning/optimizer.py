@@ -33,6 +33,19 @@ def param_names(params: nnx.State) -> Any:
   )
 
 
+def trained(params: nnx.State) -> nnx.State:
+  """What gradients move of a network: all but running averages."""
+  return nnx.filter_state(params, nnx.Param)
+
+
+def initial_velocity(
+  config: ml_collections.ConfigDict, params: nnx.State
+) -> optax.OptState:
+  """The state of `make_optimizer` before the first step."""
+  params = trained(params)
+  return make_optimizer(config, params).init(params)
+
+
 def multipliers(
   rules: Rules, params: nnx.State, otherwise: float | None = None
 ) -> Any:

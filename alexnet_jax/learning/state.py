@@ -17,7 +17,11 @@ from alexnet_jax.data import augment, builders, preparation
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.data.stats import Statistics
 from alexnet_jax.learning import limits, looking
-from alexnet_jax.learning.optimizer import make_optimizer
+from alexnet_jax.learning.optimizer import (
+  initial_velocity,
+  make_optimizer,
+  trained,
+)
 from alexnet_jax.learning.schedules import make_schedule
 from alexnet_jax.models import get_model, table, towers
 from alexnet_jax.runtime import backend, files, sharding
@@ -35,6 +39,7 @@ class TrainState:
   Attributes:
     step: int32, steps done.
     params: of the network; tower parameters have a leading axis of towers.
+      With batch normalization its running averages, too.
     opt_state: of the Optax chain: the velocity.
     nonfinite_step: int32, the first step whose loss or update was not
       finite; -1: none. A state with another value is never saved.
@@ -86,7 +91,8 @@ class Setup:
         return P()
       names = {getattr(key, 'key', None) for key in path}
       whole = self.owt and names & set(table.CONVS)
-      spread = isinstance(node, towers.TowerParam) and not whole
+      on_towers = isinstance(node, towers.TowerParam | towers.TowerAverage)
+      spread = on_towers and not whole
       return node.replace(P(sharding.TOWER) if spread else P())
 
     return jax.tree_util.tree_map_with_path(
@@ -160,14 +166,16 @@ def make_setup(
 
   graphdef, abstract_params = nnx.split(nnx.eval_shape(make_model))
   # Refuses bad rules early.
-  make_optimizer(config.optimizer, abstract_params, rules=config.schedule.rules)
+  make_optimizer(
+    config.optimizer, trained(abstract_params), rules=config.schedule.rules
+  )
 
   def init() -> TrainState:
     params = nnx.state(make_model())
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
-      opt_state=make_optimizer(config.optimizer, params).init(params),
+      opt_state=initial_velocity(config.optimizer, params),
       nonfinite_step=jnp.full((), -1, jnp.int32),
     )
 
@@ -280,7 +288,7 @@ def write_run(
   state = TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    opt_state=make_optimizer(config.optimizer, params).init(params),
+    opt_state=initial_velocity(config.optimizer, params),
     nonfinite_step=jnp.full((), -1, jnp.int32),
   )
   meta = {

@@ -27,7 +27,7 @@ def loss_and_logits(
   views: jax.Array,
   labels: jax.Array,
   keys: jax.Array | None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, tuple[jax.Array, nnx.State]]:
   """Inside `shard_map`: what a step differentiates.
 
   Args:
@@ -38,16 +38,18 @@ def loss_and_logits(
     keys: for dropout, one per label; None at test time.
 
   Returns:
-    The loss, summed over the whole batch, and the logits on this device.
+    The loss, summed over the whole batch; and with it the logits on this
+    device, and the running averages of batch normalization, if it has any.
   """
-  logits = nnx.merge(setup.graphdef, params)(views, keys)
+  model = nnx.merge(setup.graphdef, params, copy=True)
+  logits = model(views, keys)
   with jax.named_scope('loss'):
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     # Summed over the mesh inside, so the gradient comes out summed, too.
     # The mean is taken outside: what towers send back may be float16, in
     # which gradients of the mean would vanish.
     loss = lax.psum(losses.sum(), sharding.DATA)
-  return loss, logits
+  return loss, (logits, nnx.state(model, nnx.BatchStat))
 
 
 def row_keys(
@@ -139,26 +141,29 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
           config.augment, constants, images, view_keys, places
         )
 
-    def loss_fn(params: nnx.State) -> tuple[jax.Array, jax.Array]:
-      return loss_and_logits(setup, params, views, labels, dropout_keys)
+    params, averages = nnx.split_state(state.params, nnx.Param, nnx.BatchStat)
+
+    def loss_fn(params: nnx.State):
+      whole = nnx.merge_state(params, averages)
+      return loss_and_logits(setup, whole, views, labels, dropout_keys)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, logits), grads = grad_fn(state.params)
+    (loss, (logits, averages)), grads = grad_fn(params)
     grads = jax.tree.map(lambda g: g / config.batch_size, grads)
     sums = lax.psum(Metrics.of(logits, labels), sharding.DATA)
     with jax.named_scope('update'):
       tx = make_optimizer(
-        config.optimizer, state.params, rates, config.schedule.rules
+        config.optimizer, params, rates, config.schedule.rules
       )
-      updates, opt_state = tx.update(grads, state.opt_state, state.params)
-      params = optax.apply_updates(state.params, updates)
+      updates, opt_state = tx.update(grads, state.opt_state, params)
+      params = optax.apply_updates(params, updates)
     bad = sum(jnp.sum(~jnp.isfinite(u)) for u in jax.tree.leaves(updates))
     finite = jnp.isfinite(loss) & (lax.psum(bad, sharding.TOWER) == 0)
     first_bad = (state.nonfinite_step < 0) & ~finite
     step = state.step + 1
     state = TrainState(
       step=step,
-      params=params,
+      params=nnx.merge_state(params, averages),
       opt_state=opt_state,
       nonfinite_step=jnp.where(first_bad, step, state.nonfinite_step),
     )

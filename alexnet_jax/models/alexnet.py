@@ -17,8 +17,10 @@ from alexnet_jax.models import (
   towers,
   windows,
 )
+from alexnet_jax.models.batch_norm import BatchNorm
 from alexnet_jax.models.table import Conv
 from alexnet_jax.models.towers import TowerParam
+from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
 
 Maps = list[jax.Array]  # one array per local tower
@@ -134,6 +136,7 @@ class AlexNet(nnx.Module):
     self.has_lrn = self.lrn.pop('enabled')
     self.lrn_across = self.lrn.pop('across_towers')
     self.map_norm = dict(config.map_norm)
+    self.batch_norm = dict(config.batch_norm)
     self.pool = dict(config.pool)
     self.dtype = dtype
     self.tower_axis = tower_axis
@@ -158,6 +161,9 @@ class AlexNet(nnx.Module):
     for row in self.convs:
       fan_in = features * config.towers if row.talk else features
       make(row.name, Affine, row.kernel, row.kernel, fan_in, row.features)
+      if 'batch_norm' in row.then:
+        layer = getattr(self, row.name)
+        layer.batch_norm = BatchNorm(config.towers, row.features)
       features = row.features
     features *= size * size
     for dense in self.denses:
@@ -174,6 +180,8 @@ class AlexNet(nnx.Module):
     Args:
       images: [B, size, size, 3], the mean subtracted (§2).
       keys: typed keys for dropout, one per row of fc6; None at test time.
+        With them, batch normalization is by the batch, and its running
+        averages move.
 
     Returns:
       conv1, lrn1, pool1, conv2, ... pool5, fc6, fc7: per local tower, after
@@ -199,7 +207,11 @@ class AlexNet(nnx.Module):
           continue
         name = row.follower(step, 'lrn')
         with jax.named_scope(name):
-          xs = out[name] = self._follow(step, xs)
+          if step == 'batch_norm':
+            xs = self._batch_norm(row, xs, training=keys is not None)
+          else:
+            xs = self._follow(step, xs)
+        out[name] = xs
     xs = [x.reshape(x.shape[0], -1) for x in xs]
     here = towers.indices(self.fc8.kernel.shape[0], self.tower_axis)
     for number, dense in enumerate(self.denses):
@@ -258,6 +270,13 @@ class AlexNet(nnx.Module):
     if step == 'norm':
       return self._lrn(xs)
     return [getattr(self, f'_{step}')(x) for x in xs]
+
+  def _batch_norm(self, row: Conv, xs: Maps, training: bool) -> Maps:
+    rows: tuple[str, ...] = ()
+    if self.tower_axis is not None:  # inside `shard_map`
+      rows = (sharding.DATA, self.tower_axis) if self.owt else (sharding.DATA,)
+    layer = getattr(self, row.name)
+    return layer.batch_norm(xs, **self.batch_norm, training=training, axes=rows)
 
   def _lrn(self, xs: Maps) -> Maps:
     if not self.lrn_across:

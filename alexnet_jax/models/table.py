@@ -10,7 +10,7 @@ from alexnet_jax.runtime.errors import UserError
 
 CONVS = tuple(f'conv{i}' for i in range(1, 7))
 DENSES = ('fc6', 'fc7')
-FOLLOWING = ('act', 'norm', 'map_norm', 'pool')
+FOLLOWING = ('act', 'norm', 'map_norm', 'batch_norm', 'pool')
 
 
 def _column(names: tuple[str, ...], field: str, *values: Any) -> dict[str, Any]:
@@ -43,6 +43,8 @@ SINCE: dict[str, Any] = {
   'map_norm.k': 1.0,
   'map_norm.alpha': 1e-3,
   'map_norm.beta': 0.75,
+  'batch_norm.momentum': 0.9,
+  'batch_norm.epsilon': 1e-5,
   'init_std.conv6': 0.03,
   'init_bias.conv6': 1.0,
 }

@@ -17,6 +17,10 @@ class TowerParam(nnx.Param):
   """A parameter with a leading axis of size `towers`: a slice per tower."""
 
 
+class TowerAverage(nnx.BatchStat):
+  """Likewise, of what training averages and no gradient moves."""
+
+
 def exchange(
   xs: list[jax.Array],
   axis: str | None,
