@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
   files = sources.named(argv[1:])
   model = library.load(_WORKDIR.value, _CHECKPOINT.value)
   if files:
-    total, batches = len(files), _of_files(files)
+    total, batches = len(files), _of_files(files, model.side)
   else:
     dataset = looking.open_data(model.config, _DATA_DIR.value)
     batches = looking.named_batches(dataset, _SPLIT.value)
@@ -67,12 +67,14 @@ def main(argv: Sequence[str]) -> None:
   print(f'{_OUTPUT.value}: {total:,} rows of {_LAYER.value}', flush=True)
 
 
-def _of_files(files: Sequence[str]) -> Iterator[tuple[Any, list[str], list]]:
+def _of_files(
+  files: Sequence[str], side: int
+) -> Iterator[tuple[Any, list[str], list]]:
   from alexnet_jax import library
 
   for start in range(0, len(files), library.BATCH):
     some = list(files[start : start + library.BATCH])
-    yield library.preprocess(some), some, [-1] * len(some)
+    yield library.preprocess(some, side), some, [-1] * len(some)
 
 
 if __name__ == '__main__':

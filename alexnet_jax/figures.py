@@ -189,7 +189,12 @@ def _occlusion(workdir: str, *files: str):
   for view, probabilities, label in zip(views, whole, classes, strict=True):
     drops.append(
       looking.occlusion(
-        lambda x: np.asarray(jax.nn.softmax(model(x))), view, label
+        lambda x: np.asarray(jax.nn.softmax(model(x))),
+        view,
+        label,
+        # Of a view of 224, patches of 48 every 16 pixels.
+        patch=max(2, 3 * len(view) // 14),
+        stride=max(1, len(view) // 14),
       )
     )
     captions.append(f'{model.class_names[label]} {probabilities[label]:.0%}')
@@ -211,7 +216,7 @@ def _photographs(model, files: Sequence[str] = (), count: int | None = None):
   from alexnet_jax.learning import looking
 
   if files:
-    return list(library.preprocess(sources.named(files))), []
+    return list(library.preprocess(sources.named(files), model.side)), []
   dataset = looking.open_data(model.config, _DATA_DIR.value)
   some = looking.spread(dataset, _SPLIT.value, _COUNT.value or count or 8)
   return looking.read(dataset, _SPLIT.value, some)

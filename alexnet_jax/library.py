@@ -38,6 +38,7 @@ class Model:
     params: `nnx.State`; tower parameters have a leading axis of towers.
     class_names: by the number of the output.
     statistics: of the images it was trained on.
+    side: of the squares that photographs are brought to, pixels.
     step: training steps done.
   """
 
@@ -52,7 +53,7 @@ class Model:
     self.config, self.params = config, params
     self.class_names, self.statistics = tuple(class_names), statistics
     self.step = step
-    self._side = len(statistics.mean_image)
+    self.side = len(statistics.mean_image)
     self._constants = augment.constants(config.augment, statistics)
     self._graphdef = names.abstract(config, len(class_names))[0]
     self._logits = self._jit(lambda model, x: model(x))
@@ -129,7 +130,7 @@ class Model:
     Returns:
       float32 [views, N, crop, crop, 3].
     """
-    return self._views(preprocess(images, self._side), views)
+    return self._views(preprocess(images, self.side), views)
 
   def activations(self, views: jax.typing.ArrayLike) -> dict[str, jax.Array]:
     """Every layer's output by name, conv1 to fc8, in order.
@@ -187,7 +188,7 @@ class Model:
     images = _listed(images)
     parts = []
     for start in range(0, len(images), BATCH):
-      part = preprocess(images[start : start + BATCH], self._side)
+      part = preprocess(images[start : start + BATCH], self.side)
       missing = BATCH - len(part) if start else 0  # one program for all
       padded = np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)])
       parts.append(np.asarray(run(self.params, padded, **choice))[: len(part)])

@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
   model = library.load(_WORKDIR.value, _CHECKPOINT.value)
   dataset = looking.open_data(model.config, _DATA_DIR.value)
   if files:
-    images, captions = list(library.preprocess(files)), files
+    images, captions = list(library.preprocess(files, model.side)), files
   else:
     some = looking.spread(dataset, _SPLIT.value, _COUNT.value)
     images, labels = looking.read(dataset, _SPLIT.value, some)
@@ -117,7 +117,7 @@ def _photograph(dataset: Any, name: str) -> Any:
   split, _, index = name.partition(':')
   if split in sources.SPLITS and index.isdecimal():
     return dataset.source(split)[int(index)]['image']
-  return library.preprocess(name)[0]
+  return library.preprocess(name, dataset.image_size)[0]
 
 
 if __name__ == '__main__':

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
 def _results(
   model: Any, files: Sequence[str], problems: list[str]
 ) -> Iterator[tuple[str, Any, Any]]:
-  """(file, probabilities [C], uint8 [256, 256, 3]) of all that are images."""
+  """(file, probabilities [C], uint8 [side, side, 3]) of all that are images."""
   from alexnet_jax import library
   from alexnet_jax.runtime.writers import Progress
 
@@ -86,7 +86,7 @@ def _results(
       good: dict[str, Any] = {}
       for file in some:
         try:
-          good[file] = library.preprocess(file)[0]
+          good[file] = library.preprocess(file, model.side)[0]
         except errors.UserError as error:
           problems.append(str(error))
       if good:

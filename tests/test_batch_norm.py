@@ -236,5 +236,7 @@ def test_a_loaded_network_is_the_evaluated_one(trained):
   right = model.predict(images)[np.arange(len(labels)), labels]
   values = evaluate.evaluate_checkpoint(config, workdir, 'last', 'test', 1)
   assert -np.log(right).mean() == pytest.approx(values['loss'], rel=1e-4)
-  with pytest.raises(UserError, match='batch_norm has no form for one device'):
+  with pytest.raises(
+    UserError, match='only AlexNet without batch_norm has a form'
+  ):
     names.join(model.network().params)

@@ -1,6 +1,9 @@
 """The CIFAR-10 nets: their layers and every activation against NumPy."""
 
 import importlib
+import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,11 @@ from flax import nnx
 from jax.test_util import check_grads
 from PIL import Image
 
+import alexnet_jax
 from alexnet_jax.data import preparation
+from alexnet_jax.data.stats import of_mean
+from alexnet_jax.formats import conversion
+from alexnet_jax.learning import state
 from alexnet_jax.models import get_model, layers, normalization, pooling
 from alexnet_jax.runtime.errors import UserError
 
@@ -205,6 +212,51 @@ def test_initial_weights():
 def test_bad_fields_are_refused(overrides, message):
   with pytest.raises(UserError, match=message):
     make('80sec', **overrides)
+
+
+def test_a_trained_net_is_looked_at_like_alexnet(tmp_path):
+  """`load`, `predict`, `report` and exports, at the net's own 32 pixels."""
+  rng = np.random.default_rng(0)
+  large = {'model.init_scale': 10.0}  # for probabilities that differ
+  model = make('18pct', num_classes=3, **large)
+  params = nnx.state(model)
+  statistics = of_mean(rng.uniform(100, 150, (32, 32, 3)))
+  names = ['bird', 'cat', 'dog']
+  workdir = tmp_path / 'run'
+  config = load('18pct', **large)
+  state.write_run(workdir, config, params, names, statistics)
+  pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+  Image.fromarray(pixels).save(tmp_path / 'a.png')
+
+  loaded = alexnet_jax.load(workdir)
+  assert loaded.side == 32
+  view = (pixels - statistics.mean_image)[None]
+  logits = oracle_net('18pct', pure(model), view)[0]
+  want = np.exp(logits) / np.exp(logits).sum()
+  assert want.max() > 0.4
+  assert max_norm_error(loaded.predict(pixels)[0], want) <= 1e-5
+  with pytest.raises(UserError, match="no layer 'fc7': there are conv1, "):
+    loaded.features(pixels)
+  file = tmp_path / 'net.safetensors'
+  conversion.write(file, 'safetensors', loaded.network())
+  assert max_norm_error(alexnet_jax.load(file).predict(pixels)[0], want) <= 1e-5
+  for form in ('grouped', 'caffe', 'torchvision'):
+    with pytest.raises(UserError, match='only AlexNet'):
+      conversion.write(tmp_path / 'x', form, loaded.network())
+
+  out = subprocess.run(
+    [
+      *(sys.executable, '-m', 'alexnet_jax.predict', str(tmp_path / 'a.png')),
+      *(f'--workdir={workdir}', '--format=json'),
+    ],
+    cwd=small_runs.ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  # The file's own pixels: not by way of 256.
+  for row in json.loads(out)[0]['predictions']:
+    assert row['probability'] == pytest.approx(want[row['label']], rel=1e-4)
 
 
 def test_a_run_resumes_to_the_bit(tmp_path, cache_dir):

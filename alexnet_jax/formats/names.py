@@ -117,10 +117,11 @@ def join(params: Arrays) -> Arrays:
     conv: [k, k, in of one group, out of all]; fc6: [h * w * maps, out], height
     before width before maps; fc7, fc8: [in, out]; biases [out].
   """
-  if any('/batch_norm/' in name for name in params):
+  normed = any('/batch_norm/' in name for name in params)
+  if normed or 'fc8/bias' not in params:
     raise UserError(
-      'a network with batch_norm has no form for one device: '
-      '--format=safetensors holds it as it is'
+      'only AlexNet without batch_norm has a form for one device: '
+      '--format=safetensors holds this network as it is'
     )
   num, maps = params[f'{_last_conv(params)}/bias'].shape
   out: Arrays = {}
