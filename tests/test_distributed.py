@@ -133,6 +133,29 @@ def test_a_run_moves_from_two_processes_to_one_and_back(
     assert row['train/loss'] == pytest.approx(other['train/loss'], rel=1e-4)
 
 
+@pytest.mark.slow
+def test_both_begin_with_what_another_run_has_learnt(
+  program, config, reference, tmp_path
+):
+  """One step at rate 0: all but the last layer are those of the reference."""
+  config.update_from_flattened_dict(
+    {
+      'length': '1 step',
+      'schedule.rate': 0.0,
+      'pretrained.source': str(reference),
+    }
+  )
+  first, second = finish_pair(start_pair(program(tmp_path / 'run', config)))
+  assert f'fc7 of {reference}' in first and 'starting' not in second
+  got, _ = small_runs.saved(config, tmp_path / 'run')
+  want, _ = small_runs.saved(config, reference, 'best')
+  params = [name for name in got if name.startswith('.params')]
+  assert len(params) == 16
+  for name in params:
+    same = got[name].tobytes() == want[name].tobytes()
+    assert same == ('fc8' not in name), name
+
+
 def test_damaged_records_are_counted_over_both(
   damaged, program, config, tmp_path
 ):
