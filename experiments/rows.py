@@ -64,12 +64,21 @@ def _text(rows: Iterable[dict[str, str]]) -> str:
 
 
 def has(run: plan.Run, folder: Path = RESULTS) -> bool:
-  """Whether the run's row is there."""
+  """Whether the run's row is there, with what its experiment reads."""
   want = (run.form, run.variant, str(run.seed), run.key)
+  read_as = plan.load(run.experiment).read
   return any(
     tuple(row[name] for name in _KEY) == want
+    and (row['status'] != 'finished' or has_reading(row, read_as))
     for row in read(run.experiment, folder)
   )
+
+
+def has_reading(row: dict[str, str], read_as: str) -> bool:
+  """Whether a row has what is read: an older one, or that of a run that
+  diverged, may not."""
+  columns = {'chance': 'at_chance', 'colour': 'colour'}
+  return bool(row[columns.get(read_as, 'seed')])
 
 
 def of(run: plan.Run, workdir: Path) -> dict[str, Any] | None:

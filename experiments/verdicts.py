@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from experiments.plan import Experiment, by_variant
+from experiments.rows import has_reading
 
 AGREES, DISAGREES = 'agrees', 'disagrees'
 UNKNOWN, UNTESTED = 'too small to tell', ''
@@ -72,26 +73,26 @@ def lines(
   experiment: Experiment, rows: Sequence[dict[str, str]], form: str
 ) -> list[Line]:
   """A line for each variant that has rows, the baseline first."""
-  found = by_variant(rows, form)
+  found = by_variant([r for r in rows if has_reading(r, experiment.read)], form)
   if experiment.read == 'epochs':
     return _epochs(experiment, found, experiment.forms[form].target)
   order = sorted(found, key=lambda variant: variant != experiment.baseline)
   measured = {
-    variant: _measured(experiment.read, found[variant]) for variant in order
+    variant: _read(experiment.read, found[variant]) for variant in order
   }
   return [
     _line(experiment, variant, found[variant], measured) for variant in order
   ]
 
 
-def _measured(read: str, rows: Sequence[dict[str, str]]) -> tuple[float, float]:
+def _read(read_as: str, rows: Sequence[dict[str, str]]) -> tuple[float, float]:
   """What an experiment reads of a variant's rows, and its standard error."""
   n = len(rows)
-  if read == 'chance':
+  if read_as == 'chance':
     stuck = sum(int(row['at_chance']) for row in rows)
     p = (stuck + 1) / (n + 2)
     return 100 * stuck / n, 100 * math.sqrt(p * (1 - p) / n)
-  if read == 'colour':
+  if read_as == 'colour':
     points, errors = zip(*map(apart, rows), strict=True)
     kernels = math.hypot(*errors) / n
     seeds = statistics.stdev(points) / math.sqrt(n) if n > 1 else 0.0

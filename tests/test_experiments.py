@@ -176,6 +176,8 @@ def test_towers_that_differ_in_colour():
   (line,) = lines('30 70', '60 50')  # whichever tower it is
   assert line.mean == 50 / 2 and line.verdict == 'agrees'
   assert line.se == pytest.approx(30 / 2)  # seeds spread more than kernels
+  (line,) = lines('30 70', '')  # a run that diverged
+  assert line.n == 1
   (line,) = lines('30 70', '60 51', '50 90')
   assert line.verdict == 'too small to tell in 1 of 3 runs'
 
