@@ -8,8 +8,6 @@ saved, and every evaluation is followed by a save.
 import contextlib
 import json
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -37,6 +35,7 @@ from alexnet_jax.runtime.cadence import Duration
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.metrics import Metrics
+from alexnet_jax.runtime.profile import Meter, Trace
 from alexnet_jax.runtime.writers import MetricsWriter, Progress
 
 
@@ -68,7 +67,7 @@ def train_and_evaluate(
     if run.ended():
       print(f'{workdir} is complete: {run.step} steps', flush=True)
       return 0
-    trace = stack.enter_context(_Trace(workdir, profile))
+    trace = stack.enter_context(Trace(workdir, profile))
     batches = run.open_batches(stack)
     # Entered last: after an error nothing waits for the other processes.
     stack.enter_context(distributed.together())
@@ -163,7 +162,7 @@ class _Run:
         show=jax.process_index() == 0,
       )
     )
-    self.meter = _Meter()
+    self.meter = Meter()
     self.text = ''  # of the last log, beside the progress
     self.error: float | None = None  # of an evaluation not saved yet
 
@@ -354,76 +353,6 @@ def _alone_in(workdir: epath.Path) -> Iterator[None]:
     files.make_folder(workdir)
   with files.locked(workdir / '.lock', refuse):
     yield
-
-
-class _Meter:
-  """Images per second and the share of time spent waiting for data."""
-
-  def __init__(self) -> None:
-    self.restart()
-
-  def restart(self) -> None:
-    """Starts to measure; between steps something else took time."""
-    self._start, self._images, self._waited = time.perf_counter(), 0, 0.0
-
-  def add(self, images: int) -> None:
-    self._images += images
-
-  @contextlib.contextmanager
-  def waiting(self) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    self._waited += time.perf_counter() - start
-
-  def read(self) -> dict[str, float]:
-    """The times of a row of metrics, since the last one."""
-    seconds = time.perf_counter() - self._start
-    values = {
-      'time/images_per_sec': self._images / seconds,
-      'time/waiting': self._waited / seconds,
-    }
-    self.restart()
-    return values
-
-
-class _Trace:
-  """Writes a `jax.profiler` trace of the steps START to STOP of a run."""
-
-  def __init__(self, workdir: epath.Path, steps: tuple[int, int] | None):
-    self._folder, self._steps = workdir / 'profile', steps
-    self._here = self._folder  # where JAX, which knows no buckets, writes
-    if jax.process_index():
-      self._steps = None  # processes of one host would write one file
-    self._running = False
-
-  def __enter__(self) -> '_Trace':
-    return self
-
-  def before(self, step: int) -> None:
-    """To be called before each step, with how many are done."""
-    if self._steps is None:
-      return
-    start, stop = self._steps
-    if not self._running and start <= step < stop:
-      if files.in_bucket(self._folder):
-        self._here = epath.Path(tempfile.mkdtemp())
-      jax.profiler.start_trace(self._here)
-      self._running = True
-    elif self._running and step >= stop:
-      self.close()
-
-  def close(self) -> None:
-    if self._running:
-      jax.profiler.stop_trace()
-      if self._here != self._folder:
-        with files.explained(self._folder):
-          files.upload(self._here, self._folder)
-        self._here.rmtree()
-      print(f'profile written to {self._folder}', flush=True)
-    self._running, self._steps = False, None
-
-  def __exit__(self, *_) -> None:
-    self.close()
 
 
 def _log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:

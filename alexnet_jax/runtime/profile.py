@@ -1,0 +1,81 @@
+"""How fast the steps of a run are, and a trace of some of them."""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+
+import jax
+from etils import epath
+
+from alexnet_jax.runtime import files
+
+
+class Meter:
+  """Images per second and the share of time spent waiting for data."""
+
+  def __init__(self) -> None:
+    self.restart()
+
+  def restart(self) -> None:
+    """Starts to measure; between steps something else took time."""
+    self._start, self._images, self._waited = time.perf_counter(), 0, 0.0
+
+  def add(self, images: int) -> None:
+    self._images += images
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - start
+
+  def read(self) -> dict[str, float]:
+    """The times of a row of metrics, since the last one."""
+    seconds = time.perf_counter() - self._start
+    values = {
+      'time/images_per_sec': self._images / seconds,
+      'time/waiting': self._waited / seconds,
+    }
+    self.restart()
+    return values
+
+
+class Trace:
+  """Writes a `jax.profiler` trace of the steps START to STOP of a run."""
+
+  def __init__(self, workdir: epath.Path, steps: tuple[int, int] | None):
+    self._folder, self._steps = workdir / 'profile', steps
+    self._here = self._folder  # where JAX, which knows no buckets, writes
+    if jax.process_index():
+      self._steps = None  # processes of one host would write one file
+    self._running = False
+
+  def __enter__(self) -> 'Trace':
+    return self
+
+  def before(self, step: int) -> None:
+    """To be called before each step, with how many are done."""
+    if self._steps is None:
+      return
+    start, stop = self._steps
+    if not self._running and start <= step < stop:
+      if files.in_bucket(self._folder):
+        self._here = epath.Path(tempfile.mkdtemp())
+      jax.profiler.start_trace(self._here)
+      self._running = True
+    elif self._running and step >= stop:
+      self.close()
+
+  def close(self) -> None:
+    if self._running:
+      jax.profiler.stop_trace()
+      if self._here != self._folder:
+        with files.explained(self._folder):
+          files.upload(self._here, self._folder)
+        self._here.rmtree()
+      print(f'profile written to {self._folder}', flush=True)
+    self._running, self._steps = False, None
+
+  def __exit__(self, *_) -> None:
+    self.close()
