@@ -8,8 +8,9 @@ import numpy as np
 import oracle
 import pytest
 from conftest import max_norm_error
+from jax.experimental.pallas import tpu as pltpu
 
-from alexnet_jax.models import layers, normalization, pooling, windows
+from alexnet_jax.models import fused, layers, normalization, pooling, windows
 from alexnet_jax.runtime.errors import UserError
 
 
@@ -60,6 +61,19 @@ def test_conv(size, channels, kernel, stride, pad):
   assert max_norm_error(got, oracle.conv(x, w, b, stride, pad)) <= 1e-5
 
 
+@pytest.fixture
+def lowered_for(monkeypatch):
+  """Makes every layer take the lowering of a platform, here."""
+
+  def lower(platform):
+    def choose(*args, default, **others):
+      return others.get(platform, default)(*args)
+
+    monkeypatch.setattr(jax.lax, 'platform_dependent', choose)
+
+  return lower
+
+
 def gradients(function, *args):
   """Of the sum of its values, each with a weight of its own."""
   shape = jax.eval_shape(function, *args)
@@ -69,7 +83,7 @@ def gradients(function, *args):
   )(*args)
 
 
-@pytest.mark.parametrize('platform', ['cpu', 'default'])
+@pytest.mark.parametrize('platform', ['cpu', 'tpu', 'default'])
 @pytest.mark.parametrize(
   ('batch', 'size', 'channels', 'out', 'kernel', 'stride', 'pad'),
   [
@@ -81,7 +95,7 @@ def gradients(function, *args):
   ],
 )
 def test_conv_and_its_gradients(
-  monkeypatch, platform, batch, size, channels, out, kernel, stride, pad
+  lowered_for, platform, batch, size, channels, out, kernel, stride, pad
 ):
   """Each lowering against the plain sum in float64."""
   x = normal(0, (batch, size, size, channels), 50)
@@ -96,25 +110,24 @@ def test_conv_and_its_gradients(
     )
     return y + b
 
-  def choose(*args, cpu, default):
-    return {'cpu': cpu, 'default': default}[platform](*args)
-
   def ours(x, w, b):
     return layers.conv(x, w, b, stride, pad)
 
   with jax.enable_x64(True):
     wide = [jnp.asarray(a, jnp.float64) for a in (x, w, b)]
     want = [plain(*wide), *gradients(plain, *wide)]
-  monkeypatch.setattr(jax.lax, 'platform_dependent', choose)
+  lowered_for(platform)
   args = [jnp.asarray(a) for a in (x, w, b)]
   got = [ours(*args), *gradients(ours, *args)]
   for a, b in zip(got, want, strict=True):
     assert max_norm_error(a, b) <= 1e-5
 
 
+@pytest.mark.parametrize('platform', ['default', 'tpu'])
 @pytest.mark.parametrize('alpha_over', ['sum', 'mean'])
 @pytest.mark.parametrize('channels', [3, 12, 48])
-def test_lrn(alpha_over, channels):
+def test_lrn(lowered_for, platform, alpha_over, channels):
+  lowered_for(platform)
   x = normal(0, (2, 5, 5, channels), 100)
   want = oracle.lrn(x, alpha_over=alpha_over)
   got = normalization.lrn(jnp.asarray(x), alpha_over=alpha_over)
@@ -131,6 +144,7 @@ def test_lrn_with_another_power_and_size():
   assert max_norm_error(got, oracle.lrn(x, **choice)) <= 1e-5
 
 
+@pytest.mark.parametrize('platform', ['default', 'tpu'])
 @pytest.mark.parametrize(
   'choice',
   [
@@ -139,8 +153,9 @@ def test_lrn_with_another_power_and_size():
     {'size': 4, 'k': 1.0, 'beta': 0.5},
   ],
 )
-def test_lrn_gradient(choice):
+def test_lrn_gradient(lowered_for, platform, choice):
   """Against JAX's own of the formula, channel by channel, in float64."""
+  lowered_for(platform)
   x = normal(0, (2, 3, 3, 12), 30)
   size, over = choice.get('size', 5), choice.get('alpha_over', 'sum')
   alpha = choice.get('alpha', 1e-4) / (size if over == 'mean' else 1)
@@ -165,20 +180,24 @@ def test_lrn_refuses_another_convention():
     normalization.lrn(jnp.ones((1, 1, 1, 8)), alpha_over='avg')
 
 
+@pytest.mark.parametrize('platform', ['default', 'tpu'])
 @pytest.mark.parametrize('size', [55, 27, 13, 8, 6])
-def test_max_pool(size):
+def test_max_pool(lowered_for, platform, size):
+  lowered_for(platform)
   x = normal(0, (2, size, size + 1, 4))
   got = pooling.max_pool(jnp.asarray(x))
   np.testing.assert_array_equal(got, oracle.max_pool(x).astype(np.float32))
 
 
+@pytest.mark.parametrize('platform', ['default', 'tpu'])
 @pytest.mark.parametrize(
   ('size', 'window', 'stride'),
   [(7, 3, 2), (8, 3, 2), (8, 2, 2), (9, 3, 1), (14, 12, 2)],
 )
 def test_max_pool_gradient_goes_to_the_first_of_the_largest(
-  size, window, stride
+  lowered_for, platform, size, window, stride
 ):
+  lowered_for(platform)
   # Whole numbers: many places share a maximum, and sums are exact.
   rng = np.random.default_rng(0)
   x = rng.integers(0, 4, (2, size, size + 1, 3)).astype(np.float32)
@@ -216,3 +235,42 @@ def test_inverted_dropout_has_the_same_masks():
   np.testing.assert_array_equal(layers.dropout(x, 0.25, None, 'inverted'), 1)
   with pytest.raises(UserError, match="'paper' or 'inverted', not 'both'"):
     layers.dropout(x, 0.25, keys, 'both')
+
+
+@pytest.mark.parametrize('platform', ['default', 'tpu'])
+@pytest.mark.parametrize(
+  ('height', 'width', 'choice'),
+  [(5, 7, {}), (7, 3, {'size': 4, 'alpha': 0.1, 'beta': 0.6})],
+)
+def test_relu_lrn_pool_as_one(lowered_for, platform, height, width, choice):
+  """Value and gradient against the three layers, one after the other."""
+  x = jnp.asarray(normal(0, (128, height, width, 16), 30))
+  pool = {'window': 3, 'stride': 2}
+  assert fused.fits(x, **pool)
+
+  def one(x):
+    return fused.relu_lrn_pool(x, choice, pool)
+
+  def three(x):
+    normed = normalization.lrn(jax.nn.relu(x), **choice)
+    return pooling.max_pool(normed, **pool)
+
+  lowered_for('default')
+  want = [three(x), *gradients(three, x)]
+  lowered_for(platform)
+  with pltpu.force_tpu_interpret_mode():
+    got = [one(x), *gradients(one, x)]
+  for a, b in zip(got, want, strict=True):
+    assert max_norm_error(a, b) <= 1e-5
+
+
+def test_where_the_kernels_of_tpus_fit():
+  def fits(*shape, window=3, stride=2):
+    x = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    return fused.fits(x, window, stride)
+
+  assert fits(1024, 55, 55, 48) and fits(128, 27, 27, 128)
+  assert not fits(64, 55, 55, 48)  # lanes would be empty
+  assert not fits(128, 56, 55, 48)  # a window hangs over
+  assert not fits(128, 55, 55, 12)
+  assert not fits(128, 55, 55, 48, window=2)

@@ -10,6 +10,7 @@ from flax import nnx
 from jax import lax
 
 from alexnet_jax.models import (
+  fused,
   layers,
   normalization,
   pooling,
@@ -198,10 +199,11 @@ class AlexNet(nnx.Module):
         if row.talk:
           xs = self._exchange(xs)
         weights = getattr(self, row.name).towers(self.dtype)
-        xs = out[row.name] = [
+        linear = [
           self._conv(x, kernel, bias, row)
           for x, (kernel, bias) in zip(xs, weights, strict=True)
         ]
+      xs = out[row.name] = linear
       for step in row.then:
         if step == 'norm' and not self.has_lrn:
           continue
@@ -212,6 +214,13 @@ class AlexNet(nnx.Module):
           else:
             xs = self._follow(step, xs)
         out[name] = xs
+      if keys is not None and self._fuses(row, linear):
+        # The same maps by a shorter way: jit drops the longer one.
+        name = row.follower('pool', 'lrn')
+        with jax.named_scope(name):
+          xs = out[name] = [
+            fused.relu_lrn_pool(x, self.lrn, self.pool) for x in linear
+          ]
     xs = [x.reshape(x.shape[0], -1) for x in xs]
     here = towers.indices(self.fc8.kernel.shape[0], self.tower_axis)
     for number, dense in enumerate(self.denses):
@@ -270,6 +279,16 @@ class AlexNet(nnx.Module):
     if step == 'norm':
       return self._lrn(xs)
     return [getattr(self, f'_{step}')(x) for x in xs]
+
+  def _fuses(self, row: Conv, xs: Maps) -> bool:
+    """Whether what follows a convolution in training is one function."""
+    return (
+      row.then == ('act', 'norm', 'pool')
+      and (self.activation, self.rounding) == ('relu', 'up')
+      and self.has_lrn
+      and not self.lrn_across
+      and fused.fits(xs[0], **self.pool)
+    )
 
   def _batch_norm(self, row: Conv, xs: Maps, training: bool) -> Maps:
     rows: tuple[str, ...] = ()

@@ -46,13 +46,51 @@ def conv(
   varying = jax.typeof(x).mat.varying | jax.typeof(kernel).mat.varying
   x, kernel = (_varying_over(varying, y) for y in (x, kernel))
   if stride > 1:
-    x, kernel = _space_to_depth(x, kernel, stride, edges)
-    edges = ((0, 0), (0, 0))
+    return _strided_conv(x, kernel, stride, edges) + bias
   return _dense_conv(x, kernel, edges) + bias
 
 
 def _varying_over(axes: frozenset[str], x: jax.Array) -> jax.Array:
   return lax.pcast(x, tuple(axes - jax.typeof(x).mat.varying), to='varying')
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _strided_conv(
+  x: jax.Array, kernel: jax.Array, stride: int, edges: cpu.Edges
+) -> jax.Array:
+  """A convolution with a stride; TPUs' compiler folds it better by itself."""
+  return lax.platform_dependent(
+    x,
+    kernel,
+    tpu=functools.partial(_plain_conv, edges=edges, stride=stride),
+    default=functools.partial(_folded_conv, stride=stride, edges=edges),
+  )
+
+
+def _strided_conv_forward(x, kernel, stride, edges):
+  return _strided_conv(x, kernel, stride, edges), (x, kernel)
+
+
+def _strided_conv_backward(stride, edges, residuals, g):
+  def gradients(conv):
+    return lambda x, kernel, g: jax.vjp(conv, x, kernel)[1](g)
+
+  return lax.platform_dependent(
+    *residuals,
+    g,
+    tpu=gradients(functools.partial(_plain_conv, edges=edges, stride=stride)),
+    default=gradients(
+      functools.partial(_folded_conv, stride=stride, edges=edges)
+    ),
+  )
+
+
+_strided_conv.defvjp(_strided_conv_forward, _strided_conv_backward)
+
+
+def _folded_conv(x, kernel, stride, edges):
+  x, kernel = _space_to_depth(x, kernel, stride, edges)
+  return _dense_conv(x, kernel, ((0, 0), (0, 0)))
 
 
 def _space_to_depth(x, kernel, stride, edges):
@@ -108,9 +146,15 @@ def _by_platform(on_cpu, elsewhere, x: jax.Array, *args, **options):
   )
 
 
-def _plain_conv(x: jax.Array, kernel: jax.Array, edges: cpu.Edges) -> jax.Array:
+def _plain_conv(
+  x: jax.Array, kernel: jax.Array, edges: cpu.Edges, stride: int = 1
+) -> jax.Array:
   return lax.conv_general_dilated(
-    x, kernel, (1, 1), edges, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    x,
+    kernel,
+    (stride, stride),
+    edges,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
 
 

@@ -1,13 +1,14 @@
 """Response normalization (§3.3): across a tower's maps, and within a map."""
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax.models import windows
+from alexnet_jax.models import tpu, windows
 from alexnet_jax.runtime.errors import UserError
 
 
@@ -41,23 +42,45 @@ def lrn(
   Raises:
     UserError: another `alpha_over`.
   """
+  return _lrn(x, size, k, scale_of(alpha, size, alpha_over), beta)
+
+
+def scale_of(alpha: float, size: int, alpha_over: str) -> float:
+  """What multiplies the sum of squares.
+
+  Raises:
+    UserError: another `alpha_over`.
+  """
   if alpha_over not in ('sum', 'mean'):
     raise UserError(f"alpha_over is 'sum' or 'mean', not {alpha_over!r}")
-  scale = alpha if alpha_over == 'sum' else alpha / size
-  return _lrn(x, size, k, scale, beta)
+  return alpha if alpha_over == 'sum' else alpha / size
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _lrn(x: jax.Array, size: int, k: float, scale: float, beta: float):
   """Differentiated by hand, for autodiff keeps every shifted sum: keeps `x`
   alone, and the backward pass has one more window instead of five."""
+  return _by_platform(values, x, size=size, k=k, scale=scale, beta=beta)
+
+
+def _by_platform(function: Callable, *args: jax.Array, **choice):
+  return lax.platform_dependent(
+    *args,
+    tpu=functools.partial(tpu.apart(function), window=tpu.banded, **choice),
+    default=functools.partial(function, window=shifted, **choice),
+  )
+
+
+def shifted(x: jax.Array, before: int, size: int) -> jax.Array:
+  """Sums over windows of channels, wherever there is no better way."""
+  return _around(x, -1, before, size)
+
+
+def values(x, window, size, k, scale, beta):
+  """LRN as its formula, `window` being what adds up channels."""
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  return (wide * _lrn_factor(wide, size, k, scale, beta)[0]).astype(x.dtype)
-
-
-def _lrn_factor(x: jax.Array, size: int, k: float, scale: float, beta: float):
-  """What LRN multiplies by, `d ** -beta`, and `1 / d`."""
-  return _power(k + scale * _around(x * x, -1, size // 2, size), beta)
+  d = k + scale * window(wide * wide, size // 2, size)
+  return (wide * _power(d, beta)[0]).astype(x.dtype)
 
 
 def _around(x: jax.Array, axis: int, before: int, size: int) -> jax.Array:
@@ -80,13 +103,19 @@ def _lrn_forward(x, size, k, scale, beta):
 
 
 def _lrn_backward(size, k, scale, beta, x, g):
+  choice = {'size': size, 'k': k, 'scale': scale, 'beta': beta}
+  return (_by_platform(gradient, x, g, **choice),)
+
+
+def gradient(x, g, window, size, k, scale, beta):
+  """Of the sum of `values(x, ...) * g`, by `x`."""
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   g = g.astype(wide.dtype)
-  factor, inverse = _lrn_factor(wide, size, k, scale, beta)
+  d = k + scale * window(wide * wide, size // 2, size)
+  factor, inverse = _power(d, beta)
   # A channel is in the window of those that are in its mirrored window.
-  inner = _around(g * wide * factor * inverse, -1, (size - 1) // 2, size)
-  dx = g * factor - 2 * beta * scale * wide * inner
-  return (dx.astype(x.dtype),)
+  inner = window(g * wide * factor * inverse, (size - 1) // 2, size)
+  return (g * factor - 2 * beta * scale * wide * inner).astype(x.dtype)
 
 
 _lrn.defvjp(_lrn_forward, _lrn_backward)

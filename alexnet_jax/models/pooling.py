@@ -5,8 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from alexnet_jax.models import windows
+from alexnet_jax.models import tpu, windows
 
 
 def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
@@ -25,11 +26,32 @@ def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-  """Differentiated by hand, to keep a byte for each output and no more."""
+  """Differentiated by hand, to keep a byte for each output and no more; on
+  TPUs the input."""
   return _max_pool_forward(x, window, stride)[0]
 
 
 def _max_pool_forward(x, window, stride):
+  y, where = lax.platform_dependent(
+    x,
+    tpu=functools.partial(tpu.max_pool, window=window, stride=stride),
+    default=functools.partial(first, window=window, stride=stride),
+  )
+  # Of the two, a compiled program keeps the one that its platform reads.
+  return y, (x, where)
+
+
+def _max_pool_backward(window, stride, residuals, g):
+  gradient = lax.platform_dependent(
+    *residuals,
+    g,
+    tpu=functools.partial(tpu.max_pool_gradient, window=window, stride=stride),
+    default=functools.partial(scattered, window=window, stride=stride),
+  )
+  return (gradient,)
+
+
+def first(x, window, stride):
   """The maxima of shifted slices, and which slice is the first to have one."""
   grown = windows.grow(x, window, stride, -jnp.inf)
   down, across = (extent - window + 1 for extent in grown.shape[1:3])
@@ -38,18 +60,20 @@ def _max_pool_forward(x, window, stride):
     for i in range(window)
     for j in range(window)
   ]
-  dtype = jnp.int8 if len(taps) < 128 else jnp.int16
+  dtype = windows.place_dtype(window)
   y, where = taps[0], jnp.zeros(taps[0].shape, dtype)
   for number, tap in enumerate(taps[1:], start=1):
-    where = jnp.where(tap > y, dtype(number), where)
+    where = jnp.where(tap > y, dtype.type(number), where)
     y = jnp.maximum(y, tap)
-  return y, (where, x.shape[1:3])
+  return y, where
 
 
-def _max_pool_backward(window, stride, residuals, g):
-  """The input is stride x stride interleaved parts: the places of one are
+def scattered(x, where, g, window, stride):
+  """The gradient: `g` where `first` found the maxima.
+
+  The input is stride x stride interleaved parts: the places of one are
   seen at the same few places of the windows, and by no other."""
-  where, shape = residuals
+  shape = x.shape[1:3]
   rows, columns = (-(-extent // stride) for extent in shape)
   before = (window - 1) // stride  # windows that start earlier and reach it
 
@@ -74,7 +98,7 @@ def _max_pool_backward(window, stride, residuals, g):
   x = jnp.stack(parts).reshape(stride, stride, *parts[0].shape)
   x = x.transpose(2, 3, 0, 4, 1, 5)  # [B, rows, stride, columns, stride, C]
   x = x.reshape(len(g), rows * stride, columns * stride, -1)
-  return (x[:, : shape[0], : shape[1]],)
+  return x[:, : shape[0], : shape[1]]
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)

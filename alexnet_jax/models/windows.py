@@ -78,6 +78,11 @@ def grow(x: jax.Array, window: int, stride: int, fill: float) -> jax.Array:
   return jnp.pad(x, ((0, 0), *over, (0, 0)), constant_values=fill)
 
 
+def place_dtype(window: int) -> jnp.dtype:
+  """Of a place's number in a window of `window` x `window`."""
+  return jnp.dtype(jnp.int8 if window**2 < 128 else jnp.int16)
+
+
 def total(x: jax.Array, axis: int, window: int, stride: int = 1) -> jax.Array:
   """Sums over the whole windows along an axis.
 
