@@ -38,9 +38,10 @@ types: install
 	touch $@
 
 tpu-report: .venv-tpu/installed
-	TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu .venv-tpu/bin/python \
-	  -m alexnet_jax.benchmark tpu --config=configs/imagenet2012.py \
-	  --config.dtype=bfloat16 --batch=1024 --topology=v5e:2x4 --mesh=4,2
+	JAX_PLATFORMS=cpu .venv-tpu/bin/python -m alexnet_jax.benchmark tpu \
+	  --config=configs/imagenet2012.py --config.dtype=bfloat16 \
+	  --json=experiments/results/tpu.json \
+	  --leads=experiments/results/tpu_leads.csv --report=docs/scaling.md
 
 # -- the lock file, from the ranges of setup.cfg
 lock:

@@ -10,6 +10,8 @@ beside it the augmentation. With --peer, PyTorch's step of the same network in
 turn, once the outputs of both agree; PyTorch may live in another Python:
 --peer_python=PATH.
 
+eval: images per second of an evaluation, one view of each or ten.
+
 input: images per second from a prepared data set to views on the device, and
 per core; with --pictures=FOLDER, PyTorch's loader on the photographs as they
 were, in turn.
@@ -21,13 +23,15 @@ data set.
 
 tpu: the training step compiled by libtpu for --topology, with no TPU here:
 FLOPs and bytes an image as XLA counts them, memory, what chips send, and the
-roofline. `make tpu-report` has an environment for it.
+roofline. With --report=docs/scaling.md, all steps of that page that the rows of
+--json lack, each added when it is done, and then the page. `make tpu-report`
+has an environment for it.
 
 comms: what the compiled training and evaluation steps send between devices,
 layer by layer, beside the least that the shapes demand.
 
-step and comms need no data set. On CPUs there are as many virtual devices as
---mesh asks for.
+step, eval, tpu and comms need no data set. On CPUs there are as many virtual
+devices as --mesh asks for.
 """
 
 import functools
@@ -70,6 +74,12 @@ _PICTURES = flags.DEFINE_string(
 _TOPOLOGY = flags.DEFINE_string(
   'topology', 'v5e:2x4', 'Of TPUs: v4, v5e, v5p or v6e, and its shape.'
 )
+_REPORT = flags.DEFINE_string(
+  'report', None, 'tpu: write the page of what TPUs would do to this file.'
+)
+_LEADS = flags.DEFINE_string(
+  'leads', None, 'tpu: a table of what was tried, for that page.'
+)
 _JSON = flags.DEFINE_string('json', None, 'Also write the rows to this file.')
 _CSV = flags.DEFINE_string(
   'csv', None, 'Also add the rows to this table, made if missing.'
@@ -79,7 +89,13 @@ flags.mark_flag_as_required('config')
 
 def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
-  commands = {'step': _step, 'input': _input, 'tpu': _tpu, 'comms': _comms} | {
+  commands = {
+    'step': _step,
+    'eval': _eval,
+    'input': _input,
+    'tpu': _tpu,
+    'comms': _comms,
+  } | {
     kind: functools.partial(_program, kind)
     for kind in ('startup', 'memory', 'end_to_end')
   }
@@ -97,6 +113,15 @@ def _step() -> None:
     config, meshes, _CLASSES.value, _REPEATS.value, peers, _PEER_PYTHON.value
   )
   print(step.table(rows))
+  _write(rows)
+
+
+def _eval() -> None:
+  config, meshes = _configured()
+  from alexnet_jax.benchmarks import evaluation
+
+  rows = evaluation.run(config, meshes, _CLASSES.value, _REPEATS.value)
+  print(evaluation.table(rows))
   _write(rows)
 
 
@@ -123,9 +148,12 @@ def _program(kind: str) -> None:
 
 
 def _tpu() -> None:
-  config, meshes = _configured()
+  config, meshes = _configured(virtual=False)
   from alexnet_jax.benchmarks import tpu
 
+  if _REPORT.value:
+    _tpu_report(config)
+    return
   rows = [
     tpu.run(config, _TOPOLOGY.value, mesh, _CLASSES.value) for mesh in meshes
   ]
@@ -133,6 +161,34 @@ def _tpu() -> None:
   for row in rows:
     print(f'\nMB an image by layer, mesh {row["mesh"]}:\n{tpu.layers(row)}')
   _write(rows)
+
+
+def _tpu_report(config) -> None:
+  """Compiles what is missing, then writes page and plot."""
+  from pathlib import Path
+
+  from alexnet_jax.benchmarks import results, scaling, tpu
+  from alexnet_jax.drawing import canvas
+  from alexnet_jax.drawing import scaling as drawing
+  from alexnet_jax.runtime import files
+
+  if not (_JSON.value and _REPORT.value):
+    raise errors.UserError('--report needs --json=FILE, where its rows are')
+  page = Path(_REPORT.value)
+  rows = results.read_json(_JSON.value) if Path(_JSON.value).exists() else []
+  for point in scaling.missing(rows):
+    print(f'compiling {point}', flush=True)
+    config.batch_size = point.batch
+    config.mesh.parallelism = point.parallelism
+    rows.append(tpu.run(config, point.topology, point.mesh, _CLASSES.value))
+    results.write_json(_JSON.value, rows)
+  leads = results.read_csv(_LEADS.value) if _LEADS.value else []
+  with files.explained(page):
+    page.write_text(scaling.page(rows, leads))
+  canvas.save(
+    drawing.throughput(scaling.series(rows), scaling.NOTE),
+    page.parent / scaling.PICTURE,
+  )
 
 
 def _write(rows) -> None:
@@ -159,8 +215,9 @@ def _comms() -> None:
     print(f'\n{name}:\n{communication.table(setup, rows)}')
 
 
-def _configured():
-  """The configuration, and the meshes; the backend has devices for each."""
+def _configured(virtual: bool = True):
+  """The configuration, and the meshes; the backend has devices for each, if
+  they are to be `virtual`."""
   from alexnet_jax.runtime import backend
 
   config = _CONFIG.value
@@ -172,7 +229,8 @@ def _configured():
     if len(sizes) != 2 or not all(size.isdecimal() for size in sizes):
       raise errors.UserError(f'--mesh={text}: write it as 1,2')
     meshes.append((int(sizes[0]), int(sizes[1])))
-  data, towers = max(meshes, key=lambda sizes: sizes[0] * sizes[1])
+  most = max(meshes, key=lambda sizes: sizes[0] * sizes[1])
+  data, towers = most if virtual else (1, 1)
   backend.configure(data, towers, config.deterministic)
   return config, meshes
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import explained, write_atomically
 
 Row = dict[str, Any]
@@ -38,6 +39,21 @@ def write_json(path: str, rows: Sequence[Row]) -> None:
   """
   with explained(path):
     write_atomically(epath.Path(path), json.dumps(rows, indent=1) + '\n')
+
+
+def read_json(path: epath.PathLike) -> list[Row]:
+  """The rows of `write_json`.
+
+  Raises:
+    UserError: the file cannot be read, or is another.
+  """
+  with explained(path):
+    text = epath.Path(path).read_text()
+  try:
+    rows = json.loads(text)
+  except ValueError as error:
+    raise UserError(f'{path} has no rows of results: {error}') from error
+  return rows
 
 
 def append_csv(path: str, rows: Sequence[Row]) -> None:

@@ -2,6 +2,8 @@
 roofline over what it counts. A bound, not a measurement."""
 
 import dataclasses
+import importlib.metadata
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from typing import Any
 import ml_collections
 from jax.experimental import topologies
 
-from alexnet_jax.benchmarks import traffic
+from alexnet_jax.benchmarks import timing, traffic
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.learning import communication
 from alexnet_jax.learning.state import Setup
@@ -22,13 +24,13 @@ _LAYER = re.compile(r'(conv|fc|lrn|pool)\d|augment|update|loss')
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """Published figures of one chip (cloud.google.com/tpu/docs), per second.
+  """Published figures of one chip (docs.cloud.google.com/tpu/docs), a second.
 
   Attributes:
     flops: of bfloat16 products.
     memory: bytes to and from HBM.
-    links: bytes received over all links to other chips together: half of
-      what is published for both directions.
+    links: bytes received over all links to other chips together, one
+      direction of each.
   """
 
   flops: float
@@ -37,10 +39,10 @@ class Chip:
 
 
 CHIPS = {
-  'v4': Chip(275e12, 1228e9, 150e9),
-  'v5e': Chip(197e12, 819e9, 100e9),
-  'v5p': Chip(459e12, 2765e9, 300e9),
-  'v6e': Chip(918e12, 1640e9, 224e9),
+  'v4': Chip(275e12, 1228e9, 300e9),
+  'v5e': Chip(197e12, 819e9, 200e9),
+  'v5p': Chip(459e12, 2765e9, 600e9),
+  'v6e': Chip(918e12, 1640e9, 400e9),
 }
 
 
@@ -75,63 +77,91 @@ def run(
   text = compiled.as_text()
   assert text is not None
   chips = mesh[0] * mesh[1]
-  images = config.batch_size / chips
-  received = sum(row.bytes for row in communication.rows_of(setup, compiled))
-  figures = CHIPS[chip]
-  times = {
-    'products': cost['flops'] / figures.flops,
-    'memory': cost['bytes accessed'] / figures.memory,
-    'links': received / figures.links,
-  }
-  binds = max(times, key=lambda name: times[name])
+  sent = communication.rows_of(setup, compiled)
+  versions = timing.environment()
   return {
     'benchmark': 'tpu',
+    'commit': versions['commit'],
+    'versions': f'{versions["versions"]}, libtpu {_libtpu()}',
     'topology': topology,
     'chips': chips,
     'mesh': f'{mesh[0]},{mesh[1]}',
     'parallelism': config.mesh.parallelism,
     'dtype': config.dtype,
     'batch': config.batch_size,
-    'gflop_per_image': cost['flops'] / images / 1e9,
-    'mb_per_image': cost['bytes accessed'] / images / 1e6,
-    'received_mb': received / 1e6,
-    'temporary_gb': memory.temp_size_in_bytes / 1e9,
-    'arguments_gb': memory.argument_size_in_bytes / 1e9,
-    **{f'{name}_ms': 1e3 * seconds for name, seconds in times.items()},
-    'binds': binds,
-    'images_per_sec': config.batch_size / times[binds],
-    'layers': _by_layer(text, images),
+    'flops': cost['flops'],
+    'bytes': cost['bytes accessed'],
+    'received': {
+      kind: sum(row.bytes for row in sent if row.kind == kind)
+      for kind in ('parameters', 'activations', 'labels', 'scalars')
+    },
+    'temporary': memory.temp_size_in_bytes,
+    'arguments': memory.argument_size_in_bytes,
+    'layers': _by_layer(text, config.batch_size / chips),
   }
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+  """The least seconds that a chip needs for its part of a step.
+
+  Attributes:
+    products: at the rate of its matrix units.
+    memory: at that of its memory.
+    links: at that of its links.
+  """
+
+  products: float
+  memory: float
+  links: float
+
+  @classmethod
+  def of(cls, row: Row, chip: str | None = None) -> 'Roofline':
+    """Of what `run` found; `chip`: another one than it was compiled for."""
+    figures = CHIPS[chip or row['topology'].partition(':')[0]]
+    return cls(
+      row['flops'] / figures.flops,
+      row['bytes'] / figures.memory,
+      sum(row['received'].values()) / figures.links,
+    )
+
+  @property
+  def hidden(self) -> float:
+    """Seconds of a step whose parts all go on at once."""
+    return max(self.products, self.memory, self.links)
+
+  @property
+  def waiting(self) -> float:
+    """Seconds of a step that waits for what it receives."""
+    return max(self.products, self.memory) + self.links
+
+  @property
+  def binds(self) -> str:
+    """Which of the three is the longest."""
+    return max(vars(self), key=lambda name: vars(self)[name])
 
 
 def table(rows: Sequence[Row]) -> str:
   """What `run` found, for people to read, as Markdown."""
   head = (
-    'chips',
-    'mesh',
-    'parallelism',
-    'batch',
-    'GFLOP/image',
-    'MB/image',
-    'received MB',
-    'temporary GB',
-    'products ms',
-    'memory ms',
-    'links ms',
-    'binds',
-    'images/s at most',
+    *('topology', 'chips', 'mesh', 'parallelism', 'batch'),
+    *('GFLOP/image', 'MB/image', 'memory, GB', 'received, MB'),
+    *('products, ms', 'memory, ms', 'links, ms', 'binds', 'images/s at most'),
   )
   lines = [f'| {" | ".join(head)} |', '|' + '---|' * len(head)]
   for row in rows:
+    time = Roofline.of(row)
+    images = row['batch'] / row['chips']
     cells = (
-      *(row[name] for name in ('chips', 'mesh', 'parallelism', 'batch')),
-      f'{row["gflop_per_image"]:.2f}',
-      f'{row["mb_per_image"]:.1f}',
-      f'{row["received_mb"]:.1f}',
-      f'{row["temporary_gb"]:.2f}',
-      *(f'{row[f"{n}_ms"]:.2f}' for n in ('products', 'memory', 'links')),
-      row['binds'],
-      f'{row["images_per_sec"]:,.0f}',
+      *(row[name] for name in ('topology', 'chips', 'mesh', 'parallelism')),
+      f'{row["batch"]:,}',
+      f'{row["flops"] / images / 1e9:.2f}',
+      f'{row["bytes"] / images / 1e6:.1f}',
+      f'{(row["temporary"] + row["arguments"]) / 1e9:.2f}',
+      f'{sum(row["received"].values()) / 1e6:.0f}',
+      *(f'{1e3 * t:.2f}' for t in (time.products, time.memory, time.links)),
+      time.binds,
+      f'{row["batch"] / time.hidden:,.0f}',
     )
     lines.append(f'| {" | ".join(map(str, cells))} |')
   return '\n'.join(lines)
@@ -150,6 +180,9 @@ def _setup(
   classes: int,
 ) -> Setup:
   config.mesh.data, config.mesh.towers = mesh
+  # There is no machine of TPUs to ask, and no TPU that two could want.
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   try:
     devices = list(
       topologies.get_topology_desc(
@@ -163,6 +196,10 @@ def _setup(
     ) from error
   made = sharding.make_mesh(*mesh, config.model.towers, devices)
   return communication.abstract_setup(config, classes, made)
+
+
+def _libtpu() -> str:
+  return importlib.metadata.version('libtpu')
 
 
 def _by_layer(text: str, images: float) -> dict[str, float]:

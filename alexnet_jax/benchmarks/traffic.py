@@ -13,7 +13,7 @@ _BYTES = {'pred': 1, 'bf16': 2}
 _ARRAY = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
 _LINE = re.compile(
   r'\s+(?:ROOT )?%(?P<name>\S+) = (?P<type>\(.*?\)|\S+) (?P<opcode>[\w-]+)'
-  r'\((?P<operands>.*?)\)[,\s]'
+  r'\((?P<operands>.*?)\)(?:[,\s]|$)'
 )
 # They move nothing; what an asynchronous copy moves is counted at its start.
 _FREE = {

@@ -1,0 +1,111 @@
+"""The table and the plot of how fast everything is.
+
+  python -m experiments.speed
+
+writes what stands between the marks `<!-- benchmarks -->` and
+`<!-- /benchmarks -->` of README.md, and docs/pictures/benchmarks.svg, from the
+rows that `python -m alexnet_jax.benchmark ...
+--csv=experiments/results/benchmarks.csv` has added. A test holds the text to
+the rows.
+"""
+
+from collections.abc import Sequence
+
+from absl import app
+from etils import epath
+
+from alexnet_jax.benchmarks import results
+from alexnet_jax.runtime.files import write_atomically
+from experiments import plan
+
+ROOT = plan.FOLDER.parent
+ROWS = plan.FOLDER / 'results/benchmarks.csv'
+PICTURE = 'docs/pictures/benchmarks.svg'
+BEGIN, END = '<!-- benchmarks -->', '<!-- /benchmarks -->'
+Rows = Sequence[dict[str, str]]
+# What a kind of measurement is read by, and its unit.
+MEASURES = {
+  'step': ('images_per_sec', 'images/s'),
+  'eval': ('images_per_sec', 'images/s'),
+  'input': ('images_per_sec_per_core', 'images/s a core'),
+  'end_to_end': ('images_per_sec', 'images/s'),
+  'startup': ('start_seconds', 's to the first step'),
+  'memory': ('peak_memory_gb', 'GB'),
+}
+_RATIOS = ('times_torch', 'times_torch_compile')
+
+
+def main(_) -> None:
+  rows = results.read_csv(ROWS)
+  file = ROOT / 'README.md'
+  write_atomically(epath.Path(file), readme(file.read_text(), rows))
+  print(f'{file} written')
+  _plot([row for row in rows if row['benchmark'] == 'step'])
+
+
+def readme(text: str, rows: Rows) -> str:
+  """README.md with the table of `rows` between its marks."""
+  before, _, rest = text.partition(BEGIN)
+  after = rest.partition(END)[2]
+  picture = f'![Images per second of a step]({PICTURE})'
+  return f'{before}{BEGIN}\n\n{table(rows)}\n\n{picture}\n\n{END}{after}'
+
+
+def table(rows: Rows) -> str:
+  """A line for each row: the median and, in brackets, the least and most."""
+  lines = [
+    '| measured | what | batch, width | result | against PyTorch | machine | '
+    'commit |',
+    '|---|---|---|---|---|---|---|',
+  ]
+  for row in rows:
+    field, unit = MEASURES[row['benchmark']]
+    ratios = [
+      f'{_spread(row, name)}x{" compiled" * name.endswith("compile")}'
+      for name in _RATIOS
+      if name in row
+    ]
+    size = ', '.join(row[name] for name in ('batch', 'width') if name in row)
+    without = ', no LRN' if row.get('lrn') == 'False' else ''
+    lines.append(
+      f'| {row["benchmark"]} | {row["name"]}{without} | {size} | '
+      f'{_spread(row, field)} {unit} | {"; ".join(ratios)} | '
+      f'{row["machine"]}, {row["cores"]} cores; {row["versions"]} | '
+      f'{row["commit"]} |'
+    )
+  return '\n'.join(lines)
+
+
+def _spread(row: dict[str, str], field: str) -> str:
+  """'13.2 (12.9-13.4)'; three digits or so."""
+  values = (row[field], row[f'{field}_low'], row[f'{field}_high'])
+  median, low, high = (f'{float(value):.3g}' for value in values)
+  return f'{median} ({low}-{high})'
+
+
+def _plot(rows: Rows) -> None:
+  from alexnet_jax.drawing import canvas
+
+  rows = [row for row in rows if 'gflops' in row or 'PyTorch' in row['name']]
+  fig = canvas.figure(6.4, 0.6 + 0.32 * len(rows))
+  ax = fig.subplots()
+  for place, row in enumerate(rows):
+    low, middle, high = (
+      float(row[f'images_per_sec{end}']) for end in ('_low', '', '_high')
+    )
+    ink = canvas.colour('PyTorch' in row['name'])
+    ax.barh(place, middle, color=ink, height=0.7)
+    ax.plot([low, high], [place, place], color=canvas.INK, lw=1)
+  without = (', no LRN' * (row.get('lrn') == 'False') for row in rows)
+  names = (
+    f'{row["name"]}, batch {row["batch"]}{rest}'
+    for row, rest in zip(rows, without, strict=True)
+  )
+  ax.set_yticks(range(len(rows)), list(names))
+  ax.invert_yaxis()
+  ax.set_xlabel('images/s of a training step, with the least and the most')
+  canvas.save(fig, ROOT / PICTURE)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,184 @@
+"""`benchmark eval|input|startup|memory|end_to_end`: that they run, and that
+what they count is right; how fast anything is is no test."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_runs
+
+from alexnet_jax.benchmarks import data, evaluation, flops, program
+from alexnet_jax.benchmarks.program import Seen
+from alexnet_jax.learning import communication, state
+from alexnet_jax.runtime.errors import UserError
+from configs import default
+
+ROOT = Path(__file__).parents[1]
+ABOUT = {'benchmark', 'commit', 'machine', 'cores', 'versions', 'repeats'}
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory) -> Path:
+  return small_runs.prepare_pictures(
+    tmp_path_factory.mktemp('data'), 'pictures'
+  )
+
+
+def spread_of(row, field):
+  low, middle, high = (row[f'{field}{end}'] for end in ('_low', '', '_high'))
+  assert 0 < low <= middle <= high
+  return middle
+
+
+def test_an_evaluation_counts_an_image_once(monkeypatch):
+  monkeypatch.setattr(evaluation, 'VIEWS', (1, 2))
+  config = default.get_config()
+  config.update_from_flattened_dict(
+    {'batch_size': 4, 'model.width': 0.05, 'augment.crop_size': 64}
+  )
+  one, two = evaluation.run(config, [(1, 1)], classes=7, repeats=2)
+  assert one.keys() >= ABOUT
+  assert (one['name'], two['name']) == ('mesh 1,1, 1 view', 'mesh 1,1, 2 views')
+  config.mesh.data = config.mesh.towers = 1
+  setup = communication.abstract_setup(config, 7)
+  forward = sum(layer.forward for layer in flops.of(setup))
+  for row, views in ((one, 1), (two, 2)):
+    speed = spread_of(row, 'images_per_sec')
+    assert row['gflops'] == pytest.approx(speed * views * forward / 1e9)
+    assert row['name'] in evaluation.table([one, two])
+
+
+def test_the_input_gives_every_image_of_a_batch(pictures):
+  config = small_runs.small_config(pictures, mesh__data=1, mesh__towers=1)
+  rows = data.run(config, repeats=1)
+  assert [row['name'] for row in rows] == ['raw, batches', 'raw, views']
+  for row in rows:
+    assert row.keys() >= ABOUT
+    assert (row['data'], row['batch'], row['workers']) == ('pictures', 8, 0)
+    spread_of(row, 'images_per_sec')
+    spread_of(row, 'images_per_sec_per_core')
+    assert row['name'] in data.table(rows)
+
+
+def test_a_sample_of_the_input_is_a_batch(pictures):
+  config = small_runs.small_config(pictures, mesh__data=1, mesh__towers=1)
+  with contextlib.ExitStack() as stack:
+    stream = data._Stream(*state.open_setup(config), stack)
+    batch = stream._next()
+    assert batch['image'].shape == (8, 256, 256, 3)
+    assert stream._views().shape == (8, 64, 64, 3)
+    sample = stream.measure(False, times=2)
+  assert sample['seconds'] > 0 and sample['cpu'] > 0
+
+
+def seen(done, memory=0.5, speeds=(1, 1, 30, 40, 20)):
+  rows = [{'time/images_per_sec': s, 'time/waiting': s / 100} for s in speeds]
+  return Seen(list(done), memory, rows)
+
+
+def test_what_a_run_has_shown_by_hand():
+  # Its first step ends at 9 s, and a step takes half a second at best.
+  run = seen([9.0, 9.5, 10.25, 10.75, 11.5])
+  assert run.start == 8.5
+  speed, waiting = run.images_per_sec, run.waiting
+  assert (speed.median, speed.low, speed.high) == (30, 20, 40)
+  assert (waiting.median, waiting.low, waiting.high) == (0.3, 0.2, 0.4)
+
+
+@pytest.mark.parametrize(
+  ('kind', 'names', 'shown'),
+  [
+    (
+      'startup',
+      ['cold compile', 'compiled before'],
+      '8.50 (8.50-8.50) s from the command',
+    ),
+    ('memory', ['alexnet_jax'], '0.50 (0.50-0.50) GB at most'),
+    (
+      'end_to_end',
+      ['alexnet_jax'],
+      '30.00 (30.00-30.00) images/s, 0.300 (0.300-0.300) of it waiting',
+    ),
+  ],
+)
+def test_rows_of_a_run(monkeypatch, kind, names, shown):
+  folders = []
+
+  def watch(folder, arguments, steps):
+    assert arguments == ['--config=x'] and steps == 5
+    folders.append(folder)
+    return seen([9.0, 9.5, 10.25, 10.75, 11.5])
+
+  monkeypatch.setattr(program, '_watch', watch)
+  rows = program.run(kind, default.get_config(), ['--config=x'], repeats=2)
+  assert [row['name'] for row in rows] == names
+  # Each repetition begins in an empty folder, and a second start in its.
+  assert len(set(folders)) == 2
+  for row in rows:
+    assert row.keys() >= ABOUT and row['repeats'] == 2
+    assert row['start_seconds'] == 8.5 and row['peak_memory_gb'] == 0.5
+    assert row['images_per_sec'] == 30 and row['waiting'] == 0.3
+  assert shown in program.table(rows)
+
+
+def test_a_run_that_ends_is_told(tmp_path):
+  with pytest.raises(UserError, match='the run ended'):
+    program._watch(str(tmp_path), ['--config=configs/nowhere.py'], 5)
+
+
+def measured(kind, pictures, tmp_path):
+  """Rows of the command, as its file has them, and what it printed."""
+  file = tmp_path / f'{kind}.json'
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'alexnet_jax.benchmark', kind),
+      '--config=configs/default.py',
+      '--config.data.name=pictures',
+      f'--config.data.dir={pictures}',
+      *('--config.model.width=0.05', '--config.augment.crop_size=64'),
+      *('--batch=8', '--repeats=1', f'--json={file}'),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  rows = json.loads(file.read_text())
+  for row in rows:
+    assert row.keys() >= ABOUT
+    assert (row['benchmark'], row['data']) == (kind, 'pictures')
+    assert row['batch'] == 8
+    for field in ('start_seconds', 'peak_memory_gb', 'images_per_sec'):
+      spread_of(row, field)
+    assert 0 <= row['waiting'] <= 1
+    assert row['name'] in done.stdout
+  return rows
+
+
+def test_a_whole_run_is_watched(pictures, tmp_path):
+  (row,) = measured('end_to_end', pictures, tmp_path)
+  assert 0.1 < row['peak_memory_gb'] < 8
+
+
+@pytest.mark.slow
+def test_a_second_start_finds_what_the_first_has_compiled(pictures, tmp_path):
+  cold, warm = measured('startup', pictures, tmp_path)
+  assert (cold['name'], warm['name']) == ('cold compile', 'compiled before')
+
+
+@pytest.mark.slow
+def test_memory_of_a_run(pictures, tmp_path):
+  (row,) = measured('memory', pictures, tmp_path)
+  # At the very least what Python, JAX and one batch take.
+  assert row['peak_memory_gb'] > 0.2
+
+
+def test_peak_memory_is_that_of_the_process():
+  big = np.ones(int(4e8), np.uint8)
+  assert 0.4 < program._peak(os.getpid()) < 50
+  del big

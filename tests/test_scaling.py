@@ -1,0 +1,142 @@
+"""What TPUs would do: the arithmetic by hand, the page against its rows."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import test_communication
+
+from alexnet_jax.benchmarks import results, scaling, tpu, traffic
+from alexnet_jax.runtime.errors import UserError
+from configs import default
+
+ROOT = Path(__file__).parents[1]
+ROWS = ROOT / 'experiments/results/tpu.json'
+LEADS = ROOT / 'experiments/results/tpu_leads.csv'
+
+
+def row(chips=8, mesh='4,2', batch=1024, **fields):
+  return {
+    'topology': 'v5e:2x4',
+    'versions': 'jax 0',
+    'commit': 'abc',
+    'chips': chips,
+    'mesh': mesh,
+    'parallelism': 'towers',
+    'batch': batch,
+    'flops': 197e9,  # 1 ms
+    'bytes': 2 * 819e6,  # 2 ms
+    'received': {'parameters': 100e6, 'activations': 500e6},  # 3 ms
+    'temporary': 3e9,
+    'arguments': 1e9,
+    'layers': {'conv1': 1.0, 'conv1 backward': 2.0, 'rest': 0.5},
+  } | fields
+
+
+def test_the_roofline_by_hand():
+  time = tpu.Roofline.of(row())
+  assert (time.products, time.memory, time.links) == pytest.approx(
+    (0.001, 0.002, 0.003)
+  )
+  assert time.binds == 'links'
+  assert time.hidden == pytest.approx(0.003)
+  assert time.waiting == pytest.approx(0.005)
+  # The same counts on a v6e: 918 TFLOP/s, 1,640 GB/s, 400 GB/s.
+  other = tpu.Roofline.of(row(received={'parameters': 0}), 'v6e')
+  assert other.products == pytest.approx(197e9 / 918e12)
+  assert other.memory == pytest.approx(0.0009988, rel=1e-3)
+  assert (other.links, other.binds) == (0, 'memory')
+
+
+def test_the_table_counts_by_image_and_chip():
+  cells = [c.strip() for c in tpu.table([row()]).splitlines()[2].split('|')]
+  # 1,024 images on 8 chips: 128 each, in 3 ms.
+  assert cells[1:-1] == [
+    *('v5e:2x4', '8', '4,2', 'towers', '1,024', '1.54', '12.8', '4.00', '600'),
+    *('1.00', '2.00', '3.00', 'links', '341,333'),
+  ]
+
+
+def test_where_splitting_the_network_stops_paying():
+  # Half of 488 MB of gradients saved; 113 kB an image of its 128.
+  split = row(received={'parameters': 244e6, 'activations': 128 * 113e3})
+  whole = row(mesh='8,1', received={'parameters': 488e6, 'activations': 0})
+  assert scaling.crossing(split, whole) == pytest.approx(244e6 / 113e3)
+  assert [scaling.way(r) for r in (split, whole)] == ['towers', 'data']
+
+
+def test_points_that_have_rows_are_not_compiled_again():
+  (first, *rest) = scaling.POINTS
+  assert (first.chips, first.batch, first.mesh) == (1, 1024, (1, 1))
+  one = row(chips=1, mesh='1,1', batch=1024)
+  assert scaling.missing([one]) == list(rest)
+  assert len({*scaling.POINTS}) == len(scaling.POINTS)
+  for point in scaling.POINTS:
+    data, towers = point.mesh
+    assert data * towers == point.chips
+    rows, columns = point.topology.partition(':')[2].split('x')
+    assert int(rows) * int(columns) >= point.chips
+
+
+def test_the_page_is_that_of_the_rows():
+  if not ROWS.exists():
+    pytest.skip('no rows yet: make tpu-report')
+  rows = results.read_json(ROWS)
+  assert not scaling.missing(rows)
+  page = (ROOT / 'docs/scaling.md').read_text()
+  assert page == scaling.page(rows, results.read_csv(LEADS))
+  assert 'Compiled, not run' in page
+  assert (ROOT / 'docs' / scaling.PICTURE).exists()
+
+
+def test_bytes_of_a_program_by_scope():
+  first = 'metadata={op_name="x/lrn1/mul"}'
+  second = 'metadata={op_name="transpose(jvp(pool1))/add"}'
+  text = f"""HloModule m
+%fused (p: f32[8]) -> f32[8] {{
+  %p = f32[8]{{0}} parameter(0)
+  ROOT %n = f32[8]{{0}} negate(%p)
+}}
+
+ENTRY %main (a: f32[8], b: bf16[4,2]) -> f32[8] {{
+  %a = f32[8]{{0:T(256)}} parameter(0)
+  %b = bf16[4,2]{{1,0}} parameter(1)
+  %c = f32[8]{{0}} fusion(%a), kind=kLoop, calls=%fused, {first}
+  %d = bf16[8]{{0}} bitcast(%b), metadata={{op_name="x/free"}}
+  ROOT %e = (f32[8]{{0}}, u8[3]{{0}}) fusion(%c, %d), kind=kLoop, {second}
+}}
+"""
+  # A negation: 32 in, 32 out. The other: 32 + 16 in, 32 + 3 out.
+  assert traffic.by_scope(text) == {
+    'x/lrn1/mul': 64,
+    'transpose(jvp(pool1))/add': 83,
+  }
+  assert tpu._by_layer(text, images=1) == {
+    'lrn1': pytest.approx(64e-6),
+    'pool1 backward': pytest.approx(83e-6),
+  }
+
+
+def test_another_chip_is_refused():
+  with pytest.raises(UserError, match="--topology=h100:1: one of .'v4'"):
+    tpu.run(default.get_config(), 'h100:1', (1, 1), 10)
+
+
+def test_without_libtpu_it_says_what_to_install():
+  if importlib.util.find_spec('libtpu'):
+    pytest.skip('libtpu is here')
+  with pytest.raises(UserError, match='make tpu-report'):
+    tpu.run(default.get_config(), 'v5e:2x2', (1, 1), 10)
+
+
+@pytest.mark.slow
+def test_a_small_step_compiles_for_a_tpu():
+  if not importlib.util.find_spec('libtpu'):
+    pytest.skip('no libtpu here: .venv-tpu/bin/python of `make tpu-report`')
+  config = default.get_config()
+  config.batch_size, config.dtype = 8, 'bfloat16'
+  config.augment.crop_size, config.model.width = 64, 0.125
+  found = tpu.run(config, 'v5e:2x2', (2, 2), test_communication.CLASSES)
+  assert found['chips'] == 4 and found['flops'] > 0
+  assert found['received']['parameters'] > found['received']['scalars'] > 0
+  assert 0 < sum(found['layers'].values()) * 2e6 < 2 * found['bytes']

@@ -1,0 +1,51 @@
+"""README's table of how fast everything is, against its rows."""
+
+from pathlib import Path
+
+import pytest
+
+from alexnet_jax.benchmarks import results
+from experiments import speed
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_line_for_each_row():
+  about = {
+    'machine': 'EPYC',
+    'cores': '2',
+    'versions': 'jax 0',
+    'commit': 'abc',
+    'batch': '64',
+  }
+  step = about | {
+    'benchmark': 'step',
+    'name': 'ours',
+    'width': '1',
+    'lrn': 'False',
+    'images_per_sec': '32.468',
+    'images_per_sec_low': '27.9',
+    'images_per_sec_high': '34',
+    'times_torch': '1.674',
+    'times_torch_low': '1.5',
+    'times_torch_high': '1.7',
+  }
+  memory = about | {'benchmark': 'memory', 'name': 'alexnet_jax'}
+  for end in ('', '_low', '_high'):
+    memory[f'peak_memory_gb{end}'] = '3.5'
+  text = speed.readme('a <!-- benchmarks -->old<!-- /benchmarks --> b', [])
+  assert text.startswith('a <!-- b') and text.endswith('/benchmarks --> b')
+  assert 'old' not in text
+  *_, first, second = speed.table([step, memory]).splitlines()
+  assert first == (
+    '| step | ours, no LRN | 64, 1 | 32.5 (27.9-34) images/s | '
+    '1.67 (1.5-1.7)x | EPYC, 2 cores; jax 0 | abc |'
+  )
+  assert second.split(' | ')[2:4] == ['64', '3.5 (3.5-3.5) GB']
+
+
+def test_the_readme_is_that_of_the_rows():
+  if not speed.ROWS.exists():
+    pytest.skip('no rows yet: benchmark ... --csv, then experiments.speed')
+  text = (ROOT / 'README.md').read_text()
+  assert text == speed.readme(text, results.read_csv(speed.ROWS))
