@@ -22,7 +22,9 @@ from ml_collections import ConfigDict
 from alexnet_jax.runtime.errors import UserError
 
 FOLDER = Path(__file__).parent
-_MACHINERY = {'plan', 'job', 'run', 'rows', 'cost', 'table', 'verdicts'}
+_MACHINERY = {
+  *('plan', 'job', 'run', 'rows', 'cost', 'table', 'verdicts', 'speed')
+}
 # What a run's result does not depend on, but for the order of sums.
 _PLACES = ('data.dir', 'data.workers', 'data.prefetch', 'mesh.data')
 

@@ -39,7 +39,11 @@ def states(config, steps=3, start=2):
 
 @pytest.mark.parametrize(
   ('data', 'towers', 'parallelism'),
-  [(1, 1, 'towers'), (2, 2, 'towers'), (2, 2, 'owt')],
+  [
+    (1, 1, 'towers'),
+    pytest.param(2, 2, 'towers', marks=pytest.mark.slow),
+    (2, 2, 'owt'),
+  ],
 )
 def test_every_mesh_learns_the_same_from_either(
   data, towers, parallelism, data_dir

@@ -112,11 +112,12 @@ def test_full_width_logits_gradients_and_three_steps():
   assert_close(three_steps(make(1, 2, **full)), three_steps(make(1, 1, **full)))
 
 
-def test_the_data_axis_sums_the_same_gradients():
+@pytest.mark.parametrize('data', [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_data_axis_sums_the_same_gradients(data):
   """Over examples the sum has another order, but the same terms."""
-  want = logits_and_gradients(make(1, 1))
-  for mesh in ((2, 2), (4, 2)):
-    assert_close(logits_and_gradients(make(*mesh)), want)
+  assert_close(
+    logits_and_gradients(make(data, 2)), logits_and_gradients(make(1, 1))
+  )
 
 
 @pytest.mark.parametrize(
