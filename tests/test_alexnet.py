@@ -13,6 +13,8 @@ from alexnet_jax.models.table import CONVS
 from alexnet_jax.runtime.errors import UserError
 from configs import default
 
+pytestmark = pytest.mark.usefixtures('cached')
+
 
 def make(num_classes=1000, image_size=224, **overrides):
   config = default.get_config().model
@@ -120,7 +122,9 @@ def test_initial_weights():
         assert (kernel[0] != kernel[1]).any(), 'towers start differently'
 
 
-@pytest.mark.parametrize('width', [1.0, 0.25])
+@pytest.mark.parametrize(
+  'width', [pytest.param(1.0, marks=pytest.mark.slow), 0.25]
+)
 def test_the_share_of_signal_at_fc7_does_not_depend_on_the_width(width):
   """Spread over images against the mean, per unit, at fc7.
 

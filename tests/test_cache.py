@@ -42,7 +42,7 @@ def states(config, steps=3, start=2):
   [
     (1, 1, 'towers'),
     pytest.param(2, 2, 'towers', marks=pytest.mark.slow),
-    (2, 2, 'owt'),
+    pytest.param(2, 2, 'owt', marks=pytest.mark.slow),
   ],
 )
 def test_every_mesh_learns_the_same_from_either(

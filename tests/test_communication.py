@@ -102,7 +102,7 @@ def test_a_talk_at_conv4_is_seen():
   assert communication.minimum(net)['conv4', 'backward'] == 5 * 5 * 24 * 4
 
 
-@pytest.mark.parametrize('data', [1, 2])
+@pytest.mark.parametrize('data', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_towers_that_do_not_talk_send_logits_only(data):
   """With 'owt' fc6 still needs the maps of the images of others."""
   net = small(data, 2, **{'model.talk': ()})

@@ -156,6 +156,7 @@ def test_both_begin_with_what_another_run_has_learnt(
     assert same == ('fc8' not in name), name
 
 
+@pytest.mark.slow
 def test_damaged_records_are_counted_over_both(
   damaged, program, config, tmp_path
 ):

@@ -16,6 +16,8 @@ from alexnet_jax.learning import health, state, step
 from alexnet_jax.runtime import sharding
 from configs import default
 
+pytestmark = pytest.mark.usefixtures('cached')
+
 STALL = {  # the paper's initial weights on unit-scaled input
   'model.init_std.conv3': 0.01,
   'model.init_std.conv4': 0.01,

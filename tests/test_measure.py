@@ -18,6 +18,8 @@ from alexnet_jax.learning import communication, state
 from alexnet_jax.runtime.errors import UserError
 from configs import default
 
+pytestmark = pytest.mark.usefixtures('cached')
+
 ROOT = Path(__file__).parents[1]
 ABOUT = {'benchmark', 'commit', 'machine', 'cores', 'versions', 'repeats'}
 
@@ -53,6 +55,7 @@ def test_an_evaluation_counts_an_image_once(monkeypatch):
     assert row['name'] in evaluation.table([one, two])
 
 
+@pytest.mark.slow
 def test_the_input_gives_every_image_of_a_batch(pictures):
   config = small_runs.small_config(pictures, mesh__data=1, mesh__towers=1)
   rows = data.run(config, repeats=1)
@@ -160,6 +163,7 @@ def measured(kind, pictures, tmp_path):
   return rows
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_watched(pictures, tmp_path):
   (row,) = measured('end_to_end', pictures, tmp_path)
   assert 0.1 < row['peak_memory_gb'] < 8

@@ -86,6 +86,7 @@ def test_a_file_and_another_checkpoint(reference, config, tmp_path):
       np.testing.assert_array_equal(array, (initial if fresh else saved)[name])
 
 
+@pytest.mark.slow
 def test_only_the_first_step_looks_at_it(reference, config, tmp_path, capsys):
   """Then the source may be gone."""
   config.update_from_flattened_dict(

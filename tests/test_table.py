@@ -14,6 +14,8 @@ from alexnet_jax.models import layers, table, windows
 from alexnet_jax.runtime.errors import UserError
 from configs import default
 
+pytestmark = pytest.mark.usefixtures('cached')
+
 SMALL = {'num_classes': 7, 'image_size': 96, 'width': 0.125}
 
 

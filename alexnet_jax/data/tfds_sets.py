@@ -113,7 +113,9 @@ def _features(folder: Path, info: tfds.core.DatasetInfo) -> tuple[str, str]:
     marked = [n for n in names if n in (info.supervised_keys or ())]
     found.append(marked if len(names) > 1 else names)
   if any(len(names) != 1 for names in found):
-    there = ', '.join(f'{n} ({type(f).__name__})' for n, f in features.items())
+    there = ', '.join(
+      f'{n} ({type(f).__name__})' for n, f in sorted(features.items())
+    )
     raise UserError(
       f'{folder} is no set of photographs with a class each: those have one '
       f'Image and one ClassLabel, this has {there}'
