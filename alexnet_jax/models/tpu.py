@@ -3,7 +3,8 @@
 A TPU's products are fast and its memory is not. XLA writes out what response
 normalization and pooling have in between, in float32; kernels of our own read
 maps once and write once. None was here to run this on: tests interpret the
-kernels on CPUs, and docs/scaling.md has what the compiler counts.
+kernels on CPUs, and experiments/results/tpu_leads.csv has what the
+compiler counts.
 
 A kernel sees maps as [height, width, channels, batch], which is how XLA lays
 them out on TPUs: 128 images side by side, channels one below the other.
