@@ -7,18 +7,19 @@ import pytest
 from ml_collections import ConfigDict
 
 from alexnet_jax.learning.schedules import (
+  Planned,
   Plateau,
-  Staircase,
   dexp,
   make_schedule,
   rates,
+  staircase,
 )
 from alexnet_jax.runtime.errors import UserError
 from configs import default
 
 
 def test_staircase():
-  schedule = Staircase(0.02, (2.0, 3.5), 4.0)
+  schedule = Planned(staircase(0.02, (2.0, 3.5), 4.0))
   epochs = [0, 1.99, 2, 3.49, 3.5, 100]
   rates = [schedule.rate(epoch) for epoch in epochs]
   expected = [2e-2, 2e-2, 5e-3, 5e-3, 1.25e-3, 1.25e-3]
@@ -32,12 +33,12 @@ def test_staircase():
 
 
 def test_staircase_without_drops_is_constant():
-  assert Staircase(0.02, (), 10.0).rate(1000) == 0.02
+  assert Planned(staircase(0.02, (), 10.0)).rate(1000) == 0.02
 
 
 def test_staircase_refuses_drops_that_fall():
   with pytest.raises(UserError, match='must rise'):
-    Staircase(0.01, (3.0, 2.0), 10.0)
+    staircase(0.01, (3.0, 2.0), 10.0)
 
 
 def test_dexp_is_that_of_run_170():

@@ -35,35 +35,15 @@ class Schedule(Protocol):
     """Goes on from `position()` of the same kind of schedule."""
 
 
-class Staircase:
-  """The rate divided by `factor` at the end of each epoch of `drops`."""
+class Planned:
+  """Rates that were chosen beforehand, whatever the errors.
 
-  def __init__(self, rate: float, drops: tuple[float, ...], factor: float):
-    if list(drops) != sorted(drops):
-      raise UserError(f'schedule.drops={drops} must rise')
-    self._rate, self._drops, self._factor = rate, drops, factor
+  Args:
+    points: of `staircase` or `dexp`.
+  """
 
-  def rate(self, epoch: float) -> float:
-    passed = sum(epoch >= drop for drop in self._drops)
-    return self._rate / self._factor**passed
-
-  def observe(self, epoch: float, error: float) -> None:
-    pass
-
-  finished = False
-
-  def position(self) -> dict[str, Any]:
-    return {}
-
-  def resume(self, position: dict[str, Any]) -> None:
-    pass
-
-
-class Dexp:
-  """The rate in equal parts of `span` epochs, as `dexp` has them."""
-
-  def __init__(self, rate: float, factor: float, parts: int, span: float):
-    self._points = dexp(rate, factor, parts, span)
+  def __init__(self, points: Points):
+    self._points = points
 
   def rate(self, epoch: float) -> float:
     return _at(self._points, epoch)
@@ -154,6 +134,22 @@ class Until:
     self._schedule.resume(inner)
 
 
+def staircase(
+  rate: float, drops: Sequence[float], factor: float
+) -> tuple[tuple[float, float], ...]:
+  """The points of a rate divided by `factor` at the end of each epoch of
+  `drops`.
+
+  Raises:
+    UserError: drops that do not rise.
+  """
+  if list(drops) != sorted(drops):
+    raise UserError(f'schedule.drops={tuple(drops)} must rise')
+  return tuple(
+    (epoch, rate / factor**passed) for passed, epoch in enumerate((0.0, *drops))
+  )
+
+
 def dexp(
   base: float, factor: float, parts: int, span: float
 ) -> tuple[tuple[float, float], ...]:
@@ -206,13 +202,13 @@ def make_schedule(config: ml_collections.ConfigDict) -> Schedule:
 
 def _make_kind(config: ml_collections.ConfigDict) -> Schedule:
   if config.kind == 'staircase':
-    return Staircase(config.rate, tuple(config.drops), config.factor)
+    return Planned(staircase(config.rate, config.drops, config.factor))
   if config.kind == 'plateau':
     return Plateau(
       config.rate, config.patience, config.max_drops, config.factor
     )
   if config.kind == 'dexp':
-    return Dexp(config.rate, config.factor, config.parts, config.span)
+    return Planned(dexp(config.rate, config.factor, config.parts, config.span))
   raise UserError(
     f"schedule.kind is 'staircase', 'plateau' or 'dexp', not {config.kind!r}"
   )
