@@ -165,17 +165,19 @@ def _tpu() -> None:
 
 def _tpu_report(config) -> None:
   """Compiles what is missing, then writes page and plot."""
-  from pathlib import Path
+  from etils import epath
 
   from alexnet_jax.benchmarks import results, scaling, tpu
   from alexnet_jax.drawing import canvas
   from alexnet_jax.drawing import scaling as drawing
   from alexnet_jax.runtime import files
 
-  if not (_JSON.value and _REPORT.value):
+  if not _JSON.value:
     raise errors.UserError('--report needs --json=FILE, where its rows are')
-  page = Path(_REPORT.value)
-  rows = results.read_json(_JSON.value) if Path(_JSON.value).exists() else []
+  page = epath.Path(_REPORT.value)
+  rows = (
+    results.read_json(_JSON.value) if epath.Path(_JSON.value).exists() else []
+  )
   for point in scaling.missing(rows):
     print(f'compiling {point}', flush=True)
     config.batch_size = point.batch
@@ -184,7 +186,7 @@ def _tpu_report(config) -> None:
     results.write_json(_JSON.value, rows)
   leads = results.read_csv(_LEADS.value) if _LEADS.value else []
   with files.explained(page):
-    page.write_text(scaling.page(rows, leads))
+    files.write_atomically(page, scaling.page(rows, leads))
   canvas.save(
     drawing.throughput(scaling.series(rows), scaling.NOTE),
     page.parent / scaling.PICTURE,
