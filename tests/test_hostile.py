@@ -14,6 +14,7 @@ from pathlib import Path
 import fuzz
 import numpy as np
 import pytest
+import spoiling
 from conftest import make_tar
 from etils import epath
 from hypothesis import HealthCheck, given, settings
@@ -29,8 +30,8 @@ from configs import default
 
 CHANGES = st.lists(
   st.builds(
-    fuzz.Change,
-    st.sampled_from(fuzz.Change.KINDS),
+    spoiling.Change,
+    st.sampled_from(spoiling.Change.KINDS),
     where=st.floats(0, 1, exclude_max=True),
     to=st.floats(0, 1),
     size=st.integers(1, 1000),
@@ -67,7 +68,7 @@ def test_bad_bytes_are_read_or_refused(kind, count, tmp_path):
   )
   @given(st.sampled_from(valid), CHANGES)
   def holds(start, changes):
-    feed(start[0] + fuzz.spoil(start[1], changes))
+    feed(start[0] + spoiling.spoil(start[1], changes))
 
   before = fuzz.around(home)
   holds()

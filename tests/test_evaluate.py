@@ -1,0 +1,175 @@
+"""Errors of a checkpoint: every example once, and refusals in one message."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_runs
+from flax import nnx
+from ml_collections import ConfigDict
+
+from alexnet_jax.data import builders
+from alexnet_jax.learning import evaluate
+from alexnet_jax.models.alexnet import AlexNet
+from alexnet_jax.runtime.errors import UserError
+
+pytestmark = pytest.mark.usefixtures('cached')
+
+# ---- Evaluation, against logits of views cut by NumPy.
+
+
+def oracle(
+  config: ConfigDict, workdir: Path, which: str, split: str, views: int
+) -> tuple[float, float]:
+  """Top-1 and top-5 error of a checkpoint: softmax averaged over views."""
+  return errors_of(*oracle_means(config, workdir, which, split, views))
+
+
+def oracle_means(
+  config: ConfigDict, workdir: Path, which: str, split: str, views: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The averaged softmax [N, classes] and the labels."""
+  dataset = builders.open_dataset('pictures', config.data.dir)
+  source = dataset.source(split)
+  images = np.stack([source[i]['image'] for i in range(len(source))])
+  labels = np.array([source[i]['label'] for i in range(len(source))])
+  crop, room = 64, 256 - 64
+  places = {
+    1: [(room // 2, room // 2)],
+    10: [(y, x) for y in (0, room) for x in (0, room)] + [(room // 2,) * 2],
+  }[views]
+  cuts = [images[:, y : y + crop, x : x + crop] for y, x in places]
+  if views > 1:
+    cuts += [cut[:, :, ::-1] for cut in cuts]
+  low = room // 2
+  mean = dataset.statistics.mean_image[low : low + crop, low : low + crop]
+
+  model = AlexNet(
+    config.model, dataset.num_classes, crop, rngs=nnx.Rngs(params=1)
+  )
+  arrays, _ = small_runs.saved(config, workdir, which)
+  graphdef, params = nnx.split(model)
+  names = jax.tree_util.tree_leaves_with_path(params)
+  params = jax.tree.unflatten(
+    jax.tree.structure(params),
+    [arrays[f'.params{jax.tree_util.keystr(path)}'] for path, _ in names],
+  )
+  apply = jax.jit(lambda views: nnx.merge(graphdef, params)(views))
+  probabilities = 0
+  for cut in cuts:
+    logits = np.asarray(apply(jnp.asarray(cut - mean, jnp.float32)), np.float64)
+    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities += exps / exps.sum(axis=1, keepdims=True)
+  return probabilities / len(cuts), labels
+
+
+def errors_of(probabilities: np.ndarray, labels: np.ndarray):
+  order = np.argsort(-probabilities, axis=1)
+  wrong = order != labels[:, None]
+  return wrong[:, 0].mean(), wrong[:, :5].all(axis=1).mean()
+
+
+@pytest.mark.parametrize('views', [1, 10])
+@pytest.mark.parametrize(
+  ('which', 'split'), [('best', 'validation'), ('last', 'test'), ('16', 'test')]
+)
+def test_evaluation_counts_every_example_once(
+  which, split, views, config, reference, capsys
+):
+  config.evals.batch_size = 8
+  top1, top5 = oracle(config, reference, which, split, views)
+  values = evaluate.evaluate_checkpoint(config, reference, which, split, views)
+  assert (values['top1_error'], values['top5_error']) == (top1, top5)
+  step = {'best': 5, 'last': 18, '16': 16}[which]
+  line = capsys.readouterr().out.splitlines()[-1]
+  count = small_runs.IMAGES[split]
+  assert line.startswith(
+    f'step {step}: {count} images of {split}, {views} view(s): '
+  )
+  assert line.endswith(f'top-1 error {top1:.3%}, top-5 error {top5:.3%}')
+
+
+@pytest.mark.parametrize('views', [1, 10])
+def test_networks_are_averaged(config, reference, tmp_path, capsys, views):
+  """Two runs: the reference, and a copy that stopped at step 5."""
+  copy = tmp_path / 'copy'
+  shutil.copytree(reference, copy)
+  for step in (14, 16, 18):
+    shutil.rmtree(copy / f'checkpoints/{step}')
+  both = [
+    oracle_means(config, folder, 'last', 'test', views)
+    for folder in (reference, copy)
+  ]
+  probabilities = (both[0][0] + both[1][0]) / 2
+  labels = both[0][1]
+  values = evaluate.evaluate_checkpoint(
+    config, [reference, copy], 'last', 'test', views
+  )
+  assert 'step 18, 5 of 2 networks, averaged: 11 ' in capsys.readouterr().out
+  assert (values['top1_error'], values['top5_error']) == errors_of(
+    probabilities, labels
+  )
+  right = probabilities[np.arange(len(labels)), labels]
+  assert values['loss'] == pytest.approx(-np.log(right).mean(), rel=1e-4)
+  for alone, _ in both:  # far from what either says
+    loss = -np.log(alone[np.arange(len(labels)), labels]).mean()
+    assert abs(values['loss'] / loss - 1) > 1e-3
+
+
+def test_networks_of_other_pictures_are_not_averaged(
+  config, reference, tmp_path
+):
+  copy = tmp_path / 'copy'
+  shutil.copytree(reference, copy)
+  with np.load(copy / 'statistics.npz') as file:
+    arrays = dict(file)
+  arrays['mean_image'] = arrays['mean_image'] + 1
+  np.savez(copy / 'statistics.npz', **arrays)
+  with pytest.raises(UserError, match='copy was trained on other pictures'):
+    evaluate.evaluate_checkpoint(config, [reference, copy], 'last', 'test', 1)
+
+
+def test_the_last_rows_of_a_run_are_those_of_evaluation(config, reference):
+  for split in ('validation', 'test'):
+    values = evaluate.evaluate_checkpoint(config, reference, 'last', split, 1)
+    row = [r for r in small_runs.rows(reference) if f'{split}/loss' in r][-1]
+    for key, value in values.items():
+      assert value == pytest.approx(row[f'{split}/{key}'], rel=1e-6)
+
+
+def test_eval_mode_prints_the_errors(program, config, reference):
+  top1, top5 = oracle(config, reference, 'last', 'test', 10)
+  out = program(reference).run(
+    '--mode=eval', '--checkpoint=last', '--split=test', '--views=10'
+  )
+  assert f'top-1 error {top1:.3%}, top-5 error {top5:.3%}' in out
+  out = program(f'{reference},{reference}').run(
+    '--mode=eval', '--checkpoint=last', '--split=test', '--views=10'
+  )
+  assert 'of 2 networks, averaged' in out
+  assert f'top-1 error {top1:.3%}, top-5 error {top5:.3%}' in out
+
+
+@pytest.mark.parametrize(
+  ('which', 'split', 'views', 'words'),
+  [
+    ('7', 'test', 1, ['no checkpoint of step 7', '[5, 14, 16, 18]']),
+    ('newest', 'test', 1, ["'newest'", "'last', 'best' or a step"]),
+    ('last', 'testing', 1, ["'testing'", 'train, validation, test']),
+  ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(
+  which, split, views, words, config, reference
+):
+  with pytest.raises(UserError) as refusal:
+    evaluate.evaluate_checkpoint(config, reference, which, split, views)
+  for word in words:
+    assert word in str(refusal.value)
+
+
+def test_evaluation_needs_a_run(config, tmp_path):
+  with pytest.raises(UserError, match='train first'):
+    evaluate.evaluate_checkpoint(config, tmp_path, 'last', 'test', 1)
