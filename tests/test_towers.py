@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.learning.state import make_setup
 from alexnet_jax.learning.step import make_train_step
-from alexnet_jax.models import towers
+from alexnet_jax.models import fused, towers
 from alexnet_jax.runtime import sharding
 from configs import default
 
@@ -146,6 +146,27 @@ def test_each_step_draws_anew(still):
     state, metrics = step(state, batch(setup, 0), jnp.float32([0]))
     losses.append(metrics.compute()['loss'])
   assert losses[0] != losses[1]
+
+
+@pytest.mark.slow
+def test_one_function_after_conv1_is_the_three_it_stands_for(monkeypatch):
+  """128 images of a device take `fused`, 64 do not; the data axis' sums have
+  another order, hence 1e-4."""
+  monkeypatch.setitem(globals(), 'BATCH', 128)
+  size = {'width': 1 / 3, 'crop': 96}  # conv1 has 16 maps
+  calls, whole = [], fused.relu_lrn_pool
+  monkeypatch.setattr(
+    fused, 'relu_lrn_pool', lambda *args: calls.append(1) or whole(*args)
+  )
+  losses, want = three_steps(make(2, 2, **size))
+  assert not calls
+  for spread in (1, 2):
+    got_losses, got = three_steps(make(1, spread, **size))
+    assert calls
+    assert max_norm_error(got_losses, losses) <= 1e-4
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+      assert max_norm_error(a, b) <= 1e-4
+    calls.clear()
 
 
 def test_tower_parameters_lie_on_their_tower_only():
