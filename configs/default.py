@@ -2,7 +2,7 @@
 
   command   python -m alexnet_jax.main --config=configs/default.py
   hardware  2 CPU cores are enough
-  time      6 to 7 minutes there, the drawing included
+  time      5 to 7 minutes there, the drawing included
   expected  about 7 % top-1 error on the test split (chance is 90 %)
 
 Every field there is stands here, with the value of the paper's text and where
