@@ -90,7 +90,9 @@ def gradients(function, *args):
     (4, 47, 3, 6, 11, 4, 0),  # conv1's: folded, a 3x3 convolution
     (3, 13, 8, 12, 3, 1, 1),  # conv3 to conv5's: an odd side
     (8, 12, 8, 5, 3, 1, 0),
-    (6, 27, 6, 16, 5, 1, 2),  # conv2's
+    (6, 27, 8, 128, 5, 1, 2),  # conv2's
+    (6, 16, 8, 12, 5, 1, 2),  # with few outputs: CIFAR-10's
+    (6, 16, 3, 12, 5, 1, 2),  # and few inputs
     (1, 9, 4, 3, 7, 1, 1),
   ],
 )

@@ -20,6 +20,8 @@ Edges = tuple[tuple[int, int], ...]
 _INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 _KERNEL = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2
 _OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+# Channels: of inputs that fill no product, of outputs that fill one.
+_FEW, _WIDE = 8, 128
 
 
 def conv(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
@@ -35,9 +37,9 @@ def conv(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
   """
   if kernel.shape[0] == 3:
     return _winograd(x, kernel, edges)
-  return lax.conv_general_dilated(
-    x, kernel, (1, 1), edges, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
+  if kernel.shape[2] < _FEW:
+    return _conv_by_patches(x, kernel, edges)
+  return _xla_conv(x, kernel, edges)
 
 
 def conv_gradients(
@@ -49,7 +51,35 @@ def conv_gradients(
   rest = tuple((size - 1 - low, size - 1 - high) for low, high in edges)
   if size == 3:
     return _winograd(g, turned, rest), _winograd_gradient(x, g, edges)
+  if kernel.shape[3] < _WIDE:
+    by_kernel = jax.linear_transpose(lambda k: _xla_conv(x, k, edges), kernel)
+    return _xla_conv(g, turned, rest), *by_kernel(g)
   return _conv_by_rows(g, turned, rest), _gradient_by_rows(x, g, size, edges)
+
+
+def _xla_conv(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
+  return lax.conv_general_dilated(
+    x, kernel, (1, 1), edges, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def _conv_by_patches(
+  x: jax.Array, kernel: jax.Array, edges: Edges
+) -> jax.Array:
+  """One product of all windows, whose inputs are few: RGB."""
+  size, _, _, out = kernel.shape
+  height, width = (
+    extent + sum(edge) - size + 1
+    for extent, edge in zip(x.shape[1:3], edges, strict=True)
+  )
+
+  def some(x: jax.Array) -> jax.Array:  # [b, H, W, in]
+    x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
+    x = jnp.concatenate([x[:, :, j : j + width] for j in range(size)], -1)
+    x = jnp.concatenate([x[:, i : i + height] for i in range(size)], -1)
+    return x @ kernel.reshape(-1, out)
+
+  return lax.map(some, _chunks(x, 4)).reshape(len(x), height, width, out)
 
 
 def _winograd(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
