@@ -10,6 +10,9 @@ beside it the augmentation. With --peer, PyTorch's step of the same network in
 turn, once the outputs of both agree; PyTorch may live in another Python:
 --peer_python=PATH.
 
+layers: each layer by itself, as it is lowered here and as its formula with
+JAX's own gradients, in turn.
+
 eval: images per second of an evaluation, one view of each or ten.
 
 input: images per second from a prepared data set to views on the device, and
@@ -30,8 +33,8 @@ has an environment for it.
 comms: what the compiled training and evaluation steps send between devices,
 layer by layer, beside the least that the shapes demand.
 
-step, eval, tpu and comms need no data set. On CPUs there are as many virtual
-devices as --mesh asks for.
+step, layers, eval, tpu and comms need no data set. On CPUs there are as many
+virtual devices as --mesh asks for.
 """
 
 import functools
@@ -91,6 +94,7 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   commands = {
     'step': _step,
+    'layers': _layers,
     'eval': _eval,
     'input': _input,
     'tpu': _tpu,
@@ -113,6 +117,15 @@ def _step() -> None:
     config, meshes, _CLASSES.value, _REPEATS.value, peers, _PEER_PYTHON.value
   )
   print(step.table(rows))
+  _write(rows)
+
+
+def _layers() -> None:
+  config, _ = _configured(virtual=False)
+  from alexnet_jax.benchmarks import by_layer
+
+  rows = by_layer.run(config, _CLASSES.value, _REPEATS.value)
+  print(by_layer.table(rows))
   _write(rows)
 
 

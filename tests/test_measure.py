@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import small_runs
+from conftest import max_norm_error
 
-from alexnet_jax.benchmarks import data, evaluation, flops, program
+from alexnet_jax.benchmarks import by_layer, data, evaluation, flops, program
 from alexnet_jax.benchmarks.program import Seen
 from alexnet_jax.learning import communication, state
 from alexnet_jax.runtime.errors import UserError
@@ -37,22 +39,73 @@ def spread_of(row, field):
   return middle
 
 
-def test_an_evaluation_counts_an_image_once(monkeypatch):
-  monkeypatch.setattr(evaluation, 'VIEWS', (1, 2))
+def narrow_setup():
   config = default.get_config()
   config.update_from_flattened_dict(
     {'batch_size': 4, 'model.width': 0.05, 'augment.crop_size': 64}
   )
+  config.mesh.data = config.mesh.towers = 1
+  return config, communication.abstract_setup(config, 7)
+
+
+def test_an_evaluation_counts_an_image_once(monkeypatch):
+  monkeypatch.setattr(evaluation, 'VIEWS', (1, 2))
+  config, setup = narrow_setup()
   one, two = evaluation.run(config, [(1, 1)], classes=7, repeats=2)
   assert one.keys() >= ABOUT
   assert (one['name'], two['name']) == ('mesh 1,1, 1 view', 'mesh 1,1, 2 views')
-  config.mesh.data = config.mesh.towers = 1
-  setup = communication.abstract_setup(config, 7)
   forward = sum(layer.forward for layer in flops.of(setup))
   for row, views in ((one, 1), (two, 2)):
     speed = spread_of(row, 'images_per_sec')
     assert row['gflops'] == pytest.approx(speed * views * forward / 1e9)
     assert row['name'] in evaluation.table([one, two])
+
+
+def test_layers_are_those_of_the_network():
+  _, setup = narrow_setup()
+  found = {layer.name: layer for layer in by_layer.of(setup)}
+  assert ' '.join(found) == (
+    'conv1 lrn1 pool1 conv2 lrn2 pool2 conv3 conv4 conv5 pool5 fc6 fc7 fc8'
+  )
+  towers, batch = 2, 4
+  for counted in flops.of(setup):
+    layer = found.pop(counted.name)
+    assert towers * layer.operations == batch * counted.forward
+    assert towers * layer.operations * len(layer.wanted) == (
+      batch * counted.training
+    )
+  for layer in found.values():
+    assert not layer.operations and len(layer.wanted) == 1
+
+
+@pytest.mark.slow
+def test_both_ways_of_a_layer_are_the_same_function():
+  _, setup = narrow_setup()
+  for layer in by_layer.of(setup):
+    keys = jax.random.split(jax.random.key(0), len(layer.args))
+    args = [
+      30 * jax.random.normal(key, arg.shape)
+      for key, arg in zip(keys, layer.args, strict=True)
+    ]
+    assert max_norm_error(layer.ours(*args), layer.plain(*args)) <= 1e-5
+
+
+@pytest.mark.slow
+def test_every_layer_is_measured_in_both_ways():
+  config, setup = narrow_setup()
+  rows = by_layer.run(config, 7, repeats=2)
+  layers = list(by_layer.of(setup))
+  assert [row['name'] for row in rows] == [layer.name for layer in layers]
+  for row, layer in zip(rows, layers, strict=True):
+    assert row.keys() >= ABOUT
+    for way in ('', 'plain_'):
+      spread_of(row, f'{way}forward_seconds')
+      spread_of(row, f'{way}training_seconds')
+    assert row['name'] in by_layer.table(rows)
+    if layer.operations:
+      whole = row['training_seconds']
+      expected = len(layer.wanted) * layer.operations / whole / 1e9
+      assert row['training_gflops'] == pytest.approx(expected)
 
 
 @pytest.mark.slow
@@ -66,6 +119,15 @@ def test_the_input_gives_every_image_of_a_batch(pictures):
     spread_of(row, 'images_per_sec')
     spread_of(row, 'images_per_sec_per_core')
     assert row['name'] in data.table(rows)
+
+
+def test_pictures_are_those_of_one_split(tmp_path):
+  for split in ('test', 'train'):
+    (tmp_path / split / 'hat').mkdir(parents=True)
+    (tmp_path / split / 'hat' / '0.jpg').touch()
+  for folder, found in ((tmp_path, 0), (tmp_path / 'train', 1)):
+    with pytest.raises(UserError, match=f'{found} files in <class>'):
+      data.run(default.get_config(), repeats=1, pictures=str(folder))
 
 
 def test_a_sample_of_the_input_is_a_batch(pictures):

@@ -5,6 +5,7 @@ import functools
 import itertools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from alexnet_jax.data import augment, pipeline
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.learning import state
 from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime.errors import UserError
 
 _PEER = 'PyTorch DataLoader'
 
@@ -36,14 +38,19 @@ def run(
       count.
     repeats: samples of each contender.
     pictures: folder of <class>/*.jpg, the photographs as they were before
-      `prepare`; PyTorch's loader reads them in turn, with as many workers,
-      torchvision's transforms and the same augmentation. None: no peer.
-    python: the program of a Python with torch and torchvision; None: this.
+      `prepare`; PyTorch's loader reads them in turn, with as many workers
+      and the same augmentation, by Pillow. None: no peer.
+    python: the program of a Python with torch; None: this.
 
   Returns:
     A row for each contender; a core's images per second are those per second
     of the time that processors worked for them, in all processes.
+
+  Raises:
+    UserError: `pictures` has no batch of photographs.
   """
+  if pictures:
+    _check_pictures(pictures, config.batch_size)
   dataset, setup = state.open_setup(config)
   with contextlib.ExitStack() as stack:
     ours = _Stream(dataset, setup, stack)
@@ -159,6 +166,16 @@ class _Stream:
 
   def _views(self) -> Any:
     return self._cut(self._next()['image'], self._key)
+
+
+def _check_pictures(folder: str, batch_size: int) -> None:
+  """Before PyTorch's loader waits for a batch that never comes."""
+  found = sum(file.is_file() for file in Path(folder).glob('*/*'))
+  if found < batch_size:
+    raise UserError(
+      f'--pictures={folder}: {found} files in <class>/ there, and a batch '
+      f'has {batch_size}; give the folder of the classes of one split'
+    )
 
 
 def _cpu() -> float:
