@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from alexnet_jax.runtime import metrics
 from alexnet_jax.runtime.files import write_atomically
 from experiments import plan
 
@@ -98,11 +99,12 @@ def of(run: plan.Run, workdir: Path) -> dict[str, Any] | None:
     return None
   log = workdir / 'metrics.jsonl'  # none, where others trained the networks
   lines = log.read_text().splitlines() if log.exists() else []
-  metrics = [json.loads(line) for line in lines]
+  logged = [json.loads(line) for line in lines]
   config = run.resolve()
   split, curve_split = result['split'], config.evals.split
-  last = _last(metrics, f'{split}/top1_error')
-  loss = views.get('loss') if run.members else last.get(f'{split}/loss')
+  own, curve = metrics.prefix(split), metrics.prefix(curve_split)
+  last = _last(logged, f'{own}/top1_error')
+  loss = views.get('loss') if run.members else last.get(f'{own}/loss')
   environment = result['environment']
   return {
     'experiment': run.experiment,
@@ -113,19 +115,19 @@ def of(run: plan.Run, workdir: Path) -> dict[str, Any] | None:
     'status': result['status'],
     'split': split,
     'examples': result['examples'],
-    'top1': _percent(last, f'{split}/top1_error'),
-    'top5': _percent(last, f'{split}/top5_error'),
+    'top1': _percent(last, f'{own}/top1_error'),
+    'top5': _percent(last, f'{own}/top5_error'),
     'views': run.views,
     'views_top1': _percent(views, 'top1_error'),
     'views_top5': _percent(views, 'top5_error'),
-    'epochs': round(metrics[-1]['epoch'], 2) if metrics else 0,
-    'steps': metrics[-1]['step'] if metrics else 0,
-    'hours': round(_hours(metrics, config.batch_size), 3),
+    'epochs': round(logged[-1]['epoch'], 2) if logged else 0,
+    'steps': logged[-1]['step'] if logged else 0,
+    'hours': round(_hours(logged, config.batch_size), 3),
     'curve_split': curve_split,
     'curve': ' '.join(
-      _percent(row, f'{curve_split}/top1_error')
-      for row in metrics
-      if f'{curve_split}/top1_error' in row
+      _percent(row, f'{curve}/top1_error')
+      for row in logged
+      if f'{curve}/top1_error' in row
     ),
     'commit': environment['commit'],
     'versions': ' '.join(
@@ -150,8 +152,8 @@ def last(workdir: Path) -> dict[str, Any]:
   return {}
 
 
-def _last(metrics: list[dict], name: str) -> dict:
-  found = [row for row in metrics if name in row]
+def _last(logged: list[dict], name: str) -> dict:
+  found = [row for row in logged if name in row]
   return found[-1] if found else {}
 
 
@@ -159,10 +161,10 @@ def _percent(values: dict, name: str) -> str:
   return f'{100 * values[name]:.2f}' if name in values else ''
 
 
-def _hours(metrics: list[dict], batch_size: int) -> float:
+def _hours(logged: list[dict], batch_size: int) -> float:
   """Of training steps: without evaluations, and without what a kill lost."""
   seconds, before = 0.0, 0
-  for row in metrics:
+  for row in logged:
     if 'time/images_per_sec' in row:
       images = (row['step'] - before) * batch_size
       seconds += images / row['time/images_per_sec']

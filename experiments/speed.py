@@ -48,7 +48,37 @@ def readme(text: str, rows: Rows) -> str:
   before, _, rest = text.partition(BEGIN)
   after = rest.partition(END)[2]
   picture = f'![Images per second of a step]({PICTURE})'
-  return f'{before}{BEGIN}\n\n{table(rows)}\n\n{picture}\n\n{END}{after}'
+  by_layer = [row for row in rows if row['benchmark'] == 'layers']
+  parts = [
+    table([row for row in rows if row['benchmark'] in MEASURES]),
+    picture,
+    *([layers(by_layer)] if by_layer else []),
+  ]
+  return '\n\n'.join([f'{before}{BEGIN}', *parts, f'{END}{after}'])
+
+
+def layers(rows: Rows) -> str:
+  """A line for each layer: ours, and its formula with JAX's gradients."""
+  first = rows[0]
+  lines = [
+    f'By layer, one tower of {first["batch"]} images on one device, ms '
+    f'(medians of {first["repeats"]}; {first["machine"]}, {first["cores"]} '
+    f'cores, commit {first["commit"]}). "plain" is the formula as XLA lowers '
+    "it, with JAX's own gradients; training is forward and backward:",
+    '',
+    '| layer | forward | plain | training | plain | GFLOP/s in training |',
+    '|---|---|---|---|---|---|',
+  ]
+  for row in rows:
+    times = (
+      f'{1e3 * float(row[f"{plain}{name}_seconds"]):.1f}'
+      for name in ('forward', 'training')
+      for plain in ('', 'plain_')
+    )
+    rate = row.get('training_gflops', '')
+    rate = f'{float(rate):.0f}' if rate else ''
+    lines.append(f'| {row["name"]} | {" | ".join(times)} | {rate} |')
+  return '\n'.join(lines)
 
 
 def table(rows: Rows) -> str:

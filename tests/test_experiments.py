@@ -1,6 +1,7 @@
 """Experiments: every file makes runs that a configuration accepts, sweeps end
 with every run once whatever stops them, and documents say what rows say."""
 
+import json
 import os
 import signal
 import subprocess
@@ -180,6 +181,31 @@ def test_towers_that_differ_in_colour():
   assert line.n == 1
   (line,) = lines('30 70', '60 51', '50 90')
   assert line.verdict == 'too small to tell in 1 of 3 runs'
+
+
+def test_a_curve_has_evaluations_and_no_batches(tmp_path):
+  run = plan.plan('relu_vs_tanh', 'small', 1)[0]
+  result = {
+    **{'status': 'finished', 'split': 'test', 'examples': 10, 'views': {}},
+    **{'chance': 2.2, 'colour': [0.1], 'colour_se': [0.1], 'date': 'today'},
+    'environment': {
+      **{'commit': 'abc', 'python': '3', 'jax': '1', 'flax': '1'},
+      **{'devices': ['cpu'], 'cpu_threads': 2},
+    },
+  }
+  (tmp_path / rows.RESULT_FILE).write_text(json.dumps(result))
+  logged = [
+    {'train/top1_error': 0.9},
+    {'train_split/top1_error': 0.5},
+    {'train/top1_error': 0.8},
+    {'train_split/top1_error': 0.25},
+    {'test/top1_error': 0.3, 'test/top5_error': 0.1, 'test/loss': 1.0},
+  ]
+  lines = (json.dumps({'step': 1, 'epoch': 1.0, **row}) for row in logged)
+  (tmp_path / 'metrics.jsonl').write_text('\n'.join(lines))
+  row = rows.of(run, tmp_path)
+  assert (row['curve'], row['curve_split']) == ('50.00 25.00', 'train')
+  assert (row['top1'], row['at_chance']) == ('30.00', 0)
 
 
 def test_figure_1_is_read_off_curves():

@@ -44,6 +44,21 @@ def test_a_line_for_each_row():
   assert second.split(' | ')[2:4] == ['64', '3.5 (3.5-3.5) GB']
 
 
+def test_a_line_for_each_layer():
+  layer = {
+    **{'benchmark': 'layers', 'name': 'conv1', 'training_gflops': '76.4'},
+    **{'batch': '64', 'repeats': '3', 'machine': 'EPYC', 'cores': '2'},
+    **{'commit': 'abc', 'forward_seconds': '0.0922'},
+    **{'plain_forward_seconds': '0.1147', 'training_seconds': '0.17856'},
+    'plain_training_seconds': '0.42216',
+  }
+  pool = {k: v for k, v in layer.items() if k != 'training_gflops'}
+  text = speed.readme('<!-- benchmarks --><!-- /benchmarks -->', [layer, pool])
+  lines = text.splitlines()
+  assert '| conv1 | 92.2 | 114.7 | 178.6 | 422.2 | 76 |' in lines
+  assert '| conv1 | 92.2 | 114.7 | 178.6 | 422.2 |  |' in lines
+
+
 def test_the_readme_is_that_of_the_rows():
   if not speed.ROWS.exists():
     pytest.skip('no rows yet: benchmark ... --csv, then experiments.speed')

@@ -43,6 +43,22 @@ def test_a_run_trains_evaluates_and_saves(reference):
           assert wrong == pytest.approx(round(wrong), abs=1e-9)
 
 
+def test_the_training_split_is_apart_from_its_batches(
+  program, config, tmp_path
+):
+  config.length = '9 steps'
+  config.evals.split = config.evals.final_split = 'train'
+  program(tmp_path / 'run').run()
+  rows = small_runs.rows(tmp_path / 'run')
+  assert steps_of(rows, 'train/loss') == list(range(1, 10))
+  assert steps_of(rows, 'train_split/loss') == [5, 9, 9]
+  for row in rows:
+    assert not {'train/loss', 'train_split/loss'} <= row.keys()
+    if 'train_split/loss' in row:  # all 36 images
+      wrong = row['train_split/top1_error'] * 36
+      assert wrong == pytest.approx(round(wrong), abs=1e-9)
+
+
 def test_the_rate_of_a_row_is_the_plateau_rules(reference):
   """The rule of §5 by hand, from the errors in the file."""
   rate, best, since, drops = 0.01, np.inf, 0.0, 0

@@ -30,7 +30,14 @@ from alexnet_jax.learning.state import (
   restore,
 )
 from alexnet_jax.learning.step import make_train_step
-from alexnet_jax.runtime import backend, distributed, files, sharding, signals
+from alexnet_jax.runtime import (
+  backend,
+  distributed,
+  files,
+  metrics,
+  sharding,
+  signals,
+)
 from alexnet_jax.runtime.cadence import Duration
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
@@ -259,7 +266,7 @@ class _Run:
     split = self.config.evals.split
     values = self.evaluator(self.state.params)
     self.error = values['top1_error']
-    row = {f'{split}/{name}': value for name, value in values.items()}
+    row = _named(split, values)
     self._write({**row, **self._health(values['loss'])})
     # A batch may straddle epochs; patience counts the plan's, not the step's.
     period = self.evaluate_every.length
@@ -272,7 +279,7 @@ class _Run:
     if self.ended() and self.final_evaluator:
       split = self.config.evals.final_split
       values = self.final_evaluator(self.state.params)
-      self._write({f'{split}/{name}': value for name, value in values.items()})
+      self._write(_named(split, values))
       self._say(split, values)
     self.meter.restart()
 
@@ -368,3 +375,8 @@ def _log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
           new.get(name),
           old.get(name),
         )
+
+
+def _named(split: str, values: dict[str, float]) -> dict[str, float]:
+  name = metrics.prefix(split)
+  return {f'{name}/{key}': value for key, value in values.items()}

@@ -68,3 +68,9 @@ class Metrics:
       'top1_error': int(sums.top1_errors) / count,
       'top5_error': int(sums.top5_errors) / count,
     }
+
+
+def prefix(split: str) -> str:
+  """Of the names of an evaluation's metrics: 'train' is that of the batches
+  that steps are made of, as the network was before each."""
+  return 'train_split' if split == 'train' else split
