@@ -27,7 +27,8 @@ def get_config() -> ConfigDict:
   # '500 steps'; an epoch is as many images as the training split has.
   config.length = '7 epochs'  # *small*
   # What the network computes in: 'float32' or 'bfloat16'. Parameters,
-  # velocity, response norm sums, logits and loss are float32 in either case.
+  # velocity, response norm sums, logits and loss are float32 in either case;
+  # sums of gradients over devices are in this.
   config.dtype = 'float32'
   # How accelerators multiply float32: 'highest' is float32, 'default' is what
   # the hardware likes best (TF32 on GPUs, bfloat16 passes on TPUs).

@@ -78,6 +78,17 @@ def test_points_that_have_rows_are_not_compiled_again():
     assert int(rows) * int(columns) >= point.chips
 
 
+def test_a_line_of_the_plot_goes_from_few_chips_to_many():
+  rows = [
+    row(chips=p.chips, mesh='{},{}'.format(*p.mesh), batch=p.batch)
+    | {'parallelism': p.parallelism}
+    for p in reversed(scaling.POINTS)
+  ]
+  for lines in scaling.series(rows).values():
+    for points in lines.values():
+      assert [chips for chips, _ in points] == [1, 8, 32, 256]
+
+
 def test_the_page_is_that_of_the_rows():
   if not ROWS.exists():
     pytest.skip('no rows yet: make tpu-report')

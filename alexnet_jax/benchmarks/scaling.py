@@ -79,11 +79,11 @@ def series(rows: Sequence[Row]) -> dict[str, Series]:
   """What `drawing.scaling.throughput` draws."""
   return {
     title: {
-      _name(name): [
+      _name(name): sorted(
         (row['chips'], row['batch'] / Roofline.of(row).hidden)
         for row in some
         if way(row) == name or row['chips'] == 1
-      ]
+      )
       for name in WAYS
     }
     for title, some in (
@@ -120,7 +120,10 @@ def page(rows: Sequence[Row], leads: Sequence[Row]) -> str:
     leads: 'lead', 'gb', 'temporary_gb' and 'kept' of each lowering tried.
   """
   parts = [
-    _HEAD.format(versions=rows[0]['versions'], commit=rows[0]['commit']),
+    _HEAD.format(
+      versions=rows[0]['versions'],
+      commits=' and '.join(dict.fromkeys(row['commit'] for row in rows)),
+    ),
     '## Bytes\n',
     *_bytes(rows, leads),
     '## Chips\n',
@@ -145,8 +148,9 @@ _HEAD = """# What TPUs would do
 **Compiled, not run.** No TPU was here. Every number below is what libtpu's
 compiler says of the real training step (`configs/imagenet2012.py`, bfloat16,
 augmentation and update included), or arithmetic over it: bounds, not
-measurements. This page is made by `make tpu-report` from
-`experiments/results/tpu.json` ({versions}; commit {commit}).
+measurements. `make tpu-report` makes this page of
+`experiments/results/tpu.json`
+({versions}; commits {commits}).
 
 FLOPs and bytes are XLA's own (`cost_analysis`): of each fusion, what it reads
 and writes, once; what stays inside a fusion is free, and what the compiler
@@ -159,7 +163,8 @@ _MODEL = """The least time of a step is the longest of three: FLOPs at
 the rate of the matrix units, bytes at that of the memory, bytes received from
 other chips at that of all links, one direction each. This takes it that all
 three go on at once and that a collective uses all links, which it cannot on a
-part of a torus. Figures of one chip, as published
+part of a torus. Gradients are summed over chips in the dtype of the step, here
+bfloat16: two bytes each. Figures of one chip, as published
 (docs.cloud.google.com/tpu/docs; links: half of what is stated for both
 directions):
 """
