@@ -266,7 +266,8 @@ def get_config() -> ConfigDict:
   mesh.exchange_dtype = 'float32'
 
   config.evals = evals = ConfigDict()
-  # Errors on this split, one central view each.
+  # Errors on this split, one central view each, named after it; 'train' is
+  # 'train_split' in the logs, for 'train' is the steps' own batches.
   evals.split = 'validation'
   evals.every = '1 epoch'
   # Images per step; 0: batch_size.
