@@ -65,9 +65,10 @@ class Job:
       mean, spread = pictures.conv1_colour(state.params)
       colour = {'colour': mean.tolist(), 'colour_se': spread.tolist()}
     split = config.evals.final_split or config.evals.split
-    before = self._result().get('views', {})
+    before = self._result()
+    seen = before.get('views', {})
     views = {
-      str(number): before.get(str(number))
+      str(number): seen.get(str(number))
       or evaluate.evaluate_checkpoint(
         config, members or self.workdir, 'last', split, number
       )
@@ -79,11 +80,12 @@ class Job:
       'status': status,
       'split': split,
       'examples': dataset.num_examples(split),
-      'views': before | views,
+      'views': seen | views,
       'chance': (1 - health.AT_CHANCE) * math.log(dataset.num_classes),
       **colour,
-      'environment': backend.describe(),
-      'date': datetime.date.today().isoformat(),
+      # Of the training: more views, later, are not another run.
+      'environment': before.get('environment') or backend.describe(),
+      'date': before.get('date') or datetime.date.today().isoformat(),
     }
     if jax.process_index() == 0:
       file = epath.Path(self.workdir) / rows.RESULT_FILE

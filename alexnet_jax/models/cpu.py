@@ -1,12 +1,13 @@
 """Dense convolutions on CPUs: the same sums as XLA's own, sooner.
 
-3x3 by Winograd's minimal filtering F(2x2, 3x3), which takes 16 products where
-the plain sum takes 36 (Lavin and Gray, 2016, *Fast Algorithms for
-Convolutional Neural Networks*); its factors are 0, 1 and 1/2, so it rounds
-like the plain sum. Otherwise XLA's own forward, and gradients as products that
-are wide enough. Images go through a few at a time, to stay in the cache.
+By Winograd's minimal filtering along each row, F(4, 3) or F(4, 5): four
+outputs of a row take 6 products where the plain sum takes 12, or 8 where it
+takes 20 (Lavin and Gray, 2016, *Fast Algorithms for Convolutional Neural
+Networks*). Along rows only, for what is summed over a kernel's rows are then
+products wide enough. Images go through a few at a time, to stay in the cache.
 """
 
+import functools
 import math
 
 import jax
@@ -16,12 +17,15 @@ from jax import lax
 
 Edges = tuple[tuple[int, int], ...]
 
-# What a window of 4 inputs, a kernel of 3 and 2 outputs become at 4 points.
-_INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
-_KERNEL = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2
-_OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
-# Channels: of inputs that fill no product, of outputs that fill one.
-_FEW, _WIDE = 8, 128
+_OUTPUTS = 4  # of a row, at a time
+# By size of kernel: at which points, and at infinity, polynomials are
+# multiplied. Of those tried, these round least: 2 to 4 times as much as the
+# plain sum.
+_POINTS = {
+  3: (0, 2 / 3, -2 / 3, 3 / 2, -3 / 2),
+  5: (0, 1, -1, 1 / 2, -1 / 2, 2, -2),
+}
+_FEW = 8  # input channels that fill no product
 
 
 def conv(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
@@ -35,11 +39,29 @@ def conv(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
   Returns:
     [B, H', W', out].
   """
-  if kernel.shape[0] == 3:
-    return _winograd(x, kernel, edges)
-  if kernel.shape[2] < _FEW:
-    return _conv_by_patches(x, kernel, edges)
-  return _xla_conv(x, kernel, edges)
+  size, _, channels, out = kernel.shape
+  if size not in _POINTS:
+    return _xla_conv(x, kernel, edges)
+  of_inputs, of_kernel, of_outputs = _transforms(size)
+  height, width = (
+    extent + sum(edge) - size + 1
+    for extent, edge in zip(x.shape[1:3], edges, strict=True)
+  )
+  kernel = _combine(of_kernel, list(kernel.swapaxes(0, 1)))  # [p, k, in, out]
+
+  def some(x: jax.Array) -> jax.Array:  # [b, H, W, in]
+    x = _at_points(of_inputs, x, edges, width)
+    if channels < _FEW:
+      flat = kernel.reshape(len(kernel), -1, out)
+      y = jnp.einsum('pbhtc,pco->pbhto', _rows(x, size), flat)
+    else:
+      by_rows = functools.partial(_xla_conv, edges=((0, 0), (0, 0)))
+      y = map(by_rows, x, kernel[:, :, None])
+    y = _combine(of_outputs, list(y))  # [4, b, h, t, out]
+    y = y.transpose(1, 2, 3, 0, 4)
+    return y.reshape(*y.shape[:2], -1, out)[:, :, :width]
+
+  return lax.map(some, _chunks(x)).reshape(len(x), height, width, out)
 
 
 def conv_gradients(
@@ -49,91 +71,71 @@ def conv_gradients(
   size = kernel.shape[0]
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
   rest = tuple((size - 1 - low, size - 1 - high) for low, high in edges)
-  if size == 3:
-    return _winograd(g, turned, rest), _winograd_gradient(x, g, edges)
-  if kernel.shape[3] < _WIDE:
-    by_kernel = jax.linear_transpose(lambda k: _xla_conv(x, k, edges), kernel)
-    return _xla_conv(g, turned, rest), *by_kernel(g)
-  return _conv_by_rows(g, turned, rest), _gradient_by_rows(x, g, size, edges)
+  by_x = conv(g, turned, rest)
+  if size in _POINTS:
+    return by_x, _kernel_gradient(x, g, size, edges)
+  by_kernel = jax.linear_transpose(lambda k: _xla_conv(x, k, edges), kernel)
+  return by_x, *by_kernel(g)
 
 
-def _xla_conv(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
-  return lax.conv_general_dilated(
-    x, kernel, (1, 1), edges, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
-
-
-def _conv_by_patches(
-  x: jax.Array, kernel: jax.Array, edges: Edges
+def _kernel_gradient(
+  x: jax.Array, g: jax.Array, size: int, edges: Edges
 ) -> jax.Array:
-  """One product of all windows, whose inputs are few: RGB."""
-  size, _, _, out = kernel.shape
-  height, width = (
-    extent + sum(edge) - size + 1
-    for extent, edge in zip(x.shape[1:3], edges, strict=True)
-  )
-
-  def some(x: jax.Array) -> jax.Array:  # [b, H, W, in]
-    x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
-    x = jnp.concatenate([x[:, :, j : j + width] for j in range(size)], -1)
-    x = jnp.concatenate([x[:, i : i + height] for i in range(size)], -1)
-    return x @ kernel.reshape(-1, out)
-
-  return lax.map(some, _chunks(x, 4)).reshape(len(x), height, width, out)
-
-
-def _winograd(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
-  height, width = (
-    extent + sum(edge) - 2
-    for extent, edge in zip(x.shape[1:3], edges, strict=True)
-  )
-  points = _by_points('bj,ai,ijco->baco', kernel)
-
-  def some(x: jax.Array) -> jax.Array:  # [b, H, W, in]
-    y = jnp.einsum('bamhwc,baco->bamhwo', _input_points(x, edges), points)
-    y = _combine(_OUTPUT, list(y))
-    y = _combine(_OUTPUT, [y[:, i] for i in range(4)])  # [2, 2, b, h, w, out]
-    y = y.transpose(2, 3, 0, 4, 1, 5)
-    y = y.reshape(len(x), 2 * y.shape[1], 2 * y.shape[3], -1)
-    return y[:, :height, :width]
-
-  return lax.map(some, _chunks(x, 4)).reshape(len(x), height, width, -1)
-
-
-def _winograd_gradient(x: jax.Array, g: jax.Array, edges: Edges) -> jax.Array:
-  """By the kernel."""
+  """What `conv` does to its kernel, transposed."""
+  of_inputs, of_kernel, of_outputs = _transforms(size)
+  channels, out, width = x.shape[-1], g.shape[-1], g.shape[2]
 
   def some(total: jax.Array, xg: tuple[jax.Array, jax.Array]):
     x, g = xg
-    g = jnp.pad(g, ((0, 0), *((0, n % 2) for n in g.shape[1:3]), (0, 0)))
-    g = _combine(_OUTPUT.T, [g[:, i::2] for i in range(2)])
-    g = _combine(_OUTPUT.T, [g[..., j::2, :] for j in range(2)])
-    points = _input_points(x, edges)
-    return total + jnp.einsum('bamhwc,bamhwo->baco', points, g), None
+    x = _rows(_at_points(of_inputs, x, edges, width), size)
+    g = jnp.pad(g, ((0, 0), (0, 0), (0, -width % _OUTPUTS), (0, 0)))
+    g = _combine(of_outputs.T, [g[:, :, j::_OUTPUTS] for j in range(_OUTPUTS)])
+    return total + jnp.einsum('pbhtc,pbhto->pco', x, g), None
 
-  shape = (4, 4, x.shape[-1], g.shape[-1])
-  total, _ = lax.scan(
-    some, _zeros_for(g, shape), (_chunks(x, 4), _chunks(g, 4))
+  zeros = _zeros_for(g, (len(of_inputs), size * channels, out))
+  total, _ = lax.scan(some, zeros, (_chunks(x), _chunks(g)))
+  total = total.reshape(-1, size, channels, out)
+  return _combine(of_kernel.T, list(total)).swapaxes(0, 1)
+
+
+@functools.cache
+def _transforms(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Toom and Cook's matrices: what takes a row's inputs, [p, p], and those of
+  a kernel, [p, size], to p points, and their products to outputs, [4, p]."""
+  points = np.array(_POINTS[size])
+  count = len(points) + 1
+  of_inputs = np.zeros((count, count))
+  of_kernel = np.zeros((count, size))
+  of_outputs = np.zeros((_OUTPUTS, count))
+  for i, point in enumerate(points):
+    zero_elsewhere = np.poly(np.delete(points, i))
+    of_inputs[i, :-1] = zero_elsewhere[::-1]
+    of_kernel[i] = point ** np.arange(size) / np.polyval(zero_elsewhere, point)
+    of_outputs[:, i] = point ** np.arange(_OUTPUTS)
+  of_inputs[-1] = np.poly(points)[::-1]
+  of_kernel[-1, -1] = of_outputs[-1, -1] = 1
+  return of_inputs, of_kernel, of_outputs
+
+
+def _at_points(
+  of_inputs: np.ndarray, x: jax.Array, edges: Edges, width: int
+) -> jax.Array:
+  """[b, H, W, c] as [p, b, H', t, c]: of every row, the p inputs of four
+  outputs, t times, at their p points."""
+  count = len(of_inputs)
+  span = _OUTPUTS * (-(-width // _OUTPUTS) - 1) + count
+  low = edges[1][0]
+  x = jnp.pad(x, ((0, 0), edges[0], (low, span - low - x.shape[2]), (0, 0)))
+  last = span - count + 1
+  return _combine(
+    of_inputs, [x[:, :, j : j + last : _OUTPUTS] for j in range(count)]
   )
-  return _by_points('bj,ai,baco->ijco', total)
 
 
-def _by_points(sum_: str, kernel: jax.Array) -> jax.Array:
-  transform = _KERNEL.astype(kernel.dtype)
-  return jnp.einsum(sum_, transform, transform, kernel)
-
-
-def _input_points(x: jax.Array, edges: Edges) -> jax.Array:
-  """[b, H, W, c] as [4, 4, b, h, w, c]: each 4x4 window, 2 apart, at its
-  points, columns first."""
-  spans = []
-  for extent, (low, high) in zip(x.shape[1:3], edges, strict=True):
-    odd = (extent + low + high) % 2  # the last window hangs over
-    spans.append((low, high + odd))
-  x = jnp.pad(x, ((0, 0), *spans, (0, 0)))
-  height, width = x.shape[1] - 3, x.shape[2] - 3
-  x = _combine(_INPUT, [x[:, i : i + height : 2] for i in range(4)])
-  return _combine(_INPUT, [x[..., j : j + width : 2, :] for j in range(4)])
+def _rows(x: jax.Array, size: int) -> jax.Array:
+  """[p, b, H, t, c] as [p, b, h, t, size c]: the rows under each kernel."""
+  height = x.shape[2] - size + 1
+  return jnp.concatenate([x[:, :, i : i + height] for i in range(size)], -1)
 
 
 def _combine(matrix: np.ndarray, parts: list[jax.Array]) -> jax.Array:
@@ -141,7 +143,7 @@ def _combine(matrix: np.ndarray, parts: list[jax.Array]) -> jax.Array:
 
   def row(factors: np.ndarray) -> jax.Array:
     terms = [
-      part if factor > 0 else -part
+      part * float(factor)
       for factor, part in zip(factors, parts, strict=True)
       if factor
     ]
@@ -150,47 +152,15 @@ def _combine(matrix: np.ndarray, parts: list[jax.Array]) -> jax.Array:
   return jnp.stack([row(factors) for factors in matrix])
 
 
-def _conv_by_rows(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
-  """All rows of the kernel side by side as outputs, then added up: XLA's
-  convolution is slow where outputs are few and inputs many."""
-  size, _, channels, out = kernel.shape
-  wide = kernel.transpose(1, 2, 0, 3).reshape(1, size, channels, size * out)
-  x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
-  x = lax.conv_general_dilated(
-    x, wide, (1, 1), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+def _xla_conv(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
+  return lax.conv_general_dilated(
+    x, kernel, (1, 1), edges, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
-  height = x.shape[1] - size + 1
-  rows = [x[:, i : i + height, :, i * out : (i + 1) * out] for i in range(size)]
-  return sum(rows[1:], start=rows[0])
 
 
-def _gradient_by_rows(
-  x: jax.Array, g: jax.Array, size: int, edges: Edges
-) -> jax.Array:
-  """By the kernel: one product for each of its rows."""
-  channels, out = x.shape[-1], g.shape[-1]
-  height, width = g.shape[1:3]
-
-  def some(total: jax.Array, xg: tuple[jax.Array, jax.Array]):
-    x, g = xg
-    x = jnp.pad(x, ((0, 0), *edges, (0, 0)))
-    x = jnp.concatenate([x[:, :, j : j + width] for j in range(size)], -1)
-    rows = [
-      jnp.tensordot(x[:, i : i + height], g, [(0, 1, 2)] * 2)
-      for i in range(size)
-    ]
-    return total + jnp.stack(rows), None
-
-  shape = (size, size * channels, out)
-  total, _ = lax.scan(
-    some, _zeros_for(g, shape), (_chunks(x, 2), _chunks(g, 2))
-  )
-  return total.reshape(size, size, channels, out)
-
-
-def _chunks(x: jax.Array, most: int) -> jax.Array:
-  """[B, ...] as [B / b, b, ...], b at most `most`."""
-  return x.reshape(-1, math.gcd(len(x), most), *x.shape[1:])
+def _chunks(x: jax.Array) -> jax.Array:
+  """[B, ...] as [B / 2, 2, ...]: two images at a time, one if B is odd."""
+  return x.reshape(-1, math.gcd(len(x), 2), *x.shape[1:])
 
 
 def _zeros_for(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
