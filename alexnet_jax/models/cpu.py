@@ -47,19 +47,18 @@ def conv(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
     extent + sum(edge) - size + 1
     for extent, edge in zip(x.shape[1:3], edges, strict=True)
   )
-  kernel = _combine(of_kernel, list(kernel.swapaxes(0, 1)))  # [p, k, in, out]
+  kernel = jnp.einsum('pj,ijco->pico', of_kernel.astype(kernel.dtype), kernel)
 
   def some(x: jax.Array) -> jax.Array:  # [b, H, W, in]
     x = _at_points(of_inputs, x, edges, width)
     if channels < _FEW:
       flat = kernel.reshape(len(kernel), -1, out)
-      y = jnp.einsum('pbhtc,pco->pbhto', _rows(x, size), flat)
+      y = list(jnp.einsum('pbhtc,pco->pbhto', _rows(x, size), flat))
     else:
       by_rows = functools.partial(_xla_conv, edges=((0, 0), (0, 0)))
-      y = map(by_rows, x, kernel[:, :, None])
-    y = _combine(of_outputs, list(y))  # [4, b, h, t, out]
-    y = y.transpose(1, 2, 3, 0, 4)
-    return y.reshape(*y.shape[:2], -1, out)[:, :, :width]
+      y = list(map(by_rows, x, kernel[:, :, None]))
+    four = _combine(of_outputs, y).transpose(1, 2, 3, 0, 4)  # [b, h, t, 4, out]
+    return four.reshape(*four.shape[:2], -1, out)[:, :, :width]
 
   return lax.map(some, _chunks(x)).reshape(len(x), height, width, out)
 
@@ -95,7 +94,7 @@ def _kernel_gradient(
   zeros = _zeros_for(g, (len(of_inputs), size * channels, out))
   total, _ = lax.scan(some, zeros, (_chunks(x), _chunks(g)))
   total = total.reshape(-1, size, channels, out)
-  return _combine(of_kernel.T, list(total)).swapaxes(0, 1)
+  return jnp.einsum('pj,pico->ijco', of_kernel.astype(total.dtype), total)
 
 
 @functools.cache
