@@ -368,6 +368,20 @@ def test_a_sweep_averages_what_it_trained(sweep, tmp_path):
       assert len(row['colour'].split()) == len(row['colour_se'].split()) == 2
 
 
+@pytest.mark.slow
+def test_more_views_leave_the_commit_that_trained(sweep, tmp_path):
+  small_runs.finish(sweep('--variants=^with$'))
+  (file,) = (tmp_path / 'root').glob('folder-*/result.json')
+  result = json.loads(file.read_text())
+  assert list(result['views']) == ['10']
+  result['environment']['commit'] = 'before'
+  file.write_text(json.dumps(result))
+  small_runs.finish(sweep('--experiment=views'))  # of the same network
+  assert sorted(json.loads(file.read_text())['views']) == ['10', '2']
+  found = rows.read('views', tmp_path / 'results')
+  assert [row['commit'] for row in found] == ['before'] * 3
+
+
 def test_an_unknown_experiment_is_refused(sweep):
   process = sweep('--experiment=nope')
   _, err = process.communicate(timeout=120)
