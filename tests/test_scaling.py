@@ -90,8 +90,6 @@ def test_a_line_of_the_plot_goes_from_few_chips_to_many():
 
 
 def test_the_page_is_that_of_the_rows():
-  if not ROWS.exists():
-    pytest.skip('no rows yet: make tpu-report')
   rows = results.read_json(ROWS)
   assert not scaling.missing(rows)
   page = (ROOT / 'docs/scaling.md').read_text()
