@@ -53,12 +53,13 @@ def gradients(step):
   )
 
 
-def run(config):
+def run(config, images=1):
   params = make_params()
   state = make_optimizer(config, params).init(params)
   for step, rate in enumerate(RATES):
-    tx = make_optimizer(config, params, jnp.float32([rate]))
-    updates, state = tx.update(gradients(step), state, params)
+    tx = make_optimizer(config, params, jnp.float32([rate]), images=images)
+    sums = jax.tree.map(lambda g: images * g, gradients(step))
+    updates, state = tx.update(sums, state, params)
     params = optax.apply_updates(params, updates)
   return dict(named(params))
 
@@ -89,8 +90,9 @@ def assert_equal(got, want):
     assert max_norm_error(got[name], want[name]) <= 1e-6, name
 
 
-def test_the_rule_across_a_drop_of_the_rate():
-  assert_equal(run(make_config()), by_hand())
+@pytest.mark.parametrize('images', [1, 125])
+def test_the_rule_across_a_drop_of_the_rate(images):
+  assert_equal(run(make_config(), images), by_hand())
 
 
 def test_two_steps_by_hand():

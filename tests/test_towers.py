@@ -105,8 +105,10 @@ def test_logits_and_gradients():
   assert_close(logits_and_gradients(make(1, 2)), of_one_device())
 
 
-def test_three_optimizer_steps():
-  assert_close(three_steps(make(1, 2)), three_steps(make(1, 1)))
+def test_three_optimizer_steps_to_the_bit():
+  """Any difference would turn a unit on or off in some later step."""
+  got, want = three_steps(make(1, 2)), three_steps(make(1, 1))
+  jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 @pytest.mark.slow
@@ -149,24 +151,24 @@ def test_each_step_draws_anew(still):
 
 
 @pytest.mark.slow
-def test_one_function_after_conv1_is_the_three_it_stands_for(monkeypatch):
-  """128 images of a device take `fused`, 64 do not; the data axis' sums have
-  another order, hence 1e-4."""
+@pytest.mark.parametrize('spread', [1, 2])
+def test_one_function_after_conv1_is_the_three_it_stands_for(
+  monkeypatch, spread
+):
+  """128 images of a device take `fused`, until nothing fits it."""
   monkeypatch.setitem(globals(), 'BATCH', 128)
-  size = {'width': 1 / 3, 'crop': 96}  # conv1 has 16 maps
+  setup = make(1, spread, width=1 / 3)  # conv1 has 16 maps
   calls, whole = [], fused.relu_lrn_pool
   monkeypatch.setattr(
     fused, 'relu_lrn_pool', lambda *args: calls.append(1) or whole(*args)
   )
-  losses, want = three_steps(make(2, 2, **size))
+  got = three_steps(setup)
+  assert calls
+  calls.clear()
+  monkeypatch.setattr(fused, 'fits', lambda *args, **options: False)
+  want = three_steps(setup)
   assert not calls
-  for spread in (1, 2):
-    got_losses, got = three_steps(make(1, spread, **size))
-    assert calls
-    assert max_norm_error(got_losses, losses) <= 1e-4
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-      assert max_norm_error(a, b) <= 1e-4
-    calls.clear()
+  assert_close(got, want)
 
 
 def test_tower_parameters_lie_on_their_tower_only():

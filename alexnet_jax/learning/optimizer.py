@@ -90,6 +90,7 @@ def make_optimizer(
   params: nnx.State,
   rates: jax.Array | Sequence[float] = (0.0,),
   rules: Sequence[tuple[str, Any]] = (),
+  images: int = 1,
 ) -> optax.GradientTransformation:
   """The rule above at one step's rates; its state does not depend on them.
 
@@ -101,6 +102,7 @@ def make_optimizer(
     rules: `config.schedule.rules`; a parameter has the rate of the first
       whose pattern is found in its name, else the main one, times its
       multiplier.
+    images: that the gradients are a sum over; the rule is of their mean.
 
   Raises:
     UserError: rules that leave out a parameter, or that decide for none.
@@ -114,20 +116,24 @@ def make_optimizer(
     return by * jnp.asarray(rates)[int(number)]
 
   def add_decay(grads, weights):
+    decay = images * config.weight_decay
     return jax.tree.map(
-      lambda g, w, by: g + config.weight_decay * by * w if by else g,
+      lambda g, w, by: g + decay * by * w if by else g,
       grads,
       weights,
       decays,
     )
 
+  # Where two products are added, a multiply-add rounds only one of them: which,
+  # is a compiler's choice, and another for one device's program than for
+  # two's. So the mean waits until decay is added, and what the velocity is
+  # added to is no product: towers learn the same bits on either mesh.
+  def scaled(g: jax.Array, by: float, number: float) -> jax.Array:
+    change = -rate(by, number) / images * g
+    return jnp.where((rate(by, number) == 0) | (change == 0), 0, change)
+
   def scale_by_rate(grads, _):
-    return jax.tree.map(
-      lambda g, *own: jnp.where(rate(*own) == 0, 0, -rate(*own) * g),
-      grads,
-      times,
-      which,
-    )
+    return jax.tree.map(scaled, grads, times, which)
 
   chain = optax.chain(
     optax.stateless(add_decay),

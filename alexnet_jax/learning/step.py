@@ -46,7 +46,7 @@ def loss_and_logits(
   with jax.named_scope('loss'):
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     # Summed over the mesh inside, so the gradient comes out summed, too.
-    # The mean is taken outside: what towers send back may be float16, in
+    # The optimizer takes the mean: what towers send back may be float16, in
     # which gradients of the mean would vanish.
     loss = lax.psum(losses.sum(), sharding.DATA)
   return loss, (logits, nnx.state(model, nnx.BatchStat))
@@ -149,11 +149,14 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (logits, averages)), grads = grad_fn(params)
-    grads = jax.tree.map(lambda g: g / config.batch_size, grads)
     sums = lax.psum(Metrics.of(logits, labels), sharding.DATA)
     with jax.named_scope('update'):
       tx = make_optimizer(
-        config.optimizer, params, rates, config.schedule.rules
+        config.optimizer,
+        params,
+        rates,
+        config.schedule.rules,
+        images=config.batch_size,
       )
       updates, opt_state = tx.update(grads, state.opt_state, params)
       params = optax.apply_updates(params, updates)
