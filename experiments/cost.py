@@ -128,7 +128,7 @@ def _main() -> None:
       jax.block_until_ready(call())
     return (time.perf_counter() - start) / _STEPS
 
-  train_step = step.make_train_step(setup)
+  train_step = step.TrainStep(setup)
   eval_step = evaluate.make_eval_step(setup, 1)
   size = config.evals.batch_size or config.batch_size
   examples, tests = batch(config.batch_size), batch(size)

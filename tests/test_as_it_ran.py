@@ -15,7 +15,7 @@ from test_configs import flat, load
 from alexnet_jax.data.stats import of_mean
 from alexnet_jax.learning.schedules import make_schedule, rates
 from alexnet_jax.learning.state import make_setup
-from alexnet_jax.learning.step import make_train_step
+from alexnet_jax.learning.step import TrainStep
 from alexnet_jax.models import get_model
 from alexnet_jax.runtime import sharding
 
@@ -218,7 +218,7 @@ def test_a_step_of_a_small_one(run):
   state = setup.init_state()
   before = jax.tree.map(np.asarray, nnx.to_pure_dict(state.params))
   given = rates(config.schedule, 80, 1e-3)
-  state, sums = make_train_step(setup)(state, batch, given)
+  state, sums = TrainStep(setup)(state, batch, given)
   assert int(state.nonfinite_step) == -1
   assert np.isfinite(sums.compute()['loss'])
   for layer, parts in nnx.to_pure_dict(state.params).items():

@@ -10,7 +10,7 @@ import small_runs
 from alexnet_jax.data import pipeline
 from alexnet_jax.learning import cache
 from alexnet_jax.learning.state import open_setup
-from alexnet_jax.learning.step import make_train_step
+from alexnet_jax.learning.step import TrainStep
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
 
@@ -21,7 +21,7 @@ def states(config, steps=3, start=2):
   """The state after some steps, one entry per array."""
   dataset, setup = open_setup(config)
   kept = cache.load(setup, dataset)
-  step = make_train_step(setup, cache=kept and kept.arrays)
+  step = TrainStep(setup, cache=kept and kept.arrays)
   state, place = setup.init_state(), setup.batch_sharding
   rows = sharding.local_rows(place, config.batch_size)
   which = dict(seed=5, batch_size=config.batch_size, rows=rows, start=start)

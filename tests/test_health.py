@@ -44,7 +44,7 @@ def measured(config, mesh, images=None, steps=0):
   batch = {k: v[np.asarray(rows)] for k, v in batch.items()}
   batch = sharding.put_batch(setup.batch_sharding, rows, 8, batch)
   values = setup.init_state()
-  train_step = step.make_train_step(setup)
+  train_step = step.TrainStep(setup)
   for _ in range(steps):
     values, _ = train_step(values, batch, jnp.float32([0.01]))
   found = health.make_probe(setup)(values, batch['image'])

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.learning.state import make_setup
-from alexnet_jax.learning.step import make_train_step
+from alexnet_jax.learning.step import TrainStep
 from alexnet_jax.models import fused, towers
 from alexnet_jax.runtime import sharding
 from configs import default
@@ -87,7 +87,7 @@ def logits_and_gradients(setup):
 
 
 def three_steps(setup):
-  state, step = setup.init_state(), make_train_step(setup)
+  state, step = setup.init_state(), TrainStep(setup)
   losses = []
   for i in range(3):
     state, metrics = step(state, batch(setup, i), jnp.float32([1e-3]))
@@ -142,7 +142,7 @@ def test_the_data_axis_sums_the_same_gradients(data):
 def test_each_step_draws_anew(still):
   """One batch twice, nothing learned: only the draws differ."""
   setup = make(1, 1, **still)
-  state, step = setup.init_state(), make_train_step(setup)
+  state, step = setup.init_state(), TrainStep(setup)
   losses = []
   for _ in range(2):
     state, metrics = step(state, batch(setup, 0), jnp.float32([0]))

@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 import signal
+import threading
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import small_runs
@@ -73,6 +75,25 @@ def test_the_rate_of_a_row_is_the_plateau_rules(reference):
       elif epoch - since >= 1:
         rate, since, drops = rate / 10, epoch, drops + 1
   assert drops  # else this tested nothing
+
+
+@pytest.mark.parametrize('cache', ['none', 'device'])
+def test_the_step_is_compiled_once(config, tmp_path, cache):
+  """Beside the preflight, and then not again."""
+  config.length, config.data.cache = '2 steps', cache
+  compiled = []
+
+  def listen(event, _, fun_name='', **rest):
+    if event == '/jax/core/compile/backend_compile_duration':
+      compiled.append((fun_name, threading.current_thread()))
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    assert train.train_and_evaluate(config, tmp_path / 'run') == 0
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  (thread,) = (who for name, who in compiled if name == 'jit(train_step)')
+  assert thread is not threading.main_thread()
 
 
 def test_rates_of_rules_and_noise_that_ends(config, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from alexnet_jax.data.photographs import SIZE
 from alexnet_jax.learning import communication, schedules
 from alexnet_jax.learning.optimizer import param_names
 from alexnet_jax.learning.state import Setup
-from alexnet_jax.learning.step import loss_and_logits, make_train_step
+from alexnet_jax.learning.step import TrainStep, loss_and_logits
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
 
@@ -45,7 +45,7 @@ class Step:
     self._state = setup.init_state()
     schedule = setup.config.schedule
     self._rates = schedules.rates(schedule, 0, schedule.rate)
-    self._step = make_train_step(setup, given=True)
+    self._step = TrainStep(setup, given=True)
     params = setup.specs().params
 
     def loss(params, batch, training: bool):

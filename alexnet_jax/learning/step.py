@@ -1,7 +1,7 @@
 """One training step of §5: views, forward, backward, momentum, compiled once
 for the whole mesh."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -78,10 +78,9 @@ def row_keys(
   return jax.vmap(of)(lax.axis_index(axes) * rows + jnp.arange(rows))
 
 
-def make_train_step(
-  setup: Setup, given: bool = False, cache: Batch | None = None
-) -> Callable[..., tuple[TrainState, Metrics]]:
-  """One compiled step over the whole mesh.
+class TrainStep:
+  """One compiled step over the whole mesh: `jitted_step`, with the constants
+  of the views and the cache filled in.
 
   Args:
     setup: of `make_setup`.
@@ -89,30 +88,43 @@ def make_train_step(
       [b, crop, crop, 3]: the benchmark's.
     cache: 'image' and 'label' of the whole training split, on each device;
       a batch then is {'index': int32 [B]}, which of them it has.
-
-  Returns:
-    A function of the state (donated), a batch as `put_batch` lays it, the
-    rates of `schedules.rates`, and whether there is noise in the views'
-    colours, that gives the next state and the sums of the step's own metrics:
-    `jitted_step`, with the constants of the views and the cache filled in.
   """
-  # Arguments, not constants that each compilation would fold in.
-  noisy, plain = jax.device_put(
-    (setup.constants, setup.constants.without_color()),
-    jax.NamedSharding(setup.mesh, P()),
-  )
-  step = jitted_step(setup, given)
 
-  def train_step(
-    state: TrainState, batch: Batch, rates: Any, color: bool = True
+  def __init__(
+    self, setup: Setup, given: bool = False, cache: Batch | None = None
+  ):
+    # Arguments, not constants that each compilation would fold in.
+    self._noisy, self._plain = jax.device_put(
+      (setup.constants, setup.constants.without_color()),
+      jax.NamedSharding(setup.mesh, P()),
+    )
+    self._cache = cache
+    self._step = jitted_step(setup, given)
+
+  def __call__(
+    self, state: TrainState, batch: Batch, rates: Any, color: bool = True
   ) -> tuple[TrainState, Metrics]:
-    return step(state, batch, rates, noisy if color else plain, cache)
+    """Takes the step.
 
-  return train_step
+    Args:
+      state: donated.
+      batch: as `put_batch` lays it.
+      rates: of `schedules.rates`.
+      color: whether there is noise in the views' colours.
+
+    Returns:
+      The next state, and the sums of the step's own metrics.
+    """
+    constants = self._noisy if color else self._plain
+    return self._step(state, batch, rates, constants, self._cache)
+
+  def compile(self, state: TrainState, batch: Batch, rates: Any) -> None:
+    """What a call with such arguments would compile, and now need not."""
+    self._step.lower(state, batch, rates, self._noisy, self._cache).compile()
 
 
 def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
-  """The step of `make_train_step` as a function of state, batch, rates,
+  """The step of `TrainStep` as a function of state, batch, rates,
   constants and cache, which needs no devices to be lowered and compiled."""
   config, specs = setup.config, setup.specs()
 

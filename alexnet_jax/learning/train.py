@@ -9,6 +9,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
+from concurrent import futures
 from fractions import Fraction
 from typing import Any
 
@@ -29,7 +30,7 @@ from alexnet_jax.learning.state import (
   open_setup,
   restore,
 )
-from alexnet_jax.learning.step import make_train_step
+from alexnet_jax.learning.step import TrainStep
 from alexnet_jax.runtime import (
   backend,
   distributed,
@@ -148,7 +149,7 @@ class _Run:
     if self.ended():
       return
     self.cache = cache.load(setup, dataset)
-    self.train_step = make_train_step(
+    self.train_step = TrainStep(
       setup, cache=self.cache.arrays if self.cache else None
     )
     self.probe = health.make_probe(setup)
@@ -214,16 +215,18 @@ class _Run:
   def preflight(self, batch) -> None:
     """Before the first step: warns of what will keep it from learning."""
     if self.step == 0:
-      found = self.probe(self.state, self._images(batch))
+      self._next_rates()
+      # Meanwhile the step compiles; a failure of that is the step's to tell.
+      with futures.ThreadPoolExecutor() as pool:
+        pool.submit(self.train_step.compile, self.state, batch, self.rates)
+        found = self.probe(self.state, self._images(batch))
       for text in health.warnings(found, self.config):
         self._warn(text)
       self.meter.restart()
 
   def train(self, batch) -> None:
     self.batch = batch
-    epoch = self.epoch(self.step)
-    self.rate = self.schedule.rate(epoch)
-    self.rates = rates(self.config.schedule, epoch, self.rate)
+    self._next_rates()
     until = self.color_until.steps  # 0: always
     self.state, self.metrics = self.train_step(
       self.state, batch, self.rates, color=not until or self.step < until
@@ -235,6 +238,11 @@ class _Run:
     self.previous = self.metrics
     self.meter.add(self.config.batch_size)
     self.progress.update(self.config.batch_size, self.text)
+
+  def _next_rates(self) -> None:
+    epoch = self.epoch(self.step)
+    self.rate = self.schedule.rate(epoch)
+    self.rates = rates(self.config.schedule, epoch, self.rate)
 
   def log_due(self) -> bool:
     return self.log_every.due(self.step) or self.step == self.end
