@@ -121,7 +121,8 @@ def test_full_width_logits_gradients_and_three_steps():
   assert_close(three_steps(make(1, 2, **full)), three_steps(make(1, 1, **full)))
 
 
-@pytest.mark.parametrize('data', [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('data', [2, 4])
 def test_the_data_axis_sums_the_same_gradients(data):
   """Over examples the sum has another order, but the same terms."""
   assert_close(logits_and_gradients(make(data, 2)), of_one_device())

@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.data import augment
 from alexnet_jax.learning.state import Setup, TrainState
-from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime import backend, sharding
 
 # Of the signal that reaches the last hidden layer. With less, learning starts
 # late or never: measured, docs/paper.md.
@@ -93,7 +93,8 @@ def make_probe(setup: Setup) -> Callable[[TrainState, jax.Array], Health]:
       mesh=setup.mesh,
       in_specs=(setup.specs(), P(setup.batch_axes), P()),
       out_specs=(P(), tower, tower, P()),
-    )
+    ),
+    compiler_options=backend.HASTY,
   )
   constants = jax.device_put(setup.constants, NamedSharding(setup.mesh, P()))
 

@@ -135,10 +135,8 @@ class Setup:
   def init_state(self) -> TrainState:
     """The initial state, made where it lives."""
     place = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-    # Drawn once: to compile it well takes longer than to draw.
-    hasty = {'xla_backend_optimization_level': 1}
-    init = jax.jit(self.init, out_shardings=place, compiler_options=hasty)
-    return init()
+    options = backend.HASTY
+    return jax.jit(self.init, out_shardings=place, compiler_options=options)()
 
 
 def make_setup(
