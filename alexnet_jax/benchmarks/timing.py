@@ -38,6 +38,9 @@ def alternate(
 ) -> dict[str, list[Sample]]:
   """Measures all in turn, so that whatever slows the machine slows all.
 
+  A turn begins with work that does not count, as long as what does: memory and
+  caches are the last one's until then, and a run goes on for hours.
+
   Args:
     contenders: whose names differ.
     repeats: samples of each, warm-up not counted.
@@ -54,6 +57,7 @@ def alternate(
   samples: dict[str, list[Sample]] = {c.name: [] for c in contenders}
   for _ in range(repeats):
     for contender in contenders:
+      contender.measure(times[contender.name])
       samples[contender.name].append(contender.measure(times[contender.name]))
   return samples
 
