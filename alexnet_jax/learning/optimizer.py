@@ -126,8 +126,9 @@ def make_optimizer(
 
   # Where two products are added, a multiply-add rounds only one of them: which,
   # is a compiler's choice, and another for one device's program than for
-  # two's. So the mean waits until decay is added, and what the velocity is
-  # added to is no product: towers learn the same bits on either mesh.
+  # two's. So the mean waits until decay is added, and between the product with
+  # the rate and the velocity stands a choice, which `change == 0` is for alone:
+  # towers learn the same bits on either mesh.
   def scaled(g: jax.Array, by: float, number: float) -> jax.Array:
     change = -rate(by, number) / images * g
     return jnp.where((rate(by, number) == 0) | (change == 0), 0, change)
