@@ -157,7 +157,7 @@ def _velocity(state: TrainState) -> nnx.State:
 
 
 def _squares(x: jax.Array) -> jax.Array:
-  return lax.psum(jnp.square(x).sum(), sharding.TOWER)
+  return sharding.total(jnp.square(x).sum())
 
 
 def warnings(health: Health, config: ml_collections.ConfigDict) -> list[str]:

@@ -60,6 +60,12 @@ def make_mesh(
   return Mesh(grid, (DATA, TOWER), axis_types=(AxisType.Explicit,) * 2)
 
 
+def total(x: jax.Array) -> jax.Array:
+  """Inside `shard_map`: the sum over the devices that have a part of their
+  own; what several have alike counts once."""
+  return jax.lax.psum(x, tuple(jax.typeof(x).mat.varying))
+
+
 def device_map(mesh: Mesh, model_towers: int, owt: bool = False) -> str:
   """Which tower and which share of the batch each device has, as a table.
 
