@@ -83,8 +83,12 @@ class Setup:
     """The partition spec of each leaf of the state.
 
     A tower parameter's leading axis is spread over the mesh's towers; with
-    'owt', only that of a fully connected layer.
+    'owt', only that of a fully connected layer. It is over 'data', too, where
+    that has one part: the same place, but no sum of gradients over one device,
+    for which XLA copies them.
     """
+    single = self.mesh.shape[sharding.DATA] == 1
+    over = P((sharding.DATA, sharding.TOWER) if single else sharding.TOWER)
 
     def spec(path: Any, node: Any) -> Any:
       if not isinstance(node, nnx.Variable):
@@ -93,7 +97,7 @@ class Setup:
       whole = self.owt and names & set(table.CONVS)
       on_towers = isinstance(node, towers.TowerParam | towers.TowerAverage)
       spread = on_towers and not whole
-      return node.replace(P(sharding.TOWER) if spread else P())
+      return node.replace(over if spread else P())
 
     return jax.tree_util.tree_map_with_path(
       spec,
