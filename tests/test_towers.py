@@ -101,6 +101,7 @@ def assert_close(got, want):
     assert max_norm_error(a, b) <= 1e-5, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_logits_and_gradients():
   assert_close(logits_and_gradients(make(1, 2)), of_one_device())
 
