@@ -196,6 +196,8 @@ def _plot(name: str, form: str, its_rows: Rows) -> None:
       range(len(lines)), [f'{line.variant} (n = {line.n})' for line in lines]
     )
     ax.set_ylim(len(lines) - 0.5, -0.5)
+    if experiment.read == 'chance':  # none has less than none, or more than all
+      ax.set_xlim(-3, 103)
     ax.set_xlabel(f'{_MEASURES[experiment.read]}, with its standard error')
   ax.set_title(experiment.forms[form].scale, loc='left')
   canvas.save(fig, rows.RESULTS / f'{name}_{form}.png')
