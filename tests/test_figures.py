@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -209,6 +210,18 @@ def test_long_curves_are_means(tmp_path):
   np.testing.assert_allclose(
     line.get_ydata(), np.arange(400.0).reshape(-1, 10).mean(1)
   )
+
+
+@pytest.mark.parametrize('kind', canvas.KINDS)
+def test_a_picture_drawn_again_is_the_same_file(kind):
+  def draw():
+    fig = canvas.figure(2, 1)
+    fig.subplots().plot([1, 3, 2])
+    return canvas.encode(fig, kind)
+
+  first = draw()
+  time.sleep(1.1)  # PDFs have dates in seconds
+  assert draw() == first
 
 
 def test_a_file_is_of_the_kind_its_name_says(layers, tmp_path):

@@ -23,6 +23,8 @@ COLOURS = (
 )
 KINDS = ('png', 'svg', 'pdf', 'jpg')
 DPI = 144
+# The same picture is the same file, whenever it is drawn.
+_UNDATED = {'svg': {'Date': None}, 'pdf': {'CreationDate': None}}
 
 matplotlib.rcParams.update(
   {
@@ -37,6 +39,7 @@ matplotlib.rcParams.update(
     'ytick.color': INK,
     'legend.frameon': False,
     'svg.fonttype': 'none',  # text stays text
+    'svg.hashsalt': 'alexnet_jax',  # else names inside are random
   }
 )
 
@@ -71,7 +74,12 @@ def encode(fig: Figure, kind: str = 'png') -> bytes:
   """The figure as the content of a file, margins cut."""
   buffer = io.BytesIO()
   fig.savefig(
-    buffer, format=kind, dpi=DPI, bbox_inches='tight', pad_inches=0.08
+    buffer,
+    format=kind,
+    dpi=DPI,
+    bbox_inches='tight',
+    pad_inches=0.08,
+    metadata=_UNDATED.get(kind),
   )
   return buffer.getvalue()
 
