@@ -38,7 +38,7 @@ from PIL import Image
 from spoiling import random_changes, spoil
 
 from alexnet_jax.data import builders, imagenet, photographs, preparation
-from alexnet_jax.learning import state, train
+from alexnet_jax.learning import schedules, state, train
 from alexnet_jax.runtime import checkpoint, errors, files, sharding
 from configs import default
 
@@ -306,8 +306,8 @@ def overrides(folder: Path) -> tuple[list[Input], Feed]:
       'image': abstract((size, 256, 256, 3), 'uint8', sharding=rows),
       'label': abstract((size,), 'int32', sharding=rows),
     }
-    rate = jnp.float32(run.schedule.rate(run.epoch(0)))
-    jax.eval_shape(run.train_step, run.setup.abstract_state(), batch, rate)
+    rates = schedules.rates(run.config.schedule, 0, run.schedule.rate(0))
+    jax.eval_shape(run.train_step, run.setup.abstract_state(), batch, rates)
     raise _AcceptedError
 
   def feed(data: bytes) -> str:
