@@ -66,8 +66,20 @@ def test_contenders_take_turns():
 
   found = timing.alternate([contender('a', 0.3), contender('b', 2.0)], 2)
   assert found == {'a': [{'seconds': 0.3}] * 2, 'b': [{'seconds': 2.0}] * 2}
-  warm = [('a', 1), ('a', 1), ('b', 1), ('b', 1)]
+  warm = [('a', 1), ('a', 1), ('a', 2), ('a', 4), ('b', 1), ('b', 1)]
   assert asked == warm + [('a', 4), ('a', 4), ('b', 1), ('b', 1)] * 2
+
+
+def test_what_lies_in_a_buffer_does_not_make_samples_long():
+  asked = []
+
+  def measure(times):
+    ready = max(0, 4 - sum(asked))
+    asked.append(times)
+    return {'seconds': 0.5 * max(0, times - ready) / times}
+
+  timing.alternate([timing.Contender('loader', measure)], 1)
+  assert asked == [1, 1, 2, 4, 4, 4]
 
 
 def test_rows_of_other_columns_share_a_table(tmp_path):
