@@ -10,6 +10,7 @@ the rows.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app
 from etils import epath
@@ -82,34 +83,52 @@ def layers(rows: Rows) -> str:
 
 
 def table(rows: Rows) -> str:
-  """A line for each row: the median and, in brackets, the least and most."""
-  lines = [
-    '| measured | what | batch, width | result | against PyTorch | machine | '
-    'commit |',
-    '|---|---|---|---|---|---|---|',
-  ]
-  for row in rows:
-    field, unit = MEASURES[row['benchmark']]
-    ratios = [
-      f'{_spread(row, name)}x{" compiled" * name.endswith("compile")}'
-      for name in _RATIOS
-      if name in row
+  """For each machine a line for each row: the median and, in brackets, the
+  least and most."""
+  lines: list[str] = []
+  for machine, these in _by_machine(rows).items():
+    versions = '; '.join(dict.fromkeys(row['versions'] for row in these))
+    lines += [
+      *([''] if lines else []),
+      f'{machine}, {these[0]["cores"]} cores; {versions}:',
+      '',
+      '| measured | what | batch, width | result | against PyTorch | commit |',
+      '|---|---|---|---|---|---|',
+      *map(_line, these),
     ]
-    size = ', '.join(row[name] for name in ('batch', 'width') if name in row)
-    without = ', no LRN' if row.get('lrn') == 'False' else ''
-    lines.append(
-      f'| {row["benchmark"]} | {row["name"]}{without} | {size} | '
-      f'{_spread(row, field)} {unit} | {"; ".join(ratios)} | '
-      f'{row["machine"]}, {row["cores"]} cores; {row["versions"]} | '
-      f'{row["commit"]} |'
-    )
   return '\n'.join(lines)
+
+
+def _by_machine(rows: Rows) -> dict[str, list[dict[str, str]]]:
+  machines: dict[str, list[dict[str, str]]] = {}
+  for row in rows:
+    machines.setdefault(row['machine'], []).append(row)
+  return machines
+
+
+def _line(row: dict[str, str]) -> str:
+  field, unit = MEASURES[row['benchmark']]
+  ratios = [
+    f'{_spread(row, name)}x{" compiled" * name.endswith("compile")}'
+    for name in _RATIOS
+    if name in row and 'PyTorch' not in row['name']
+  ]
+  size = ', '.join(row[name] for name in ('batch', 'width') if name in row)
+  more = ', no LRN' if row.get('lrn') == 'False' else ''
+  if 'workers' in row:
+    more += f', {row["workers"]} workers'
+  return (
+    f'| {row["benchmark"]} | {row["name"]}{more} | {size} | '
+    f'{_spread(row, field)} {unit} | {"; ".join(ratios)} | {row["commit"]} |'
+  )
 
 
 def _spread(row: dict[str, str], field: str) -> str:
   """'13.2 (12.9-13.4)'; three digits or so."""
-  values = (row[field], row[f'{field}_low'], row[f'{field}_high'])
-  median, low, high = (f'{float(value):.3g}' for value in values)
+  values = (float(row[f'{field}{end}']) for end in ('', '_low', '_high'))
+  median, low, high = (
+    f'{value:,.0f}' if value >= 100 else f'{value:.3g}' for value in values
+  )
   return f'{median} ({low}-{high})'
 
 
@@ -117,8 +136,21 @@ def _plot(rows: Rows) -> None:
   from alexnet_jax.drawing import canvas
 
   rows = [row for row in rows if 'gflops' in row or 'PyTorch' in row['name']]
-  fig = canvas.figure(6.4, 0.6 + 0.32 * len(rows))
-  ax = fig.subplots()
+  machines = _by_machine(rows)
+  fig = canvas.figure(6.4, 0.8 * len(machines) + 0.32 * len(rows))
+  heights = [2 + len(these) for these in machines.values()]
+  axes = fig.subplots(len(machines), height_ratios=heights, squeeze=False)
+  for ax, (machine, these) in zip(axes.flat, machines.items(), strict=True):
+    _bars(ax, these)
+    rate = max(float(row['gemm_gflops']) for row in these)
+    ax.set_title(f'{machine}, products at {rate:.0f} GFLOP/s', fontsize='small')
+  ax.set_xlabel('images/s of a training step, with the least and the most')
+  canvas.save(fig, ROOT / PICTURE)
+
+
+def _bars(ax: Any, rows: Rows) -> None:
+  from alexnet_jax.drawing import canvas
+
   for place, row in enumerate(rows):
     low, middle, high = (
       float(row[f'images_per_sec{end}']) for end in ('_low', '', '_high')
@@ -133,8 +165,6 @@ def _plot(rows: Rows) -> None:
   )
   ax.set_yticks(range(len(rows)), list(names))
   ax.invert_yaxis()
-  ax.set_xlabel('images/s of a training step, with the least and the most')
-  canvas.save(fig, ROOT / PICTURE)
 
 
 if __name__ == '__main__':

@@ -39,9 +39,14 @@ def test_a_line_for_each_row():
   *_, first, second = speed.table([step, memory]).splitlines()
   assert first == (
     '| step | ours, no LRN | 64, 1 | 32.5 (27.9-34) images/s | '
-    '1.67 (1.5-1.7)x | EPYC, 2 cores; jax 0 | abc |'
+    '1.67 (1.5-1.7)x | abc |'
   )
   assert second.split(' | ')[2:4] == ['64', '3.5 (3.5-3.5) GB']
+  other = step | {'machine': 'Xeon', 'versions': 'jax 1'}
+  text = speed.table([step, other, memory])
+  assert text.count('| ours') == 2
+  assert text.index('EPYC, 2 cores; jax 0:') < text.index('memory')
+  assert text.index('memory') < text.index('Xeon, 2 cores; jax 1:')
 
 
 def test_a_line_for_each_layer():

@@ -125,9 +125,15 @@ def environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
+  """Its name, and the numbers that tell apart what clouds call by one name."""
   try:
-    lines = Path('/proc/cpuinfo').read_text().splitlines()
+    first = Path('/proc/cpuinfo').read_text().partition('\n\n')[0]
   except OSError:
     return platform.processor() or platform.machine()
-  names = (line.partition(':')[2] for line in lines if 'model name' in line)
-  return next(names, platform.machine()).strip()
+  lines = (line.partition(':') for line in first.splitlines())
+  fields = {name.strip(): value.strip() for name, _, value in lines}
+  words = [fields.get('model name', platform.machine())]
+  for name in ('cpu family', 'model'):
+    if name in fields:
+      words.append(f'{name.split()[-1]} {fields[name]}')
+  return ' '.join(words)
