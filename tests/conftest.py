@@ -46,6 +46,19 @@ def max_norm_error(a, b) -> float:
   return float(error / scale if scale else error)
 
 
+@pytest.fixture
+def lowered_for(monkeypatch):
+  """Makes everything take the lowering of a platform, here."""
+
+  def lower(platform):
+    def choose(*args, default, **others):
+      return others.get(platform, default)(*args)
+
+    monkeypatch.setattr(jax.lax, 'platform_dependent', choose)
+
+  return lower
+
+
 @pytest.fixture(scope='session')
 def photographs() -> Path:
   """Folder of the archives of real photographs, `ALEXNET_TEST_DATA`."""

@@ -78,6 +78,12 @@ def test_crops_and_flips():
   assert np.abs(draws - np.eye(3)).max() < 0.091
 
 
+def test_tpus_cut_the_same(lowered_for):
+  want = views(make_config(), 20)
+  lowered_for('tpu')
+  np.testing.assert_array_equal(views(make_config(), 20), want)
+
+
 def test_each_random_switch_alone():
   bare = {'color': 0.0, 'mean': 'none'}
   _, tops, lefts, flipped = places(

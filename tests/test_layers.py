@@ -57,21 +57,8 @@ def test_conv(size, channels, kernel, stride, pad):
   x = normal(0, (2, size, size, channels), 50)
   w = normal(1, (kernel, kernel, channels, 6), 0.01)
   b = normal(2, (6,))
-  got = layers.conv(jnp.asarray(x), jnp.asarray(w), jnp.asarray(b), stride, pad)
+  got = layers.conv(jnp.asarray(x), jnp.asarray(w), stride, pad) + b
   assert max_norm_error(got, oracle.conv(x, w, b, stride, pad)) <= 1e-5
-
-
-@pytest.fixture
-def lowered_for(monkeypatch):
-  """Makes every layer take the lowering of a platform, here."""
-
-  def lower(platform):
-    def choose(*args, default, **others):
-      return others.get(platform, default)(*args)
-
-    monkeypatch.setattr(jax.lax, 'platform_dependent', choose)
-
-  return lower
 
 
 def gradients(function, *args):
@@ -113,7 +100,7 @@ def test_conv_and_its_gradients(
     return y + b
 
   def ours(x, w, b):
-    return layers.conv(x, w, b, stride, pad)
+    return layers.conv(x, w, stride, pad) + b
 
   with jax.enable_x64(True):
     wide = [jnp.asarray(a, jnp.float64) for a in (x, w, b)]
@@ -250,18 +237,20 @@ def test_relu_lrn_pool_as_one(lowered_for, platform, height, width, choice):
   pool = {'window': 3, 'stride': 2}
   assert fused.fits(x, **pool)
 
-  def one(x):
-    return fused.relu_lrn_pool(x, choice, pool)
+  bias = jnp.asarray(normal(1, (16,), 30))
 
-  def three(x):
-    normed = normalization.lrn(jax.nn.relu(x), **choice)
+  def one(x, bias):
+    return fused.relu_lrn_pool(x, bias, choice, pool)
+
+  def three(x, bias):
+    normed = normalization.lrn(jax.nn.relu(x + bias), **choice)
     return pooling.max_pool(normed, **pool)
 
   lowered_for('default')
-  want = [three(x), *gradients(three, x)]
+  want = [three(x, bias), *gradients(three, x, bias)]
   lowered_for(platform)
   with pltpu.force_tpu_interpret_mode():
-    got = [one(x), *gradients(one, x)]
+    got = [one(x, bias), *gradients(one, x, bias)]
   for a, b in zip(got, want, strict=True):
     assert max_norm_error(a, b) <= 1e-5
 

@@ -126,6 +126,26 @@ ENTRY %main (a: f32[8], b: bf16[4,2]) -> f32[8] {{
   }
 
 
+def test_what_stays_in_vector_memory_is_not_counted():
+  name = 'metadata={op_name="update/add"}'
+  text = f"""HloModule m
+
+ENTRY %main (a: f32[8], b: f32[4]) -> f32[8] {{
+  %a = f32[8]{{0:T(256)}} parameter(0)
+  %b = f32[4]{{0:T(256)S(1)}} parameter(1)
+  %in = (f32[8]{{0:S(1)}}, f32[8]{{0}}, u32[]{{:S(2)}}) copy-start(%a)
+  %half = ((f32[8]{{0}}), f32[2]{{0:S(1)}}, s32[]{{:S(2)}}) slice-start(%a)
+  %here = f32[8]{{0:S(1)}} copy-done(%in), {name}
+  %some = f32[2]{{0:S(1)}} slice-done(%half), {name}
+  %c = f32[8]{{0:S(1)}} fusion(%here, %b, %some), kind=kLoop, {name}
+  %out = (f32[8]{{0}}, f32[8]{{0:S(1)}}, u32[]{{:S(2)}}) copy-start(%c)
+  ROOT %e = f32[8]{{0}} copy-done(%out), {name}
+}}
+"""
+  # 32 and 8 are read into it, 32 are written from it.
+  assert traffic.by_scope(text) == {'update/add': 32 + 8 + 32}
+
+
 def test_another_chip_is_refused():
   with pytest.raises(UserError, match="--topology=h100:1: one of .'v4'"):
     tpu.run(default.get_config(), 'h100:1', (1, 1), 10)

@@ -7,8 +7,9 @@ from alexnet_jax.benchmarks import tpu
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.tpu import Roofline
 
-# Bytes of a step written plainly, its gradients left to JAX: (1,1), 1,024.
-NAIVE = 32.7e9
+# Bytes of a step written plainly, its gradients left to JAX: (1,1), 1,024; as
+# XLA counts them, and those that reach HBM.
+NAIVE, NAIVE_HBM = 32.7e9, 0.0
 STRONG = 1024  # images of a step, however many chips
 WEAK = 128  # images of a chip, however many: the paper's batch
 WAYS = {
@@ -174,8 +175,11 @@ others: their own compiler would fuse a little otherwise.
 """
 
 
-_LAYERS = """Where they go, MB an image: our count over the same fusions, in
-which what reads a part of an array counts the whole.
+_LAYERS = """Where they go, MB an image: our count over the same fusions, without
+what is kept in vector memory. What reads a part of an array counts the whole.
+XLA gives a convolution that a kernel of ours follows the kernel's name: "pool1"
+and "pool2" are these convolutions, too. "rest" is mostly copies between the two
+memories and parameters rounded to bfloat16.
 """
 
 

@@ -1,8 +1,9 @@
-"""What a compiled program reads and writes, by layer: from its text.
+"""What a compiled program moves to and from memory, by layer: from its text.
 
-XLA's own sum ('bytes accessed') has no layers in it. Here each instruction of
-the program's entry, most of which are fusions, counts its operands and its
-results once; what is inside a fusion stays on the chip.
+XLA's own sum ('bytes accessed') has no layers in it, and counts what a TPU
+keeps in its vector memory as if that were HBM. Here each instruction of the
+program's entry, most of which are fusions, counts those of its operands and
+results that lie in HBM once; what is inside a fusion stays on the chip.
 """
 
 import math
@@ -10,21 +11,22 @@ import re
 from collections import defaultdict
 
 _BYTES = {'pred': 1, 'bf16': 2}
-_ARRAY = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
+_ARRAY = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?')
 _LINE = re.compile(
   r'\s+(?:ROOT )?%(?P<name>\S+) = (?P<type>\(.*?\)|\S+) (?P<opcode>[\w-]+)'
   r'\((?P<operands>.*?)\)(?:[,\s]|$)'
 )
-# They move nothing; what an asynchronous copy moves is counted at its start.
 _FREE = {
   'bitcast', 'constant', 'get-tuple-element', 'parameter', 'tuple',
 }  # fmt: skip
+_ON_CHIP = 'S(1)'  # a layout's memory space: vector memory
 
 
 def by_scope(text: str) -> dict[str, int]:
   """{JAX's name stack of an instruction: bytes}."""
   entry = text[text.index('\nENTRY ') :]
   sizes: dict[str, int] = {}
+  from_memory: set[str] = set()  # copies that go on beside other work
   moved: dict[str, int] = defaultdict(int)
   for line in entry.splitlines():
     found = _LINE.match(line)
@@ -32,20 +34,28 @@ def by_scope(text: str) -> dict[str, int]:
       continue
     size = sizes[found['name']] = _size(found['type'])
     opcode = found['opcode']
-    if opcode in _FREE or opcode.endswith('-done'):
+    if opcode in _FREE:
       continue
     operands = re.findall(r'%([\w.-]+)', found['operands'])
+    read = sum(sizes.get(name, 0) for name in operands)
+    if opcode.endswith('-start'):
+      if read:
+        from_memory.add(found['name'])
+      continue
+    if opcode.endswith('-done'):  # as much is read as arrives
+      whole = _size(found['type'], anywhere=True)
+      read = whole if from_memory.intersection(operands) else 0
     scope = re.search(r'op_name="(.*?)"', line)
-    moved[scope[1] if scope else ''] += size + sum(
-      sizes.get(name, 0) for name in operands
-    )
+    moved[scope[1] if scope else ''] += size + read
   return dict(moved)
 
 
-def _size(type_: str) -> int:
+def _size(type_: str, anywhere: bool = False) -> int:
+  """Bytes of a type's arrays in HBM, or of all."""
   return sum(
     math.prod(map(int, dims.split(','))) * _width(dtype) if dims else 0
-    for dtype, dims in _ARRAY.findall(type_)
+    for dtype, dims, layout in _ARRAY.findall(type_)
+    if anywhere or _ON_CHIP not in layout
   )
 
 

@@ -192,18 +192,21 @@ class AlexNet(nnx.Module):
       all devices along `tower_axis`.
     """
     out: dict[str, Maps | jax.Array] = {}
-    # Each tower sees all of the image.
-    xs = [images.astype(self.dtype)] * self.conv1.kernel.shape[0]
+    with jax.named_scope('conv1'):  # each tower sees all of the image
+      xs = [images.astype(self.dtype)] * self.conv1.kernel.shape[0]
     for row in self.convs:
       with jax.named_scope(row.name):
         if row.talk:
           xs = self._exchange(xs)
-        weights = getattr(self, row.name).towers(self.dtype)
-        linear = [
-          self._conv(x, kernel, bias, row)
-          for x, (kernel, bias) in zip(xs, weights, strict=True)
+        kernels, biases = zip(
+          *getattr(self, row.name).towers(self.dtype), strict=True
+        )
+        sums = [
+          self._conv(x, kernel, row)
+          for x, kernel in zip(xs, kernels, strict=True)
         ]
-      xs = out[row.name] = linear
+        xs = [x + bias for x, bias in zip(sums, biases, strict=True)]
+      out[row.name] = xs
       for step in row.then:
         if step == 'norm' and not self.has_lrn:
           continue
@@ -214,12 +217,13 @@ class AlexNet(nnx.Module):
           else:
             xs = self._follow(step, xs)
         out[name] = xs
-      if keys is not None and self._fuses(row, linear):
+      if keys is not None and self._fuses(row, sums):
         # The same maps by a shorter way: jit drops the longer one.
         name = row.follower('pool', 'lrn')
         with jax.named_scope(name):
           xs = out[name] = [
-            fused.relu_lrn_pool(x, self.lrn, self.pool) for x in linear
+            fused.relu_lrn_pool(x, bias, self.lrn, self.pool)
+            for x, bias in zip(sums, biases, strict=True)
           ]
     xs = [x.reshape(x.shape[0], -1) for x in xs]
     here = towers.indices(self.fc8.kernel.shape[0], self.tower_axis)
@@ -266,13 +270,11 @@ class AlexNet(nnx.Module):
     axis = None if self.owt else self.tower_axis
     return [towers.exchange(xs, axis, self.exchange_dtype)] * len(xs)
 
-  def _conv(
-    self, x: jax.Array, kernel: jax.Array, bias: jax.Array, row: Conv
-  ) -> jax.Array:
+  def _conv(self, x: jax.Array, kernel: jax.Array, row: Conv) -> jax.Array:
     pad = row.pad
     if self.rounding == 'down':
       x, pad = windows.full_windows(x, row.kernel, row.stride, pad), 0
-    return layers.conv(x, kernel, bias, row.stride, pad)
+    return layers.conv(x, kernel, row.stride, pad)
 
   def _follow(self, step: str, xs: Maps) -> Maps:
     """What follows a convolution, on each local tower."""

@@ -177,7 +177,7 @@ class CifarNet(nnx.Module):
         elif row.local:
           x = layers.local(x, kernel, bias, row.kernel // 2)
         else:
-          x = layers.conv(x, kernel, bias, 1, row.kernel // 2)
+          x = layers.conv(x, kernel, 1, row.kernel // 2) + bias
         if row is self.rows[-1]:
           break
         x = act(x)

@@ -1,4 +1,5 @@
-"""What follows conv1 and conv2 (§3.5) as one function, for TPUs' sake."""
+"""What follows the sums of conv1 and conv2 (§3.5) as one function, for TPUs'
+sake."""
 
 import functools
 from typing import Any
@@ -7,18 +8,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax.models import normalization, pooling, tpu
+from alexnet_jax.models import layers, normalization, pooling, tpu
 
 fits = tpu.fits
 
 
 def relu_lrn_pool(
-  x: jax.Array, lrn: dict[str, Any], pool: dict[str, int]
+  x: jax.Array, bias: jax.Array, lrn: dict[str, Any], pool: dict[str, int]
 ) -> jax.Array:
-  """`max_pool(lrn(relu(x)))`, the same numbers.
+  """`max_pool(lrn(relu(x + bias)))`, the same numbers.
 
   Args:
     x: [B, H, W, channels] that `fits`, the maps of one tower.
+    bias: [channels].
     lrn: arguments of `normalization.lrn`.
     pool: of `pooling.max_pool`.
 
@@ -28,43 +30,46 @@ def relu_lrn_pool(
   rest = {'size': 5, 'k': 2.0, 'alpha': 1e-4, 'beta': 0.75} | lrn
   over = rest.pop('alpha_over', 'sum')
   rest['scale'] = normalization.scale_of(rest.pop('alpha'), rest['size'], over)
-  return _fused(x, tuple(sorted((rest | pool).items())))
+  choice = tuple(sorted((rest | pool).items()))
+  return _fused(*layers.varying_alike(x, bias), choice)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _fused(x: jax.Array, choice: tuple[tuple[str, float], ...]) -> jax.Array:
-  return _forward(x, choice)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _fused(
+  x: jax.Array, bias: jax.Array, choice: tuple[tuple[str, float], ...]
+) -> jax.Array:
+  return _forward(x, bias, choice)[0]
 
 
-def _forward(x, choice):
+def _forward(x, bias, choice):
   lrn, pool = _parts(choice)
 
-  def plain(x):
-    y = normalization.values(jax.nn.relu(x), normalization.shifted, **lrn)
+  def plain(x, bias):
+    y = jax.nn.relu(x + bias)
+    y = normalization.values(y, normalization.shifted, **lrn)
     return pooling.first(y, **pool)
 
   y, where = lax.platform_dependent(
-    x, tpu=functools.partial(tpu.relu_lrn_pool, **lrn), default=plain
+    x, bias, tpu=functools.partial(tpu.relu_lrn_pool, **lrn), default=plain
   )
-  return y, (x, where)
+  return y, (x, bias, where)
 
 
 def _backward(choice, residuals, g):
   lrn, pool = _parts(choice)
 
-  def plain(x, where, g):
-    positive = jax.nn.relu(x)
+  def plain(x, bias, where, g):
+    positive = jax.nn.relu(x + bias)
     g = pooling.scattered(x, where, g, **pool)
     g = normalization.gradient(positive, g, normalization.shifted, **lrn)
-    return jnp.where(x > 0, g, 0)
+    g = jnp.where(positive > 0, g, 0)
+    return g, g.sum((0, 1, 2))
 
-  return (
-    lax.platform_dependent(
-      *residuals,
-      g,
-      tpu=functools.partial(tpu.relu_lrn_pool_gradient, **lrn),
-      default=plain,
-    ),
+  return lax.platform_dependent(
+    *residuals,
+    g,
+    tpu=functools.partial(tpu.relu_lrn_pool_gradient, **lrn),
+    default=plain,
   )
 
 

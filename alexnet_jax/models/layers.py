@@ -22,15 +22,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def conv(
-  x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, pad: int
-) -> jax.Array:
+def conv(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
   """Convolution with the authors' ceil geometry (`windows.output_size`).
 
   Args:
     x: [B, H, W, in].
     kernel: [k, k, in, out].
-    bias: [out].
     stride: pixels between windows.
     pad: zeros on each side, before what the last window hangs over.
 
@@ -43,15 +40,20 @@ def conv(
   )
   # A kernel is the same on all devices that split the batch. Made varying
   # here, its gradient is summed over them once, not in a lowering's loop.
-  varying = jax.typeof(x).mat.varying | jax.typeof(kernel).mat.varying
-  x, kernel = (_varying_over(varying, y) for y in (x, kernel))
+  x, kernel = varying_alike(x, kernel)
   if stride > 1:
-    return _strided_conv(x, kernel, stride, edges) + bias
-  return _dense_conv(x, kernel, edges) + bias
+    return _strided_conv(x, kernel, stride, edges)
+  return _dense_conv(x, kernel, edges)
 
 
-def _varying_over(axes: frozenset[str], x: jax.Array) -> jax.Array:
-  return lax.pcast(x, tuple(axes - jax.typeof(x).mat.varying), to='varying')
+def varying_alike(*arrays: jax.Array) -> list[jax.Array]:
+  """Inside `shard_map`: all vary over every axis that one of them does."""
+  own = [jax.typeof(x).mat.varying for x in arrays]
+  every = frozenset().union(*own)
+  return [
+    lax.pcast(x, tuple(every - axes), to='varying')
+    for x, axes in zip(arrays, own, strict=True)
+  ]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

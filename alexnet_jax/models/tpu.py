@@ -40,12 +40,19 @@ def fits(x: jax.Array, window: int, stride: int) -> bool:
 
 
 def relu_lrn_pool(
-  x: jax.Array, size: int, k: float, scale: float, beta: float, **options
+  x: jax.Array,
+  bias: jax.Array,
+  size: int,
+  k: float,
+  scale: float,
+  beta: float,
+  **options,
 ) -> tuple[jax.Array, jax.Array]:
   """ReLU, response normalization, the maxima of windows of 3, 2 apart.
 
   Args:
     x: [B, H, W, channels] that `fits`.
+    bias: [channels], added first.
     size: channels in a neighbourhood.
     k: the constant under the power.
     scale: of the sum of squares.
@@ -69,7 +76,7 @@ def relu_lrn_pool(
       lrn=functools.partial(_lrn, size=size, k=k, scale=scale, beta=beta),
     ),
     grid=(batch // _LANES, rows + 1),
-    in_specs=[_block(_ROWS, width, channels, lambda i: i)],
+    in_specs=[_block(_ROWS, width, channels, lambda i: i), _whole(channels)],
     # Window i - 1 ends with the first row of block i.
     out_specs=[
       _block(1, columns, channels, lambda i: jnp.maximum(i - 1, 0))
@@ -83,12 +90,13 @@ def relu_lrn_pool(
     ],
     cost_estimate=_cost(20, maps, *out_shape),
     **options,
-  )(maps)
+  )(maps, _in_lanes(bias))
   return y.transpose(3, 0, 1, 2), where.transpose(3, 0, 1, 2)
 
 
 def relu_lrn_pool_gradient(
   x: jax.Array,
+  bias: jax.Array,
   where: jax.Array,
   g: jax.Array,
   size: int,
@@ -96,11 +104,13 @@ def relu_lrn_pool_gradient(
   scale: float,
   beta: float,
   **options,
-) -> jax.Array:
-  """Of a sum of maxima times `g`, by `x`.
+) -> tuple[jax.Array, jax.Array]:
+  """Of a sum of maxima times `g`, by `x` and by `bias`: XLA would read the
+  first once more for the second.
 
   Args:
     x: as `relu_lrn_pool` took it.
+    bias: as there.
     where: as it gave it.
     g: [B, H', W', channels].
     size: and the rest: as there.
@@ -115,30 +125,35 @@ def relu_lrn_pool_gradient(
   lrn = functools.partial(_lrn_gradient, size=size, k=k, scale=scale, beta=beta)
   window = _block(1, columns, channels, lambda i: jnp.minimum(i, rows - 1))
   block = _block(_ROWS, width, channels, lambda i: i)
-  dx = pl.pallas_call(
+  sums = pl.BlockSpec((channels, _LANES), lambda b, i: (0, b))
+  dx, by_bias = pl.pallas_call(
     functools.partial(_backward, lrn=lrn),
     grid=(batch // _LANES, rows + 1),
-    in_specs=[block, window, window],
-    out_specs=block,
-    out_shape=_like(x, maps.shape, x.dtype),
+    in_specs=[block, _whole(channels), window, window],
+    out_specs=[block, sums],
+    out_shape=[
+      _like(x, maps.shape, x.dtype),
+      _like(x, (channels, batch), jnp.float32),
+    ],
     scratch_shapes=[
       pltpu.VMEM((3, width, channels, _LANES), jnp.float32),
       pltpu.VMEM((width, channels, _LANES), jnp.float32),
     ],
     cost_estimate=_cost(40, maps, maps, places, gs),
     **options,
-  )(maps, places, gs)
-  return dx.transpose(3, 0, 1, 2)
+  )(maps, _in_lanes(bias), places, gs)
+  return dx.transpose(3, 0, 1, 2), by_bias.sum(1).astype(bias.dtype)
 
 
-def _forward(x, y, where, normed, best, place, *, lrn):
+def _forward(x, bias, y, where, normed, best, place, *, lrn):
   """Two rows of maps: the last of a window's, and the first of the next's."""
   columns = best.shape[0]
 
   @_each(x.shape[1])
   def _(column):
     for row in range(_ROWS):
-      value = lrn(jnp.maximum(x[row, column].astype(jnp.float32), 0))
+      own = x[row, column].astype(jnp.float32) + bias[...]
+      value = lrn(jnp.maximum(own, 0))
       normed[row, column] = value.astype(x.dtype).astype(jnp.float32)
 
   def of_row(row, column):
@@ -169,7 +184,7 @@ def _later(a, at, b, there):
   return jnp.where(larger, b, a), jnp.where(larger, there, at)
 
 
-def _backward(x, where, g, dx, dy, last, *, lrn):
+def _backward(x, bias, where, g, dx, by_bias, dy, last, *, lrn):
   """A row of windows onto its three rows of maps, the last of which waits."""
   step = pl.program_id(1)
   rows, columns = pl.num_programs(1) - 1, g.shape[1]
@@ -180,6 +195,8 @@ def _backward(x, where, g, dx, dy, last, *, lrn):
     @_each(last.shape[0])
     def _(column):
       last[column] = zeros
+
+    by_bias[...] = zeros
 
   for row in range(3):
     dy[row, 0] = zeros
@@ -203,9 +220,12 @@ def _backward(x, where, g, dx, dy, last, *, lrn):
       total = dy[row, column]
       if not row:
         total += last[column]
-      own = x[row, column].astype(jnp.float32)
+      own = x[row, column].astype(jnp.float32) + bias[...]
       value = jnp.where(own > 0, lrn(jnp.maximum(own, 0), total), 0)
       dx[row, column] = value.astype(dx.dtype)
+      # Below the last row there is whatever memory held.
+      there = (step < rows) | (row == 0)
+      by_bias[...] += jnp.where(there, value, 0)
     last[column] = dy[2, column]
 
 
@@ -252,6 +272,16 @@ def _block(rows: int, width: int, channels: int, row: Callable) -> pl.BlockSpec:
   return pl.BlockSpec(
     (rows, width, channels, _LANES), lambda b, i: (row(i), 0, 0, b)
   )
+
+
+def _whole(channels: int) -> pl.BlockSpec:
+  return pl.BlockSpec((channels, _LANES), lambda b, i: (0, 0))
+
+
+def _in_lanes(bias: jax.Array) -> jax.Array:
+  """[channels] as float32 [channels, lanes]."""
+  wide = bias.astype(jnp.float32)[:, None]
+  return jnp.broadcast_to(wide, (len(bias), _LANES))
 
 
 def _like(x: jax.Array, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
