@@ -87,10 +87,11 @@ def table(rows: Rows) -> str:
   least and most."""
   lines: list[str] = []
   for machine, these in _by_machine(rows).items():
-    versions = '; '.join(dict.fromkeys(row['versions'] for row in these))
+    parts = (part for row in these for part in row['versions'].split(', '))
+    versions = ', '.join(dict.fromkeys(parts))
     lines += [
       *([''] if lines else []),
-      f'{machine}, {these[0]["cores"]} cores; {versions}:',
+      f'{machine}; {versions}:',
       '',
       '| measured | what | batch, width | result | against PyTorch | commit |',
       '|---|---|---|---|---|---|',
@@ -102,7 +103,8 @@ def table(rows: Rows) -> str:
 def _by_machine(rows: Rows) -> dict[str, list[dict[str, str]]]:
   machines: dict[str, list[dict[str, str]]] = {}
   for row in rows:
-    machines.setdefault(row['machine'], []).append(row)
+    name = f'{row["machine"]}, {row["cores"]} cores'
+    machines.setdefault(name, []).append(row)
   return machines
 
 
@@ -124,7 +126,7 @@ def _line(row: dict[str, str]) -> str:
 
 
 def _spread(row: dict[str, str], field: str) -> str:
-  """'13.2 (12.9-13.4)'; three digits or so."""
+  """'13.2 (12.9-13.4)'; three digits, or all before the point."""
   values = (float(row[f'{field}{end}']) for end in ('', '_low', '_high'))
   median, low, high = (
     f'{value:,.0f}' if value >= 100 else f'{value:.3g}' for value in values

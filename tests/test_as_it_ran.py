@@ -203,7 +203,8 @@ def small(config):
   ],
 )
 def test_a_step_of_a_small_one(run):
-  """All that has a rate moves, and nothing else: #145's conv1 at the end."""
+  """All that has a rate moves, and nothing else: #145's conv1 at the end. An
+  update that is not finite is told, though the loss is."""
   config = load(f'krizhevsky_{run}')
   config.update_from_flattened_dict(
     {'model.width': 0.03, 'batch_size': 4, 'mesh.towers': 1}
@@ -218,10 +219,14 @@ def test_a_step_of_a_small_one(run):
   state = setup.init_state()
   before = jax.tree.map(np.asarray, nnx.to_pure_dict(state.params))
   given = rates(config.schedule, 80, 1e-3)
-  state, sums = TrainStep(setup)(state, batch, given)
+  step = TrainStep(setup)
+  state, sums = step(state, batch, given)
   assert int(state.nonfinite_step) == -1
   assert np.isfinite(sums.compute()['loss'])
   for layer, parts in nnx.to_pure_dict(state.params).items():
     for part, now in parts.items():
       moved = (np.asarray(now) != before[layer][part]).any()
       assert moved == (layer != 'conv1'), (layer, part)
+  state, sums = step(state, batch, jnp.full_like(given, jnp.inf))
+  assert np.isfinite(sums.compute()['loss'])
+  assert int(state.nonfinite_step) == 2

@@ -136,7 +136,9 @@ def test_a_sample_of_the_input_is_a_batch(pictures):
     stream = data._Stream(*state.open_setup(config), stack)
     batch = stream._next()
     assert batch['image'].shape == (8, 256, 256, 3)
-    assert stream._views().shape == (8, 64, 64, 3)
+    first, second = (np.array(stream._views()) for _ in range(2))
+    assert first.shape == second.shape == (8, 64, 64, 3)
+    assert (first != second).any()
     sample = stream.measure(False, times=2)
   assert sample['seconds'] > 0 and sample['cpu'] > 0
 

@@ -46,8 +46,8 @@ def run(
   Returns:
     A row for each contender; a core's images per second are those per second
     of the time that processors worked for them, in all processes. How many
-    times as fast as the peer goes by these: without workers, PyTorch reads in
-    one thread, and we in two.
+    times as fast as the peer goes by these, for without workers we read in two
+    threads, and PyTorch in one.
 
   Raises:
     UserError: `pictures` has no batch of photographs.

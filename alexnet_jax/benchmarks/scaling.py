@@ -7,9 +7,8 @@ from alexnet_jax.benchmarks import tpu
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.tpu import Roofline
 
-# Bytes of a step written plainly, its gradients left to JAX: (1,1), 1,024; as
-# XLA counts them, and those that reach HBM.
-NAIVE, NAIVE_HBM = 32.7e9, 0.0
+# Bytes of a step written plainly, its gradients left to JAX: (1,1), 1,024.
+NAIVE = 32.7e9
 STRONG = 1024  # images of a step, however many chips
 WEAK = 128  # images of a chip, however many: the paper's batch
 WAYS = {
@@ -175,11 +174,13 @@ others: their own compiler would fuse a little otherwise.
 """
 
 
-_LAYERS = """Where they go, MB an image: our count over the same fusions, without
-what is kept in vector memory. What reads a part of an array counts the whole.
-XLA gives a convolution that a kernel of ours follows the kernel's name: "pool1"
-and "pool2" are these convolutions, too. "rest" is mostly copies between the two
-memories and parameters rounded to bfloat16.
+_LAYERS = """Where they go, MB an image: our own count over the same fusions,
+without what is kept in vector memory. By it {reach:.1f} GB a step reach HBM.
+What reads a part of an array counts the whole; a loop, such as that which cuts
+views, all that it carries, in and out. XLA gives a convolution that one of our
+kernels follows that kernel's name: "pool1" and "pool2" are conv1 and conv2,
+too. "rest" is mostly copies between the two memories and parameters rounded to
+bfloat16.
 """
 
 
@@ -214,7 +215,8 @@ def _bytes(rows: Sequence[Row], leads: Sequence[Row]) -> Iterator[str]:
       yield f'| {lead["lead"]} | {lead["gb"]} | {memory} | {lead["kept"]} |'
     yield ''
   if row:
-    yield _LAYERS
+    reach = sum(row['layers'].values()) * STRONG / 1e3
+    yield _LAYERS.format(reach=reach)
     yield '| layer | forward | backward |'
     yield '|---|---|---|'
     names = dict.fromkeys(n.partition(' ')[0] for n in row['layers'])

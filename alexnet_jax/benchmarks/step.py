@@ -84,9 +84,8 @@ class Step:
 
   def measure(self, times: int) -> Sample:
     """Parts are programs of their own: 'backward' is the gradient's time less
-    the forward pass's, 'update' what the step takes more than the gradient;
-    that is below zero where the gradients, which the step need not write out,
-    take longer to write than the update to compute."""
+    the forward pass's, 'update' what the step takes more than the gradient,
+    which is below zero where the gradient alone is the slower program."""
 
     def step():
       self._state, sums = self._step(self._state, self._batch, self._rates)

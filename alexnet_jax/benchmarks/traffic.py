@@ -3,7 +3,8 @@
 XLA's own sum ('bytes accessed') has no layers in it, and counts what a TPU
 keeps in its vector memory as if that were HBM. Here each instruction of the
 program's entry, most of which are fusions, counts those of its operands and
-results that lie in HBM once; what is inside a fusion stays on the chip.
+results that lie in HBM once; what is inside a fusion stays on the chip. A loop
+counts all that it carries, in and out.
 """
 
 import math
@@ -26,7 +27,7 @@ def by_scope(text: str) -> dict[str, int]:
   """{JAX's name stack of an instruction: bytes}."""
   entry = text[text.index('\nENTRY ') :]
   sizes: dict[str, int] = {}
-  from_memory: set[str] = set()  # copies that go on beside other work
+  reads: dict[str, int] = {}  # of copies that go on beside other work
   moved: dict[str, int] = defaultdict(int)
   for line in entry.splitlines():
     found = _LINE.match(line)
@@ -39,12 +40,11 @@ def by_scope(text: str) -> dict[str, int]:
     operands = re.findall(r'%([\w.-]+)', found['operands'])
     read = sum(sizes.get(name, 0) for name in operands)
     if opcode.endswith('-start'):
-      if read:
-        from_memory.add(found['name'])
+      reads[found['name']] = read
       continue
-    if opcode.endswith('-done'):  # as much is read as arrives
-      whole = _size(found['type'], anywhere=True)
-      read = whole if from_memory.intersection(operands) else 0
+    if opcode.endswith('-done'):  # of what is there, no more than arrives
+      arrives = _size(found['type'], anywhere=True)
+      read = min(arrives, sum(reads.get(name, 0) for name in operands))
     scope = re.search(r'op_name="(.*?)"', line)
     moved[scope[1] if scope else ''] += size + read
   return dict(moved)

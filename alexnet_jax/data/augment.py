@@ -126,8 +126,8 @@ def training_views(
     return x * (constants.scale / constants.divisor)
 
   def one_by_one(*rows):
-    # As TPUs would cut anyway; told so, they turn an image round there and
-    # then. Laid out as convolutions need them, images last, while still bytes.
+    # A TPU loops over images anyway; said so, it mirrors each one in the loop.
+    # Images come last, as convolutions need them, while pixels are one byte.
     cuts = jax.lax.map(lambda row: cut(*row), rows).transpose(1, 2, 3, 0)
     return jax.lax.optimization_barrier(cuts).transpose(3, 0, 1, 2)
 

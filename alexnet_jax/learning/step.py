@@ -174,8 +174,8 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
       params = optax.apply_updates(params, updates)
       # A sum is finite where all it adds are, unless they are so large that
       # training has failed as well. To count those that are not, XLA on CPUs
-      # would first write out which they are; of the velocities, from which
-      # parameters follow, XLA on TPUs would read both once more.
+      # would first write out which they are. Asked of velocities, XLA on TPUs
+      # would make a pass for them and another for the parameters.
       finite = jnp.isfinite(loss + sharding.total(optax.tree.sum(params)))
     first_bad = (state.nonfinite_step < 0) & ~finite
     step = state.step + 1

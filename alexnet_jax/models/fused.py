@@ -16,7 +16,8 @@ fits = tpu.fits
 def relu_lrn_pool(
   x: jax.Array, bias: jax.Array, lrn: dict[str, Any], pool: dict[str, int]
 ) -> jax.Array:
-  """`max_pool(lrn(relu(x + bias)))`, the same numbers.
+  """`max_pool(lrn(relu(x + bias)))`, the same numbers; on TPUs in bfloat16,
+  `x + bias` is not rounded.
 
   Args:
     x: [B, H, W, channels] that `fits`, the maps of one tower.
