@@ -171,20 +171,24 @@ def _plot(name: str, form: str, its_rows: Rows) -> None:
       kind = variant.partition(' ')[0] != experiment.baseline
       for row in seeds:
         curve = [float(text) for text in row['curve'].split()]
+        status = '' if curve else f', {row["status"]}'
         ax.plot(
           range(1, len(curve) + 1),
           curve,
           color=canvas.colour(int(kind)),
           ls=('-', '--', ':', '-.')[number // 2 % 4],
           marker='.',
-          label=variant if row is seeds[0] else None,
+          label=f'{variant}{status}' if row is seeds[0] else None,
         )
     ax.axhline(experiment.forms[form].target, color=canvas.FAINT, lw=0.8)
     ax.set_xlabel('epoch')
     ax.set_ylabel(f'{its_rows[0]["curve_split"]} error, %')
     ax.set_ylim(0, 100)
     ax.set_xlim(left=0)
-    ax.legend(fontsize=7)
+    # Beside the curves, which may go anywhere; long enough to show dashes.
+    ax.legend(
+      fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), handlelength=4
+    )
   else:
     lines = verdicts.lines(experiment, its_rows, form)
     for number, line in enumerate(lines):
