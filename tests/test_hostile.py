@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 
 import fuzz
+import hostile_inputs
 import numpy as np
 import pytest
 import spoiling
@@ -45,12 +46,12 @@ CHANGES = st.lists(
 @pytest.mark.parametrize(
   ('kind', 'count'),
   [
-    (fuzz.images, 100),
-    (fuzz.array_records, 30),
-    (fuzz.records, 50),
-    (fuzz.tars, 100),
-    (fuzz.checkpoints, 15),
-    (fuzz.forged_checkpoints, 15),
+    (hostile_inputs.images, 100),
+    (hostile_inputs.array_records, 30),
+    (hostile_inputs.records, 50),
+    (hostile_inputs.tars, 100),
+    (hostile_inputs.checkpoints, 15),
+    (hostile_inputs.forged_checkpoints, 15),
   ],
 )
 def test_bad_bytes_are_read_or_refused(kind, count, tmp_path):
@@ -76,7 +77,7 @@ def test_bad_bytes_are_read_or_refused(kind, count, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', fuzz.KINDS)
+@pytest.mark.parametrize('kind', hostile_inputs.KINDS)
 def test_a_hundred_of_each_kind(kind):
   outcomes = fuzz.run(kind, seed=1, first=0, count=100)
   assert sum(outcomes.values()) == 100

@@ -126,8 +126,9 @@ def training_views(
     return x * (constants.scale / constants.divisor)
 
   def one_by_one(*rows):
-    # A TPU loops over images anyway; said so, it mirrors each one in the loop.
-    # Images come last, as convolutions need them, while pixels are one byte.
+    # XLA on TPUs makes a loop of the cuts anyway; in one of ours each image is
+    # mirrored at once. They are laid out for convolutions, images last, while a
+    # pixel is three bytes.
     cuts = jax.lax.map(lambda row: cut(*row), rows).transpose(1, 2, 3, 0)
     return jax.lax.optimization_barrier(cuts).transpose(3, 0, 1, 2)
 
