@@ -1,13 +1,17 @@
 """Strict JAX, eight CPU devices, and the one tolerance helper."""
 
+import contextlib
+import fcntl
 import io
 import os
 import shutil
 import signal
 import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import kept_programs
 import numpy as np
 import pytest
 import small_pictures
@@ -30,6 +34,15 @@ os.environ['XLA_FLAGS'] = (
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if not flags.FLAGS.is_parsed():
   flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags
+
+
+def pytest_configure(config):
+  config.addinivalue_line(
+    'markers',
+    'fresh: runs no program that was compiled by an earlier run of the tests',
+  )
+  if not hasattr(config, 'workerinput'):  # before the workers of xdist start
+    kept_programs.tidy(kept_programs.folder())
 
 
 def max_norm_error(a, b) -> float:
@@ -124,21 +137,50 @@ def make_tar(files: dict[str, bytes]) -> bytes:
 
 @pytest.fixture(scope='session')
 def cache_dir(tmp_path_factory) -> Path:
-  """Where compiled programs are kept: most runs compile the same ones."""
+  """Where programs are that no earlier tests have compiled: most runs compile
+  the same ones."""
   return tmp_path_factory.mktemp('compiled')
 
 
+def programs_of(request, cache_dir: Path) -> Path:
+  """Where a test, or a module, finds what is compiled: `fresh` ones nothing
+  that is older than this run of the tests."""
+  fresh = request.node.get_closest_marker('fresh')
+  return cache_dir if fresh else kept_programs.folder()
+
+
 @pytest.fixture(scope='module')
-def cached(cache_dir):
-  """Keeps what this process compiles, too."""
+def cached(request, cache_dir):
+  """Keeps what this process compiles, and the programs that it starts."""
+  with _kept_in(programs_of(request, cache_dir)):
+    yield
+
+
+@pytest.fixture(autouse=True)
+def _fresh(request):
+  """For a test that is marked in a module that is not."""
+  marked = request.node.get_closest_marker('fresh')
+  if marked and 'cached' in request.fixturenames:
+    request.getfixturevalue('cached')
+    with _kept_in(request.getfixturevalue('cache_dir')):
+      yield
+  else:
+    yield
+
+
+@contextlib.contextmanager
+def _kept_in(folder: Path) -> Iterator[None]:
   options = {
-    'jax_compilation_cache_dir': str(cache_dir),
+    'jax_compilation_cache_dir': str(folder),
     'jax_persistent_cache_min_compile_time_secs': 0,
   }
   before = {name: getattr(jax.config, name) for name in options}
-  _set(options)
-  yield
-  _set(before)
+  with pytest.MonkeyPatch.context() as patch:
+    for name, value in options.items():
+      patch.setenv(name.upper(), str(value))
+    _set(options)
+    yield
+    _set(before)
 
 
 def _set(options: dict) -> None:
@@ -148,11 +190,33 @@ def _set(options: dict) -> None:
 
 
 @pytest.fixture(scope='session')
-def data_dir(tmp_path_factory) -> Path:
-  """Folder of the data set `pictures`."""
-  return small_runs.prepare_pictures(
-    tmp_path_factory.mktemp('data'), 'pictures'
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+  """Makes a folder for all the workers of pytest: one does, the rest wait."""
+  root = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    root = root.parent
+
+  def once(name: str, make: Callable[[Path], object]) -> Path:
+    folder = root / name
+    with (root / f'{name}.lock').open('w') as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      if not (folder / 'made').exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        make(folder)
+        (folder / 'made').touch()
+    return folder
+
+  return once
+
+
+@pytest.fixture(scope='session')
+def data_dir(once) -> Path:
+  """Folder of the data set `pictures`. Not to be changed."""
+  made = once(
+    'pictures', lambda folder: small_runs.prepare_pictures(folder, 'pictures')
   )
+  return made / 'data'
 
 
 @pytest.fixture
@@ -162,21 +226,26 @@ def config(data_dir):
 
 
 @pytest.fixture
-def program(config, cache_dir):
+def program(request, config, cache_dir):
   """The program on a workdir, with `config` or another."""
+  programs = programs_of(request, cache_dir)
   return lambda workdir, other=config: small_runs.Program(
-    other, workdir, cache_dir
+    other, workdir, programs
   )
 
 
 @pytest.fixture(scope='session')
-def reference(data_dir, cache_dir, tmp_path_factory) -> Path:
-  """Workdir of the small run, uninterrupted. Not to be changed."""
-  workdir = tmp_path_factory.mktemp('reference') / 'run'
-  small_runs.Program(
-    small_runs.small_config(data_dir), workdir, cache_dir
-  ).run()
-  return workdir
+def reference(data_dir, cache_dir, once) -> Path:
+  """Workdir of the small run, uninterrupted. Not to be changed.
+
+  Its programs are fresh, for it is what runs are compared with to the bit.
+  """
+
+  def run(folder: Path) -> None:
+    config = small_runs.small_config(data_dir)
+    small_runs.Program(config, folder / 'run', cache_dir).run()
+
+  return once('reference', run) / 'run'
 
 
 @pytest.fixture

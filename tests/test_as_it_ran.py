@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import krizhevsky_145
 import numpy as np
 import pytest
+import step_oracle
 from conftest import max_norm_error
 from flax import nnx
 from test_alexnet import count, photographs
 from test_configs import flat, load
+from test_whole_steps import arrays, assert_close
 
 from alexnet_jax.data.stats import of_mean
 from alexnet_jax.learning.schedules import make_schedule, rates
@@ -186,11 +188,14 @@ def test_rates(run):
       assert got == pytest.approx(rate, rel=1e-4), (epoch, name)
 
 
+STATISTICS = of_mean(np.full((100, 100, 3), 120.0))
+
+
 def small(config):
   """The setup of 96-pixel views of 100-pixel pictures of 5 classes."""
   config.augment.crop_size = 96
   mesh = sharding.make_mesh(1, 1, config.model.towers)
-  return make_setup(config, mesh, 5, of_mean(np.full((100, 100, 3), 120.0)))
+  return make_setup(config, mesh, 5, STATISTICS)
 
 
 @pytest.mark.usefixtures('cached')
@@ -203,8 +208,8 @@ def small(config):
   ],
 )
 def test_a_step_of_a_small_one(run):
-  """All that has a rate moves, and nothing else: #145's conv1 at the end. An
-  update that is not finite is told, though the loss is."""
+  """All that has a rate moves as in NumPy, and nothing else: #145's conv1 at
+  the end. An update that is not finite is told, though the loss is."""
   config = load(f'krizhevsky_{run}')
   config.update_from_flattened_dict(
     {'model.width': 0.03, 'batch_size': 4, 'mesh.towers': 1}
@@ -223,9 +228,23 @@ def test_a_step_of_a_small_one(run):
   state, sums = step(state, batch, given)
   assert int(state.nonfinite_step) == -1
   assert np.isfinite(sums.compute()['loss'])
-  for layer, parts in nnx.to_pure_dict(state.params).items():
-    for part, now in parts.items():
-      moved = (np.asarray(now) != before[layer][part]).any()
+  losses, weights, velocity = step_oracle.train_step(
+    config,
+    STATISTICS,
+    before,
+    jax.tree.map(np.zeros_like, before),
+    images,
+    labels,
+    0,
+    given,
+  )
+  assert max_norm_error(sums.loss, losses.sum()) <= 1e-5
+  assert_close(arrays(state.opt_state[2].trace), velocity)
+  now = arrays(state.params)
+  assert_close(now, weights)
+  for layer, parts in now.items():
+    for part, value in parts.items():
+      moved = (value != before[layer][part]).any()
       assert moved == (layer != 'conv1'), (layer, part)
   state, sums = step(state, batch, jnp.full_like(given, jnp.inf))
   assert np.isfinite(sums.compute()['loss'])

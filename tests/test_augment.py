@@ -185,6 +185,27 @@ def test_the_sum_is_divided_while_there_is_noise():
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize(('size', 'crop'), [(256, 227), (41, 8), (40, 8)])
+def test_the_mean_is_of_the_place_where_the_central_view_is(size, crop):
+  """Caffe's 227 of 256, too, where the room is odd: of a photograph that is
+  the mean image, nothing is left."""
+  rng = np.random.default_rng(0)
+  photograph = rng.integers(0, 256, (size, size, 3), np.uint8)
+  statistics = make_statistics()
+  statistics.mean_image = photograph.astype(np.float64)
+  config = make_config(crop_size=crop, color=0.0)
+  constants = augment.constants(config, statistics)
+  first = {(256, 227): 14, (41, 8): 16, (40, 8): 16}[size, crop]
+  here = slice(first, first + crop)
+  np.testing.assert_array_equal(constants.mean, photograph[here, here])
+  view = augment.test_views(constants, photograph[None], crop, 1)
+  assert not view.any()
+  config.random_crop = config.random_flip = False
+  keys = jax.random.split(jax.random.key(0), 1)
+  args = jnp.asarray(photograph[None]), keys
+  assert not augment.training_views(config, constants, *args).any()
+
+
 def test_components_are_rows_of_multiples_of_eigenvectors():
   """By hand, with a flat component."""
   statistics = make_statistics()

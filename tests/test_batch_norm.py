@@ -21,7 +21,7 @@ from alexnet_jax.models.batch_norm import BatchNorm
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
 
-pytestmark = pytest.mark.usefixtures('cached')
+pytestmark = [pytest.mark.usefixtures('cached'), pytest.mark.fresh]
 
 CHOICE = {'momentum': 0.75, 'epsilon': 1e-3}
 

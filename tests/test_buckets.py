@@ -19,7 +19,7 @@ from alexnet_jax.runtime import files
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.writers import MetricsWriter
 
-pytestmark = pytest.mark.usefixtures('cached')
+pytestmark = [pytest.mark.usefixtures('cached'), pytest.mark.fresh]
 
 
 @pytest.fixture(scope='module')

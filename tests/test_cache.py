@@ -37,6 +37,7 @@ def states(config, steps=3, start=2):
   return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
+@pytest.mark.fresh
 @pytest.mark.parametrize(
   ('data', 'towers', 'parallelism'),
   [
@@ -64,6 +65,7 @@ def test_every_mesh_learns_the_same_from_either(
     assert a.tobytes() == b.tobytes()
 
 
+@pytest.mark.fresh
 @pytest.mark.slow
 def test_a_run_with_the_cache_is_one_without(
   config, program, reference, tmp_path

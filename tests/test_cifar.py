@@ -259,6 +259,7 @@ def test_a_trained_net_is_looked_at_like_alexnet(tmp_path):
     assert row['probability'] == pytest.approx(want[row['label']], rel=1e-4)
 
 
+@pytest.mark.fresh
 @pytest.mark.slow
 def test_a_run_resumes_to_the_bit(tmp_path, cache_dir):
   """`prepare` at 32x32, training on two devices, an evaluation that ends it:

@@ -18,7 +18,7 @@ from alexnet_jax.data import preparation
 from alexnet_jax.runtime import errors, files, signals
 from alexnet_jax.runtime.errors import UserError
 
-pytestmark = pytest.mark.usefixtures('cached')
+pytestmark = [pytest.mark.usefixtures('cached'), pytest.mark.fresh]
 
 
 @pytest.fixture

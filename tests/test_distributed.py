@@ -17,6 +17,8 @@ from alexnet_jax.data import builders, pipeline
 from alexnet_jax.runtime import distributed, signals
 from alexnet_jax.runtime.errors import UserError
 
+pytestmark = pytest.mark.fresh
+
 
 def start_pair(
   program: small_runs.Program, *more: str

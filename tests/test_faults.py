@@ -18,7 +18,7 @@ from alexnet_jax.learning import train
 from alexnet_jax.runtime import signals
 from alexnet_jax.runtime.errors import UserError
 
-pytestmark = pytest.mark.usefixtures('cached')
+pytestmark = [pytest.mark.usefixtures('cached'), pytest.mark.fresh]
 
 EVALUATED = {5, 9, 14, 18}  # steps, see small_runs.small_config
 

@@ -76,6 +76,7 @@ def test_health_equals_numpy(config, cached):
   assert max_norm_error(found.spread, np.sqrt((views**2).mean())) <= 1e-5
 
 
+@pytest.mark.fresh
 @pytest.mark.parametrize(
   ('mesh', 'parallelism'),
   [

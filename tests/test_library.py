@@ -74,18 +74,34 @@ def test_an_older_run_asks_its_data_set(reference, model, tmp_path, data_dir):
     np.testing.assert_array_equal(got.mean_image, dataset.statistics.mean_image)
 
 
-def test_a_run_is_evaluated_with_its_own_mean(config, reference, tmp_path):
-  """Not with that of the data set, which may be another by then."""
+def test_a_run_is_evaluated_with_its_own_mean(
+  model, validation, config, reference, tmp_path
+):
+  """Not with that of the data set, which may be another by then: the loss is
+  NumPy's, of views that this mean was subtracted from."""
   moved = shutil.copytree(reference, tmp_path / 'moved')
   path = builders.epath.Path(moved) / 'statistics.npz'
   own = Statistics.load(path)
   fields = {**vars(own), 'mean_image': own.mean_image + 40}
   Statistics(**fields).save(path)
-  values = [
-    evaluate.evaluate_checkpoint(config, folder, 'best', 'validation', 1)
-    for folder in (reference, moved)
-  ]
-  assert values[0]['loss'] != values[1]['loss']
+  images, labels = validation
+  here = slice(96, 160)  # 64 of 256 pixels
+  params = {
+    name: {part: np.asarray(value[...]) for part, value in layer.items()}
+    for name, layer in model.params.items()
+  }
+  losses = []
+  for folder, more in ((reference, 0), (moved, 40)):
+    mean = own.mean_image[here, here] + more
+    views = images[:, here, here].astype(np.float64) - mean
+    logits = oracle.forward(params, views)['fc8']
+    sums = np.log(np.exp(logits).sum(1))
+    losses.append((sums - logits[np.arange(len(labels)), labels]).mean())
+    values = evaluate.evaluate_checkpoint(
+      config, folder, 'best', 'validation', 1
+    )
+    assert values['loss'] == pytest.approx(losses[-1], rel=1e-5)
+  assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
 def test_damaged_statistics_are_told(reference, tmp_path):

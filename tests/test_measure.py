@@ -1,11 +1,12 @@
 """`benchmark eval|input|startup|memory|end_to_end`: that they run, and that
 what they count is right; how fast anything is is no test."""
 
-import contextlib
 import json
-import os
+import re
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
 import jax
@@ -16,7 +17,8 @@ from conftest import max_norm_error
 
 from alexnet_jax.benchmarks import by_layer, data, evaluation, flops, program
 from alexnet_jax.benchmarks.program import Seen
-from alexnet_jax.learning import communication, state
+from alexnet_jax.learning import communication
+from alexnet_jax.runtime import writers
 from alexnet_jax.runtime.errors import UserError
 from configs import default
 
@@ -130,32 +132,125 @@ def test_pictures_are_those_of_one_split(tmp_path):
       data.run(default.get_config(), repeats=1, pictures=str(folder))
 
 
-def test_a_sample_of_the_input_is_a_batch(pictures):
+def test_a_sample_of_the_input_is_a_batch(pictures, monkeypatch):
+  """Two batches, then two of views, in a quarter of a second each; by the
+  clocks of processors, in three."""
   config = small_runs.small_config(pictures, mesh__data=1, mesh__towers=1)
-  with contextlib.ExitStack() as stack:
-    stream = data._Stream(*state.open_setup(config), stack)
-    batch = stream._next()
-    assert batch['image'].shape == (8, 256, 256, 3)
-    first, second = (np.array(stream._views()) for _ in range(2))
-    assert first.shape == second.shape == (8, 64, 64, 3)
+  made = []
+
+  def seconds(work, times):
+    made.append([jax.tree.map(np.array, work()) for _ in range(times)])
+    return 0.25
+
+  class Process:
+    """At every look it has worked for 4 s more, and its child for 2."""
+
+    looks = 0
+
+    def __init__(self):
+      Process.looks += 1
+
+    def cpu_times(self):
+      return types.SimpleNamespace(user=3 * self.looks, system=self.looks)
+
+    def children(self, recursive):
+      assert recursive
+      times = types.SimpleNamespace(user=0.5 * self.looks, system=0)
+      times.system = 3 * times.user
+      return [types.SimpleNamespace(cpu_times=lambda: times)]
+
+  monkeypatch.setattr(data, 'psutil', types.SimpleNamespace(Process=Process))
+  monkeypatch.setattr(data.timing, 'seconds', seconds)
+  monkeypatch.setattr(
+    data.timing,
+    'alternate',
+    lambda contenders, *_, **__: {c.name: [c.measure(2)] for c in contenders},
+  )
+  rows = data.run(config, repeats=1)
+  assert [row['name'] for row in rows] == ['raw, batches', 'raw, views']
+  for row in rows:
+    assert spread_of(row, 'images_per_sec') == 8 / 0.25
+    assert spread_of(row, 'images_per_sec_per_core') == pytest.approx(8 / 3)
+  batches, views = made
+  for first, second, shape in (
+    (*(batch['image'] for batch in batches), (8, 256, 256, 3)),
+    (*views, (8, 64, 64, 3)),
+  ):
+    assert first.shape == second.shape == shape
     assert (first != second).any()
-    # Linux counts the time of processors in hundredths of a second.
-    sample = stream.measure(False, times=50)
-  assert sample['seconds'] > 0 and sample['cpu'] > 0
 
 
-def seen(done, memory=0.5, speeds=(1, 1, 30, 40, 20)):
-  rows = [{'time/images_per_sec': s, 'time/waiting': s / 100} for s in speeds]
-  return Seen(list(done), memory, rows)
+# A run's first step ends at 9 s, and a step takes half a second at best.
+DONE = [9.0, 9.5, 10.25, 10.75, 11.5]
+ROWS = [
+  {'time/images_per_sec': s, 'time/waiting': s / 100}
+  for s in (1, 1, 30, 40, 20)
+]
 
 
 def test_what_a_run_has_shown_by_hand():
-  # Its first step ends at 9 s, and a step takes half a second at best.
-  run = seen([9.0, 9.5, 10.25, 10.75, 11.5])
+  run = Seen(DONE, 0.5, ROWS)
   assert run.start == 8.5
   speed, waiting = run.images_per_sec, run.waiting
   assert (speed.median, speed.low, speed.high) == (30, 20, 40)
   assert (waiting.median, waiting.low, waiting.high) == (0.3, 0.2, 0.4)
+
+
+class Clock:
+  """In place of `time`: while one waits, a run of 200 MB ends its steps."""
+
+  def __init__(self, started: Path):
+    self.now, self.started = 100.0, started
+    self.begun: list[list[str]] = []  # arguments
+    self._left: list = []
+
+  def perf_counter(self) -> float:
+    return self.now
+
+  def sleep(self, _) -> None:
+    if not self._left:
+      end = time.monotonic() + 60
+      while not self.started.exists():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+      self.begun.append(self.started.read_text().splitlines())
+      self.started.unlink()
+      self._begin = self.now
+      self._left = list(zip(DONE, ROWS, strict=True))
+    done, row = self._left.pop(0)
+    with (self.folders()[-1] / writers.METRICS_FILE).open('a') as file:
+      file.write(json.dumps(row) + '\n')
+    self.now = self._begin + done
+
+  def folders(self) -> list[Path]:
+    flag = '--workdir='
+    return [
+      Path(argument.removeprefix(flag))
+      for arguments in self.begun
+      for argument in arguments
+      if argument.startswith(flag)
+    ]
+
+
+@pytest.fixture
+def clock(monkeypatch, tmp_path):
+  """A program that allocates 200 MB, says so, and waits to be ended."""
+  body, started = tmp_path / 'body.py', tmp_path / 'started'
+  body.write_text(f"""
+import os, sys, time
+big = b'x' * 200_000_000
+with open({str(started)!r} + '.new', 'w') as file:
+  file.write('\\n'.join(sys.argv[1:]))
+os.rename(file.name, {str(started)!r})
+time.sleep(60)
+""")
+  script = tmp_path / 'python'
+  script.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {body} "$@"\n')
+  script.chmod(0o755)
+  clock = Clock(started)
+  monkeypatch.setattr(sys, 'executable', str(script))
+  monkeypatch.setattr(program, 'time', clock)
+  return clock
 
 
 @pytest.mark.parametrize(
@@ -164,39 +259,41 @@ def test_what_a_run_has_shown_by_hand():
     (
       'startup',
       ['cold compile', 'compiled before'],
-      '8.50 (8.50-8.50) s from the command',
+      r'8\.50 \(8\.50-8\.50\) s from the command',
     ),
-    ('memory', ['alexnet_jax'], '0.50 (0.50-0.50) GB at most'),
+    ('memory', ['alexnet_jax'], r'0\.2\d \(0\.2\d-0\.2\d\) GB at most'),
     (
       'end_to_end',
       ['alexnet_jax'],
-      '30.00 (30.00-30.00) images/s, 0.300 (0.300-0.300) of it waiting',
+      r'30\.00 \(30\.00-30\.00\) images/s, '
+      r'0\.300 \(0\.300-0\.300\) of it waiting',
     ),
   ],
 )
-def test_rows_of_a_run(monkeypatch, kind, names, shown):
-  folders = []
-
-  def watch(folder, arguments, steps):
-    assert arguments == ['--config=x'] and steps == 5
-    folders.append(folder)
-    return seen([9.0, 9.5, 10.25, 10.75, 11.5])
-
-  monkeypatch.setattr(program, '_watch', watch)
+def test_rows_of_a_run(clock, kind, names, shown):
   rows = program.run(kind, default.get_config(), ['--config=x'], repeats=2)
   assert [row['name'] for row in rows] == names
   # Each repetition begins in an empty folder, and a second start in its.
-  assert len(set(folders)) == 2
+  first, second = clock.folders()[0], clock.folders()[-1]
+  assert first != second
+  assert clock.folders() == [first] * len(names) + [second] * len(names)
+  for arguments in clock.begun:
+    assert '--config=x' in arguments and '-m alexnet_jax.main' in ' '.join(
+      arguments
+    )
   for row in rows:
     assert row.keys() >= ABOUT and row['repeats'] == 2
-    assert row['start_seconds'] == 8.5 and row['peak_memory_gb'] == 0.5
+    assert row['start_seconds'] == 8.5
     assert row['images_per_sec'] == 30 and row['waiting'] == 0.3
-  assert shown in program.table(rows)
+    # Its own, whatever this process has; Python takes some 10 MB besides.
+    assert 0.2 < row['peak_memory_gb'] < 0.25
+  assert re.search(shown, program.table(rows))
 
 
-def test_a_run_that_ends_is_told(tmp_path):
+def test_a_run_that_ends_is_told():
+  config, arguments = default.get_config(), ['--config=configs/nowhere.py']
   with pytest.raises(UserError, match='the run ended'):
-    program._watch(str(tmp_path), ['--config=configs/nowhere.py'], 5)
+    program.run('memory', config, arguments, repeats=1)
 
 
 def measured(kind, pictures, tmp_path):
@@ -245,9 +342,3 @@ def test_memory_of_a_run(pictures, tmp_path):
   (row,) = measured('memory', pictures, tmp_path)
   # At the very least what Python, JAX and one batch take.
   assert row['peak_memory_gb'] > 0.2
-
-
-def test_peak_memory_is_that_of_the_process():
-  big = np.ones(int(4e8), np.uint8)
-  assert 0.4 < program._peak(os.getpid()) < 50
-  del big

@@ -101,17 +101,20 @@ def assert_close(got, want):
     assert max_norm_error(a, b) <= 1e-5, jax.tree_util.keystr(path)
 
 
+@pytest.mark.fresh
 @pytest.mark.slow
 def test_logits_and_gradients():
   assert_close(logits_and_gradients(make(1, 2)), of_one_device())
 
 
+@pytest.mark.fresh
 def test_three_optimizer_steps_to_the_bit():
   """Any difference would turn a unit on or off in some later step."""
   got, want = three_steps(make(1, 2)), three_steps(make(1, 1))
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+@pytest.mark.fresh
 @pytest.mark.slow
 def test_full_width_logits_gradients_and_three_steps():
   full = {'width': 1.0, 'crop': 224}
@@ -123,6 +126,7 @@ def test_full_width_logits_gradients_and_three_steps():
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+@pytest.mark.fresh
 @pytest.mark.slow
 @pytest.mark.parametrize('data', [2, 4])
 def test_the_data_axis_sums_the_same_gradients(data):
@@ -153,6 +157,7 @@ def test_each_step_draws_anew(still):
   assert losses[0] != losses[1]
 
 
+@pytest.mark.fresh
 @pytest.mark.slow
 @pytest.mark.parametrize('spread', [1, 2])
 def test_one_function_after_conv1_is_the_three_it_stands_for(

@@ -77,6 +77,7 @@ def test_the_rate_of_a_row_is_the_plateau_rules(reference):
   assert drops  # else this tested nothing
 
 
+@pytest.mark.fresh
 @pytest.mark.parametrize('cache', ['none', 'device'])
 def test_the_step_is_compiled_once(config, tmp_path, cache):
   """Beside the preflight, and then not again."""
@@ -96,6 +97,7 @@ def test_the_step_is_compiled_once(config, tmp_path, cache):
   assert thread is not threading.main_thread()
 
 
+@pytest.mark.fresh  # it counts programs
 def test_rates_of_rules_and_noise_that_ends(config, tmp_path, monkeypatch):
   """Ten steps of 8 of 36 images; conv1 stands from the 7th on."""
   seen, programs = [], []
@@ -188,6 +190,7 @@ def test_a_complete_run_does_nothing_twice(program, reference, tmp_path):
 # ---- What stops it.
 
 
+@pytest.mark.fresh
 def test_sigterm_saves_and_leaves(program, config, reference, tmp_path):
   workdir = tmp_path / 'run'
   process = program(workdir).start_until(6)
@@ -201,6 +204,7 @@ def test_sigterm_saves_and_leaves(program, config, reference, tmp_path):
   small_runs.assert_equal_runs(config, workdir, reference)
 
 
+@pytest.mark.fresh
 def test_a_second_ctrl_c_leaves_at_once(program, tmp_path):
   process = program(tmp_path / 'run').start_until(2)
   process.send_signal(signal.SIGINT)
@@ -263,6 +267,7 @@ def test_a_changed_rate_goes_on_and_is_logged(
 # ---- The trace of the profiler.
 
 
+@pytest.mark.fresh  # names are no part of what a program is kept under
 def test_a_profile_names_the_layers(config, tmp_path):
   config.length = '4 steps'
   config.evals.final_split = ''
