@@ -53,12 +53,13 @@ def max_pool(x, size=3, stride=2):
   return windows(x, size, stride, -np.inf).max((3, 4))
 
 
-def forward(params, images, act=lambda x: np.maximum(x, 0)):
+def forward(params, images, act=lambda x: np.maximum(x, 0), kept=0.5):
   """Figure 2, one tower after the other: every activation by name.
 
   Args:
     params: {'conv1': {'kernel': [2, ...], 'bias': [2, ...]}, ...}.
     images: [B, 224, 224, 3].
+    kept: share of fc6's and fc7's units that training kept.
   """
 
   def weights(name, tower):
@@ -98,7 +99,7 @@ def forward(params, images, act=lambda x: np.maximum(x, 0)):
     for t in towers:
       kernel, bias = weights(name, t)
       # §4.2: trained with half of them dropped, so half of each at test time.
-      products.append(0.5 * act(joined[t] @ kernel + bias))
+      products.append(kept * act(joined[t] @ kernel + bias))
     xs = record(name, products)
   kernel = params['fc8']['kernel'].astype(np.float64)
   out['fc8'] = sum(xs[t] @ kernel[t] for t in towers) + params['fc8']['bias']

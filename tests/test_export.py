@@ -6,10 +6,12 @@ import sys
 import jax
 import numpy as np
 import onnxruntime
+import oracle
 import pytest
 import small_runs
 from conftest import max_norm_error
 from etils import epath
+from flax import traverse_util
 
 from alexnet_jax import library
 from alexnet_jax.data import stats
@@ -17,9 +19,9 @@ from alexnet_jax.formats import conversion, names, onnx
 from configs import caffenet, default, torchvision
 
 
-def draw(config):
+def draw(config, crop=67):
   """A small network with drawn weights that all matter."""
-  config.augment.crop_size = 67
+  config.augment.crop_size = crop
   config.model.width = 0.05
   rng = np.random.default_rng(0)
   _, template = names.abstract(config, 6)
@@ -88,3 +90,21 @@ def test_tensorflow_gives_our_logits(tmp_path):
   images = pixels(3)
   found = program.logits(images).numpy()
   assert max_norm_error(found, model(images - model.mean)) < 1e-5
+
+
+def test_onnxruntime_gives_the_papers_formulas(tmp_path):
+  """In NumPy. fc6 reads a pool5 of 2x2, where rows are not columns, and the
+  share of units that are kept is not the share of those that are dropped."""
+  config = default.get_config()
+  config.model.dropout = 0.3
+  network, _ = draw(config, crop=99)
+  rng = np.random.default_rng(3)
+  mean = rng.uniform(100, 150, (99, 99, 3)).astype(np.float32)
+  images = rng.uniform(0, 255, (2, 99, 99, 3)).astype(np.float32)
+  file = tmp_path / 'net.onnx'
+  onnx.write(epath.Path(file), network, mean)
+  session = onnxruntime.InferenceSession(file)
+  (found,) = session.run(['logits'], {'images': images})
+  params = traverse_util.unflatten_dict(network.params, sep='/')
+  expected = oracle.forward(params, images - mean, kept=0.7)['fc8']
+  assert max_norm_error(found, expected) < 1e-5

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures('cached')
 def network():
   """Two small towers with drawn weights."""
   config = default.get_config()
-  config.augment.crop_size = 64
+  config.augment.crop_size = 96  # pool5 is 2x2: its rows are not its columns
   config.model.width = 0.05
   rng = np.random.default_rng(5)
   _, template = names.abstract(config, 6)
@@ -86,7 +86,7 @@ def test_the_grouped_form_is_the_network_on_one_device(
   conversion.write(file, 'grouped', network)
   arrays = safetensors.numpy.load_file(file)
   rng = np.random.default_rng(1)
-  views = rng.normal(0, 50, (2, 64, 64, 3)).astype(np.float32)
+  views = rng.normal(0, 50, (2, 96, 96, 3)).astype(np.float32)
   expected = caffe_peer.grouped_forward(
     arrays, views, groups=2, lrn_groups=2, k=2.0, alpha=1e-4, halve=True
   )
@@ -127,8 +127,8 @@ def test_the_command_carries_a_run_out_and_in(
 
 
 def small(config):
-  """A tenth of the width, on views of 67 pixels."""
-  config.augment.crop_size = 67
+  """A tenth of the width, on views of 99 pixels, whose pool5 is 2x2."""
+  config.augment.crop_size = 99
   config.model.width = 0.1
   return config
 
@@ -141,7 +141,7 @@ def caffe_config():
 @pytest.fixture(scope='module')
 def blobs(caffe_config):
   """Weights as Caffe has them, drawn by shape."""
-  return caffe_peer.draw_blobs(width=0.1, classes=6, crop=67)
+  return caffe_peer.draw_blobs(width=0.1, classes=6, crop=99)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_caffes_file_gives_caffes_logits(config, blobs, tmp_path, old):
   )
   rng = np.random.default_rng(2)
   image = rng.integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
-  low = (256 - 67) // 2
-  crop = image[:, low : low + 67, low : low + 67].astype(np.float64)
+  low = (256 - 99) // 2
+  crop = image[:, low : low + 99, low : low + 99].astype(np.float64)
   bgr = crop[..., ::-1] - np.array([104.00698793, 116.66876762, 122.67891434])
   expected = caffe_peer.forward(blobs, bgr, pool_first=config is caffenet)
   assert max_norm_error(model(model.preprocess(image))[0], expected) < 1e-5
@@ -299,3 +299,48 @@ def test_a_pickle_bomb_is_refused_by_pytorch(peer, tmp_path):
       tmp_path / 'bomb.pth', 'torchvision', config=torchvision.get_config()
     )
   assert not mark.exists()
+
+
+def test_torchvisions_weights_give_its_logits_in_numpy(tmp_path):
+  """Where PyTorch is missing, too: its weights on its views, and ours on ours.
+
+  On 95 pixels every window fits, so that the peer, which rounds up, has
+  torchvision's positions; pool5 is 2x2.
+  """
+  shapes = {
+    'features.0': (4, 3, 11, 11),
+    'features.3': (12, 4, 5, 5),
+    'features.6': (24, 12, 3, 3),
+    'features.8': (16, 24, 3, 3),
+    'features.10': (16, 16, 3, 3),
+    'classifier.1': (256, 16 * 2 * 2),
+    'classifier.4': (256, 256),
+    'classifier.6': (6, 256),
+  }
+  rng = np.random.default_rng(8)
+  state, arrays = {}, {}
+  ours = (*caffe_peer.GROUPS, 'fc6', 'fc7', 'fc8')
+  for (name, shape), layer in zip(shapes.items(), ours, strict=True):
+    weight = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
+    weight = weight.astype(np.float32)
+    bias = rng.normal(0, 0.1, shape[0]).astype(np.float32)
+    state |= {f'{name}.weight': weight, f'{name}.bias': bias}
+    turned = weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T
+    arrays |= {f'{layer}/kernel': turned, f'{layer}/bias': bias}
+  file = tmp_path / 'alexnet.safetensors'
+  safetensors.numpy.save_file(state, file)
+  config = torchvision.get_config()
+  config.augment.crop_size, config.model.width = 95, 1 / 16
+  network = conversion.read(file, 'torchvision', config=config, classes='6')
+
+  def logits(arrays, views, **options):
+    padded = np.pad(views, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    one = {'groups': 1, 'lrn_groups': 1, 'k': 1.0, 'alpha': 0.0}  # no norm
+    return caffe_peer.grouped_forward(arrays, padded, **one, **options)
+
+  views = rng.uniform(0, 255, (1, 95, 95, 3))
+  theirs = (views / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+  mine = views - network.statistics.mean_image[80:175, 80:175]
+  found = logits(names.join(network.params), mine)
+  expected = logits(arrays, theirs, channel_first=True)
+  assert max_norm_error(found, expected) < 1e-5
