@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from conftest import make_tar
+from PIL import Image, ImageOps
 from small_pictures import contents, draw_jpeg, prepare
 
 from alexnet_jax.data import (
@@ -122,7 +123,9 @@ def test_bad_photograph_in_a_tar_is_named(tmp_path):
     prepare('imagenet2012', tmp_path, tars)
 
 
-def test_real_imagenet_photographs(tmp_path, imagenet_tars):
+def test_real_imagenet_photographs(tmp_path, photographs, imagenet_tars):
+  """The same from both tars, in their order; every 25th as Pillow has it, with
+  the number of its synset among all, sorted."""
   dataset = prepare('imagenet2012', tmp_path, imagenet_tars, num_workers=2)
   pairs = zip(
     *(dataset.source(split) for split in ('train', 'validation')), strict=True
@@ -131,3 +134,21 @@ def test_real_imagenet_photographs(tmp_path, imagenet_tars):
     assert ours['label'] == theirs['label']
     np.testing.assert_array_equal(ours['image'], theirs['image'])
   assert dataset.num_examples('validation') == 250
+  ids = sorted(_LABELS.read_text().split())
+  assert (ids[0], ids[999]) == (
+    'n01440764',
+    'n15075141',
+  )  # tench, toilet tissue
+  train = dataset.source('train')
+  with tarfile.open(photographs / 'imagenet_sample.tar') as sample:
+    members = [m for m in sample if m.name.endswith('.JPEG')]
+    for index in range(0, 250, 25):
+      name = Path(members[index].name).name
+      assert ids[train[index]['label']] == name.split('_')[0]
+      with Image.open(sample.extractfile(members[index])) as image:
+        rgb = ImageOps.exif_transpose(image).convert('RGB')
+      side = min(rgb.size)
+      left, top = ((n - side) / 2 for n in rgb.size)
+      box = (left, top, left + side, top + side)
+      want = rgb.resize((256, 256), Image.Resampling.BICUBIC, box=box)
+      np.testing.assert_array_equal(train[index]['image'], want)
