@@ -142,3 +142,13 @@ def test_one_weird_trick_moves_the_talk_and_float16_halves_it():
   assert gradients['fc7'].elements == 512 * 256 + 256
   (labels,) = [row for row in rows if row.kind == 'labels']
   assert labels.elements == BATCH // 2
+
+
+def test_the_table_counts_by_image_of_a_device():
+  """8 images on two devices of the data axis: 4 each."""
+  net = small(2, 2)
+  sent = 4 * 4 * (5 * 5 * 16)  # images, bytes of a float32, numbers each
+  place = ('conv3', 'forward', 'all-gather', ('tower',), 'f32')
+  row = Row('activations', *place, elements=2 * sent // 4, bytes=sent)
+  _, line, *_ = communication.table(net, [row]).splitlines()
+  assert line.split()[-2:] == ['1,600', '1,600']
