@@ -6,9 +6,12 @@ import html.parser
 import io
 import os
 import shutil
+import types
 
+import numpy as np
 import pytest
 import small_runs
+from flax import nnx
 from PIL import Image
 
 import alexnet_jax
@@ -16,6 +19,7 @@ from alexnet_jax.data import builders
 from alexnet_jax.drawing import page, report
 from alexnet_jax.runtime import writers
 from alexnet_jax.runtime.errors import UserError
+from configs import default
 
 pytestmark = pytest.mark.usefixtures('cached')
 VOID = {'meta', 'img', 'br'}
@@ -144,3 +148,134 @@ def test_a_name_is_not_html():
   found = Page(text)
   assert 'a < b & "c"' in found.words
   assert '<x>' in found.words
+
+
+# ---- A network by hand, which tells photographs apart by how light they are.
+
+NAMES = ('ant', 'bee', 'cat', 'dog', 'eel', 'fox', 'gnu', 'hen', 'ibis')
+# Of a test photograph: light, its class, and what it is taken for.
+TEST = (
+  *((5, 0, 0), (6, 0, 1), (150, 1, 1), (7, 0, 1), (85, 2, 0), (8, 1, 1)),
+  *((45, 0, 0), (9, 2, 2), (115, 8, 3), (10, 0, 1), (70, 4, 4), (11, 3, 8)),
+)
+
+
+@pytest.fixture(scope='module')
+def by_hand():
+  """Its page, read, and the figures on it by name.
+
+  Photograph i of training is of class i, with 20 i of light; 5 of the 9 are
+  looked among: 0, 2, 4, 6 and 8.
+  """
+
+  def example(light, label):
+    return {'image': np.full((256, 256, 3), light, np.uint8), 'label': label}
+
+  class Data:
+    examples = {
+      'train': [example(20 * i, i) for i in range(9)],
+      'test': [example(light, label) for light, label, _ in TEST],
+    }
+
+    def num_examples(self, split):
+      return len(self.examples[split])
+
+    def source(self, split):
+      return self.examples[split]
+
+  class Model:
+    config, class_names, step = default.get_config(), NAMES, 1
+    kernels = np.zeros((2, 11, 11, 3, 4), np.float32)
+    params = nnx.State({'conv1': {'kernel': nnx.Param(kernels)}})
+
+    def features(self, images):
+      return np.array([[image[0, 0, 0]] for image in images], np.float32)
+
+    def predict(self, images):
+      taken = {light: number for light, _, number in TEST}
+      return np.eye(9)[[taken[image[0, 0, 0]] for image in images]]
+
+  environment = {'alexnet_jax': '1', 'commit': '', 'jax': '1', 'devices': ['x']}
+  run = report.Run(
+    'by hand',
+    [{'epoch': 1.0, 'train/loss': 1.0, 'train/rate': 0.01}],
+    {'config': {}, 'environment': environment},
+    Model(),
+    Data,
+  )
+  figures = {}
+
+  def chart(fig, name):
+    figures[name] = fig
+    return drawn(fig, name)
+
+  drawn = page.chart
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(page, 'chart', chart)
+    text = report.write([run], photographs=12, gallery=5)
+  return types.SimpleNamespace(page=Page(text), figures=figures)
+
+
+def test_the_page_says_what_was_taken_for_what(by_hand):
+  (ax,) = by_hand.figures['confusion'].axes
+  assert (ax.get_ylabel(), ax.get_xlabel()) == ('true', 'predicted')
+  columns, rows = (
+    dict(zip(axis.get_ticklocs(), names, strict=True))
+    for axis, names in (
+      (ax.xaxis, [text.get_text() for text in ax.get_xticklabels()]),
+      (ax.yaxis, [text.get_text() for text in ax.get_yticklabels()]),
+    )
+  )
+  found = {}
+  for text in ax.texts:
+    x, y = text.get_position()
+    found[rows[y], columns[x]] = int(text.get_text())
+  assert found == {
+    **{('ant', 'ant'): 2, ('ant', 'bee'): 3, ('bee', 'bee'): 2},
+    **{('cat', 'ant'): 1, ('cat', 'cat'): 1, ('dog', 'ibis'): 1},
+    **{('eel', 'eel'): 1, ('ibis', 'dog'): 1},
+  }
+  assert ax.get_title(loc='left') == '50.0% of 12 right'
+
+
+def test_the_page_shows_the_nearest(by_hand):
+  """Every other photograph, then all 5 by the distance in light."""
+  names = [name for name, _ in by_hand.page.images]
+  shown = names[names.index('confusion') + 1 :]
+  assert [' '.join(shown[i : i + 6]) for i in range(0, len(shown), 6)] == [
+    'ant ant cat eel gnu ibis',  # 5: 0, 40, 80, 120, 160
+    'bee ibis gnu eel cat ant',  # 150: 160, 120, 80, 40, 0
+    'cat eel gnu cat ibis ant',  # 85: 80, 120, 40, 160, 0
+    'ant cat eel ant gnu ibis',  # 45: 40, 80, 0, 120, 160
+    'ibis gnu eel ibis cat ant',  # 115: 120, 80, 160, 40, 0
+    'eel eel cat gnu ant ibis',  # 70: 80, 40, 120, 0, 160
+  ]
+
+
+def test_the_page_has_every_number_of_2012(by_hand):
+  """Table 2 of the paper, and what the authors' program logged."""
+  assert [numbers for _, *numbers in report.PAPER] == [
+    *([40.7, 18.2], [42.034, 19.362], [41.058, 18.51], [41.828, 19.33]),
+    *([38.1, 16.4], [36.7, 15.4]),
+  ]
+  rows = [row for row in by_hand.page.rows if row[0].startswith('2012: ')]
+  assert rows == [
+    ['2012: 1 network (#145)', '–', '40.7 %', '18.2 %', '–'],
+    [
+      *('2012: without response normalization (#148)', '–'),
+      *('42.0 %', '19.4 %', '–'),
+    ],
+    [
+      *('2012: pooling without overlap (#147)', '–'),
+      *('41.1 %', '18.5 %', '–'),
+    ],
+    [
+      *('2012: towers that do not talk (#150)', '–'),
+      *('41.8 %', '19.3 %', '–'),
+    ],
+    ['2012: 5 networks averaged', '–', '38.1 %', '16.4 %', '–'],
+    [
+      *('2012: 7 networks, two of them pre-trained', '–'),
+      *('36.7 %', '15.4 %', '–'),
+    ],
+  ]
