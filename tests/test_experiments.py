@@ -1,14 +1,17 @@
 """Experiments: every file makes runs that a configuration accepts, sweeps end
 with every run once whatever stops them, and documents say what rows say."""
 
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_runs
 from flax import nnx
@@ -387,3 +390,142 @@ def test_an_unknown_experiment_is_refused(sweep):
   _, err = process.communicate(timeout=120)
   assert process.returncode == 2
   assert err.startswith('error: --experiment=nope: there are ')
+
+
+# -- numbers from elsewhere: by hand, by NumPy, from the paper
+
+
+def test_hours_are_those_of_the_training_steps(tmp_path):
+  """360 steps of 100 images at 10 images/s are an hour, 180 at 20 a quarter."""
+  run = run_of(**{'batch_size': 100})
+  result = {
+    **{'status': 'finished', 'split': 'test', 'examples': 10, 'views': {}},
+    **{'chance': 2.2, 'colour': [0.1], 'colour_se': [0.1], 'date': 'today'},
+    'environment': {
+      **{'commit': 'abc', 'python': '3', 'jax': '1', 'flax': '1'},
+      **{'devices': ['cpu'], 'cpu_threads': 2},
+    },
+  }
+  (tmp_path / rows.RESULT_FILE).write_text(json.dumps(result))
+  logged = [
+    {'step': 360, 'time/images_per_sec': 10.0},
+    {'step': 400, 'validation/top1_error': 0.5},
+    {'step': 540, 'time/images_per_sec': 20.0},
+    {'step': 600, 'test/top1_error': 0.5},
+  ]
+  lines = (json.dumps({'epoch': 1.0, **row}) for row in logged)
+  (tmp_path / 'metrics.jsonl').write_text('\n'.join(lines))
+  assert rows.of(run, tmp_path)['hours'] == 1.25
+
+
+@pytest.mark.parametrize(('errors', 'tells'), [(1.9, False), (2.1, True)])
+def test_two_standard_errors_tell(errors, tells):
+  """Not three, not one: of what is reported, of a difference, of colour."""
+
+  def lines(read, *data):
+    experiment = plan.Experiment(
+      **{'claim': '', 'variants': lambda _: iter(()), 'forms': {}},
+      **{'baseline': 'base', 'paper': {'more': 1.0}, 'read': read},
+      reported={'known': 20.0 - 2.0 * errors},
+    )
+    return verdicts.lines(experiment, data, 'small')
+
+  (line,) = lines('differences', a_row('known', 0, 20.0))  # 20 ± 2 of 400
+  away = f'{2.0 * errors:+.1f} from what is reported'
+  assert line.verdict == (away if tells else 'agrees')
+
+  # The error that is so many standard errors above 20 % of 400 images.
+  grid = np.linspace(20, 40, 20_001)
+  spread = np.sqrt(2.0**2 + grid * (100 - grid) / 400)
+  value = grid[np.argmin(np.abs((grid - 20) / spread - errors))]
+  _, line = lines(
+    'differences', a_row('base', 0, 20.0), a_row('more', 0, value)
+  )
+  assert line.verdict == ('agrees' if tells else 'too small to tell')
+
+  colour = {'colour': f'30 {30 + 5 * errors}', 'colour_se': '3 4'}  # 5 in all
+  (line,) = lines('colour', a_row('base', 0, 50.0, **colour))
+  unknown = 'too small to tell in 1 of 1 runs'
+  assert line.verdict == ('agrees' if tells else unknown)
+
+
+def test_claims_are_numbers_of_2012():
+  """Each difference of two errors of the paper, or of the authors' logs."""
+  paper = {
+    'augmentation': {'no colour': 1.0},  # "over 1 %"
+    'depth': {'without conv3': 2.0, 'without conv4': 2.0},  # "about 2 %"
+    'ensemble': {'five': 38.1 - 40.7},
+    'lrn': {'without': 1.4},
+    'one_tower': {'one': 1.7},
+    'overlapping_pooling': {'2/2': 0.4},
+    'relu_vs_tanh': {'tanh': 6.0},  # times
+    'views': {'1': 39.0 - 37.5},
+  }
+  diary = {
+    'batch_size': {'twice': 42.27 - 42.341},
+    'half_precision_exchange': {'16 bits': 40.524 - 40.528},
+    'lrn': {'without': 42.034 - 40.664},
+    'no_talk': {'none (#150)': 41.828 - 40.664},
+    'one_tower': {'one': 39.168 - 37.473},
+    'overlapping_pooling': {'2/2': 41.058 - 40.664},
+    'views': {'1': 39.025 - 37.473},
+  }
+  reported = {'cifar_80sec': {'80sec': 26.0}}
+  for name in plan.names():
+    experiment = plan.load(name)
+    for claims, numbers in (
+      (experiment.paper, paper),
+      (experiment.diary, diary),
+      (experiment.reported, reported),
+    ):
+      wanted = numbers.get(name, {})
+      assert claims.keys() == wanted.keys(), name
+      for variant, claim in claims.items():
+        digits = len(str(claim).partition('.')[2])
+        assert claim == round(wanted[variant], digits), (name, variant)
+
+
+def test_tables_have_the_means_of_the_files():
+  """Every line of errors, by NumPy from the files as they are."""
+
+  def numbers(cell):
+    return [float(part) for part in cell.split(' ± ')]
+
+  text = table.texts()[ROOT / 'docs/paper.md']
+  parts = re.split(r'\n### `(\w+)`, (\w+)\n', text)[1:]
+  checked = 0
+  for name, form, body in zip(*(parts[i::3] for i in range(3)), strict=True):
+    if 'top-1 error, %' not in body:
+      continue
+    with (rows.RESULTS / f'{name}.csv').open(newline='') as stream:
+      found = [r for r in csv.DictReader(stream) if r['form'] == form]
+    lines = re.findall(r'^\|.*\|$', body, re.MULTILINE)[2:]
+    assert len(lines) == len({row['variant'] for row in found})
+    base = None
+    for line in lines:
+      variant, count, ours, difference, paper, diary, verdict = (
+        cell.strip() for cell in line.split('|')[1:-1]
+      )
+      runs = [row for row in found if row['variant'] == variant]
+      errors = np.array([float(r['views_top1'] or r['top1']) for r in runs])
+      n, p = len(errors), errors.mean() / 100
+      se = 100 * np.sqrt(p * (1 - p) / float(runs[0]['examples']) / n)
+      if n > 1:
+        se = max(se, errors.std(ddof=1) / np.sqrt(n))
+      assert count == str(n)
+      assert numbers(ours) == pytest.approx([errors.mean(), se], abs=0.051)
+      if base is None:
+        base = errors.mean(), se
+        continue
+      more, spread = errors.mean() - base[0], np.hypot(se, base[1])
+      assert numbers(difference) == pytest.approx([more, spread], abs=0.051)
+      claim = diary if diary and not paper else paper
+      if not claim:
+        assert verdict == ''
+      elif abs(more) < 2 * spread:
+        assert verdict == 'too small to tell'
+      else:
+        agrees = (more > 0) == (not claim.startswith('-'))
+        assert verdict == ('agrees' if agrees else 'disagrees')
+      checked += 1
+  assert checked > 15

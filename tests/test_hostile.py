@@ -236,10 +236,32 @@ def test_meta_data_of_another_form_are_not_ours(meta):
 
 
 @settings(derandomize=True, database=None, deadline=None)
-@given(st.text() | st.from_regex(r'-?\d+(\.\d+)? (steps?|epochs?)'))
+@given(st.text())
 def test_a_duration_is_read_or_refused(text):
   with contextlib.suppress(UserError):
     assert Duration.parse(text, 128, 1_281_167).steps >= 0
+
+
+@settings(max_examples=50, derandomize=True, database=None, deadline=None)
+@given(st.integers(0, 10**12), st.integers(0, 999))
+def test_a_duration_of_any_size_is_exact(whole, thousandths):
+  def parse(text):
+    with contextlib.suppress(UserError):
+      return Duration.parse(text, 128, 1_281_167)
+
+  steps, epochs, *wrong = map(
+    parse,
+    (
+      *(f'{whole} steps', f'{whole}.{thousandths:03} epochs'),
+      *(f'-{whole} steps', f'{whole}.5 steps', f'{whole} days'),
+    ),
+  )
+  assert steps and epochs and wrong == [None] * 3
+  assert steps.length == steps.steps == whole
+  # In thousandths of an image there are whole numbers only.
+  images = 1_281_167 * (1000 * whole + thousandths)
+  assert epochs.length * 128 * 1000 == images
+  assert 0 <= epochs.steps * 128_000 - images < 128_000
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """README's table of how fast everything is, against its rows."""
 
+import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,62 @@ def test_the_readme_is_that_of_the_rows():
     pytest.skip('no rows yet: benchmark ... --csv, then experiments.speed')
   text = (ROOT / 'README.md').read_text()
   assert text == speed.readme(text, results.read_csv(speed.ROWS))
+
+
+def test_the_tables_have_the_numbers_of_the_file():
+  """Read back: within the three digits that are shown, and in their order."""
+  if not speed.ROWS.exists():
+    pytest.skip('no rows yet: benchmark ... --csv, then experiments.speed')
+  with speed.ROWS.open(newline='') as stream:
+    rows = list(csv.DictReader(stream))
+  marks = '<!-- benchmarks --><!-- /benchmarks -->'
+  text = speed.readme(marks, results.read_csv(speed.ROWS))
+  lines = [line.split(' | ') for line in text.splitlines()]
+  fields = {
+    'step': ('images_per_sec', 'images/s'),
+    'eval': ('images_per_sec', 'images/s'),
+    'end_to_end': ('images_per_sec', 'images/s'),
+    'input': ('images_per_sec_per_core', 'images/s a core'),
+    'startup': ('start_seconds', 's to the first step'),
+    'memory': ('peak_memory_gb', 'GB'),
+  }
+
+  def numbers(cell):
+    return [float(x.replace(',', '')) for x in re.findall(r'[\d,.]*\d', cell)]
+
+  def spread(row, *names):
+    return [
+      float(row[name + end]) for name in names for end in ('', '_low', '_high')
+    ]
+
+  machines = list(dict.fromkeys((r['machine'], r['cores']) for r in rows))
+  measured = sorted(
+    (row for row in rows if row['benchmark'] != 'layers'),
+    key=lambda row: machines.index((row['machine'], row['cores'])),
+  )
+  found = [line for line in lines if line[0][2:] in fields]
+  for row, line in zip(measured, found, strict=True):
+    kind, name, size, result, ratios, commit = line
+    field, unit = fields[row['benchmark']]
+    assert kind == f'| {row["benchmark"]}' and commit == f'{row["commit"]} |'
+    assert name.startswith(row['name']) and result.endswith(f') {unit}')
+    assert ('no LRN' in name) == (row['lrn'] == 'False')
+    assert size.split(', ')[0] == row['batch']
+    assert numbers(result) == pytest.approx(spread(row, field), rel=5e-3)
+    ours = [] if 'PyTorch' in name else ['times_torch', 'times_torch_compile']
+    against = spread(row, *(field for field in ours if row[field]))
+    assert numbers(ratios) == pytest.approx(against, rel=5e-3)
+
+  layers = [row for row in rows if row['benchmark'] == 'layers']
+  names = [f'| {row["name"]}' for row in layers]
+  found = [line for line in lines if len(line) == 6 and line[0] in names]
+  for row, line in zip(layers, found, strict=True):
+    seconds = (
+      *('forward_seconds', 'plain_forward_seconds'),
+      *('training_seconds', 'plain_training_seconds'),
+    )
+    want = [1000 * float(row[field]) for field in seconds]
+    assert line[0] == f'| {row["name"]}'
+    assert [float(x) for x in line[1:5]] == pytest.approx(want, abs=0.051)
+    rate = [float(row['training_gflops'])] if row['training_gflops'] else []
+    assert numbers(line[5]) == pytest.approx(rate, abs=0.51)
