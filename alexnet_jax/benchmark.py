@@ -217,7 +217,7 @@ def _write(rows) -> None:
 
 def _comms() -> None:
   config, meshes = _configured()
-  from alexnet_jax.learning import communication
+  from alexnet_jax.analysis import communication
   from alexnet_jax.runtime import sharding
 
   config.mesh.data, config.mesh.towers = meshes[0]

@@ -43,8 +43,8 @@ _OUTPUT = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   from alexnet_jax import library
+  from alexnet_jax.analysis import looking
   from alexnet_jax.data import features, sources
-  from alexnet_jax.learning import looking
   from alexnet_jax.runtime.writers import Progress
 
   features.check_kind(_OUTPUT.value)

@@ -82,8 +82,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _architecture(workdir: str = ''):
+  from alexnet_jax.analysis import architecture
   from alexnet_jax.drawing import architecture as drawing
-  from alexnet_jax.learning import architecture
 
   config, classes = _CONFIG.value, _CLASSES.value
   if workdir:
@@ -96,8 +96,8 @@ def _architecture(workdir: str = ''):
 
 
 def _kernels(workdir: str):
+  from alexnet_jax.analysis import pictures
   from alexnet_jax.drawing import panels
-  from alexnet_jax.learning import pictures
 
   model = _load(workdir)
   mosaic = pictures.conv1_kernels(model.params)
@@ -130,8 +130,8 @@ def _predictions(workdir: str):
 def _confusion(workdir: str):
   import numpy as np
 
+  from alexnet_jax.analysis import looking
   from alexnet_jax.drawing import charts
-  from alexnet_jax.learning import looking
   from alexnet_jax.runtime.writers import Progress
 
   model = _load(workdir)
@@ -173,8 +173,8 @@ def _occlusion(workdir: str, *files: str):
   import jax
   import numpy as np
 
+  from alexnet_jax.analysis import looking
   from alexnet_jax.drawing import panels
-  from alexnet_jax.learning import looking
 
   model = _load(workdir)
   images, labels = _photographs(model, files, 4)
@@ -212,8 +212,8 @@ def _load(workdir: str):
 def _photographs(model, files: Sequence[str] = (), count: int | None = None):
   """Those named, or some of the split with their labels."""
   from alexnet_jax import library
+  from alexnet_jax.analysis import looking
   from alexnet_jax.data import sources
-  from alexnet_jax.learning import looking
 
   if files:
     return list(library.preprocess(sources.named(files), model.side)), []

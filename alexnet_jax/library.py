@@ -17,13 +17,14 @@ from flax import nnx
 from jax import export
 from PIL import Image
 
-from alexnet_jax.data import augment, photographs
+from alexnet_jax.data import photographs
 from alexnet_jax.data.stats import Statistics, of_mean
 from alexnet_jax.formats import names
-from alexnet_jax.learning import pretrained
-from alexnet_jax.learning.evaluate import mean_log_softmax
 from alexnet_jax.models.architectures import architecture
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import pretrained
+from alexnet_jax.training import views as augment
+from alexnet_jax.training.evaluation import mean_log_softmax
 
 BATCH = 32  # images at a time where a list of any length may come
 

@@ -161,7 +161,8 @@ def _run() -> int:
     cache=f'{workdirs[0]}/compiled' if keep else None,
   )
 
-  from alexnet_jax.learning import evaluate, train
+  from alexnet_jax.training import evaluation as evaluate
+  from alexnet_jax.training import loop as train
 
   if _MODE.value == 'eval':
     signals.leave_on_sigterm()

@@ -48,9 +48,9 @@ _OUTPUT = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   from alexnet_jax import library
+  from alexnet_jax.analysis import looking
   from alexnet_jax.data import features, sources
   from alexnet_jax.drawing import canvas, panels
-  from alexnet_jax.learning import looking
 
   canvas.check_kind(_OUTPUT.value)
   files = sources.named(argv[1:])
@@ -98,8 +98,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _computed(model: Any, dataset: Any) -> Iterator[Any]:
+  from alexnet_jax.analysis import looking
   from alexnet_jax.data import features
-  from alexnet_jax.learning import looking
   from alexnet_jax.runtime.writers import Progress
 
   total = dataset.num_examples('train')

@@ -58,10 +58,11 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(workdir: str, name: str):
   from alexnet_jax import library
+  from alexnet_jax.analysis import looking
   from alexnet_jax.drawing import report
-  from alexnet_jax.learning import looking, state
   from alexnet_jax.runtime import writers
   from alexnet_jax.runtime.checkpoint import Checkpointer
+  from alexnet_jax.training import state
 
   rows = writers.read_rows(workdir)
   model = library.load(workdir, _CHECKPOINT.value)

@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _import() -> None:
   from alexnet_jax.formats import conversion, names
-  from alexnet_jax.learning import state
+  from alexnet_jax.training import state
 
   network = conversion.read(
     _FILE.value,

@@ -11,7 +11,7 @@ Its sibling #169 (40.596 and 18.112) has a factor of 500.
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.learning.schedules import dexp
+from alexnet_jax.training.schedules import dexp
 from configs import krizhevsky_145
 
 

@@ -100,10 +100,11 @@ def _main() -> None:
   import jax
   import numpy as np
 
-  from alexnet_jax.learning import evaluate, schedules, state, step
   from alexnet_jax.runtime import sharding
   from alexnet_jax.runtime.errors import UserError, refuse
   from alexnet_jax.runtime.metrics import Metrics
+  from alexnet_jax.training import evaluation as evaluate
+  from alexnet_jax.training import schedules, state, step
 
   try:
     dataset, setup = state.open_setup(config)

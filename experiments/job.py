@@ -47,9 +47,12 @@ class Job:
   def _run(self, config) -> str:
     import jax
 
+    from alexnet_jax.analysis import pictures
     from alexnet_jax.data import builders
-    from alexnet_jax.learning import evaluate, health, pictures, train
     from alexnet_jax.runtime import backend
+    from alexnet_jax.training import evaluation as evaluate
+    from alexnet_jax.training import health
+    from alexnet_jax.training import loop as train
 
     status = 'finished'
     colour: dict[str, Any] = {'colour': [], 'colour_se': []}

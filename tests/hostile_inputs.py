@@ -22,8 +22,9 @@ from ml_collections import config_flags
 from PIL import Image
 
 from alexnet_jax.data import builders, imagenet, photographs, preparation
-from alexnet_jax.learning import schedules, state, train
 from alexnet_jax.runtime import checkpoint, errors, files, sharding
+from alexnet_jax.training import loop as train
+from alexnet_jax.training import schedules, state
 from configs import default
 
 READ, REFUSED, SAME = 'read', 'refused', 'read, to the bit'

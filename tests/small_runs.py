@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from alexnet_jax.data import preparation
-from alexnet_jax.learning import state
 from alexnet_jax.runtime import checkpoint
+from alexnet_jax.training import state
 from configs import default
 
 ROOT = Path(__file__).parents[1]

@@ -15,11 +15,11 @@ from test_configs import flat, load
 from test_whole_steps import arrays, assert_close
 
 from alexnet_jax.data.stats import of_mean
-from alexnet_jax.learning.schedules import make_schedule, rates
-from alexnet_jax.learning.state import make_setup
-from alexnet_jax.learning.step import TrainStep
 from alexnet_jax.models import get_model
 from alexnet_jax.runtime import sharding
+from alexnet_jax.training.schedules import make_schedule, rates
+from alexnet_jax.training.state import make_setup
+from alexnet_jax.training.step import TrainStep
 
 RUN_145 = {
   'lrn.alpha_over': 'mean',

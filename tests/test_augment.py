@@ -10,10 +10,10 @@ from conftest import max_norm_error
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.data import augment
-from alexnet_jax.learning import step
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import step
+from alexnet_jax.training import views as augment
 from configs import default
 
 SIZE, CROP = 40, 8  # offsets 0..32, as of 224 in 256

@@ -11,8 +11,9 @@ import pytest
 import small_runs
 
 from alexnet_jax.data import builders, pipeline
-from alexnet_jax.learning import evaluate, train
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import evaluation as evaluate
+from alexnet_jax.training import loop as train
 
 pytestmark = pytest.mark.usefixtures('cached')
 

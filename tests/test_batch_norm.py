@@ -16,10 +16,11 @@ from jax.sharding import PartitionSpec as P
 import alexnet_jax
 from alexnet_jax.data import builders
 from alexnet_jax.formats import names
-from alexnet_jax.learning import evaluate, train
 from alexnet_jax.models.batch_norm import BatchNorm
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import evaluation as evaluate
+from alexnet_jax.training import loop as train
 
 pytestmark = [pytest.mark.usefixtures('cached'), pytest.mark.fresh]
 

@@ -14,10 +14,10 @@ from test_disks import files_of, prepare_again
 from test_distributed import finish_pair, start_pair
 
 from alexnet_jax.data import builders
-from alexnet_jax.learning import evaluate
 from alexnet_jax.runtime import files
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.writers import MetricsWriter
+from alexnet_jax.training import evaluation as evaluate
 
 pytestmark = [pytest.mark.usefixtures('cached'), pytest.mark.fresh]
 

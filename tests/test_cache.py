@@ -8,11 +8,11 @@ import pytest
 import small_runs
 
 from alexnet_jax.data import pipeline
-from alexnet_jax.learning import cache
-from alexnet_jax.learning.state import open_setup
-from alexnet_jax.learning.step import TrainStep
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import cache
+from alexnet_jax.training.state import open_setup
+from alexnet_jax.training.step import TrainStep
 
 pytestmark = pytest.mark.usefixtures('cached')
 

@@ -20,9 +20,11 @@ import alexnet_jax
 from alexnet_jax.data import preparation
 from alexnet_jax.data.stats import of_mean
 from alexnet_jax.formats import conversion
-from alexnet_jax.learning import state
-from alexnet_jax.models import get_model, layers, normalization, pooling
+from alexnet_jax.kernels import pooling
+from alexnet_jax.kernels import response_norm as normalization
+from alexnet_jax.models import get_model, layers
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import state
 
 
 def normal(seed, shape, scale=1.0):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from alexnet_jax.runtime.collectives import read_collectives
+from alexnet_jax.analysis.hlo import read_collectives
 
 MESH = {'data': 2, 'tower': 4}
 SCOPE = 'metadata={op_name="jit(f)/conv3/all_gather" stack_frame_id=1}'

@@ -2,8 +2,8 @@
 
 import pytest
 
-from alexnet_jax.learning import communication
-from alexnet_jax.learning.communication import Row
+from alexnet_jax.analysis import communication
+from alexnet_jax.analysis.communication import Row
 from configs import default, imagenet2012
 
 CLASSES = 1000

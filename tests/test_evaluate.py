@@ -12,9 +12,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from alexnet_jax.data import builders
-from alexnet_jax.learning import evaluate
 from alexnet_jax.models.alexnet import AlexNet
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import evaluation as evaluate
 
 pytestmark = pytest.mark.usefixtures('cached')
 

@@ -16,9 +16,9 @@ import pytest
 import small_runs
 from flax import nnx
 
-from alexnet_jax.learning import limits, optimizer, schedules
 from alexnet_jax.models import get_model
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import limits, optimizer, schedules
 from experiments import plan, rows, table, verdicts
 
 ROOT = Path(__file__).parents[1]

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import small_runs
 
-from alexnet_jax.learning import train
 from alexnet_jax.runtime import signals
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import loop as train
 
 pytestmark = [pytest.mark.usefixtures('cached'), pytest.mark.fresh]
 

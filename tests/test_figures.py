@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import small_runs
 
+from alexnet_jax.analysis import architecture, pictures
 from alexnet_jax.drawing import architecture as drawing
 from alexnet_jax.drawing import canvas, charts, panels
-from alexnet_jax.learning import architecture, pictures
 from alexnet_jax.runtime import writers
 from alexnet_jax.runtime.errors import UserError
 from configs import cifar10_80sec, imagenet2012

@@ -11,9 +11,10 @@ import small_runs
 from conftest import max_norm_error
 from flax import nnx
 
-from alexnet_jax.data import augment, builders
-from alexnet_jax.learning import health, state, step
+from alexnet_jax.data import builders
 from alexnet_jax.runtime import sharding
+from alexnet_jax.training import health, state, step
+from alexnet_jax.training import views as augment
 from configs import default
 
 pytestmark = pytest.mark.usefixtures('cached')

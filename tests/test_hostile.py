@@ -24,9 +24,9 @@ from PIL import Image
 
 from alexnet_jax.data import builders, imagenet, photographs, preparation
 from alexnet_jax.data.stats import Statistics
-from alexnet_jax.learning import limits, state
 from alexnet_jax.runtime.cadence import Duration
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import limits, state
 from configs import default
 
 CHANGES = st.lists(

@@ -11,7 +11,10 @@ from conftest import max_norm_error
 from jax._src.pallas.mosaic.interpret import utils as interpreter
 from jax.experimental.pallas import tpu as pltpu
 
-from alexnet_jax.models import fused, layers, normalization, pooling, windows
+from alexnet_jax.kernels import pooling, windows
+from alexnet_jax.kernels import relu_norm_pool as fused
+from alexnet_jax.kernels import response_norm as normalization
+from alexnet_jax.models import layers
 from alexnet_jax.runtime.errors import UserError
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 import alexnet_jax
 from alexnet_jax.data import builders, photographs
 from alexnet_jax.data.stats import Statistics
-from alexnet_jax.learning import evaluate
 from alexnet_jax.models import architectures
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import evaluation as evaluate
 from configs import imagenet2012
 
 pytestmark = pytest.mark.usefixtures('cached')

@@ -13,8 +13,8 @@ from flax import nnx
 from PIL import Image
 
 import alexnet_jax
+from alexnet_jax.analysis import looking, pictures
 from alexnet_jax.data import builders, features, sources
-from alexnet_jax.learning import looking, pictures
 from alexnet_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures('cached')

@@ -15,9 +15,9 @@ import pytest
 import small_runs
 from conftest import max_norm_error
 
+from alexnet_jax.analysis import communication
 from alexnet_jax.benchmarks import by_layer, data, evaluation, flops, program
 from alexnet_jax.benchmarks.program import Seen
-from alexnet_jax.learning import communication
 from alexnet_jax.runtime import writers
 from alexnet_jax.runtime.errors import UserError
 from configs import default

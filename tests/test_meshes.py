@@ -18,10 +18,11 @@ from conftest import max_norm_error
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.learning import evaluate, train
-from alexnet_jax.learning.optimizer import param_names
-from alexnet_jax.learning.step import DROPOUT
 from alexnet_jax.runtime import sharding
+from alexnet_jax.training import evaluation as evaluate
+from alexnet_jax.training import loop as train
+from alexnet_jax.training.optimizer import param_names
+from alexnet_jax.training.step import DROPOUT
 
 pytestmark = [pytest.mark.usefixtures('cached'), pytest.mark.fresh]
 

@@ -9,13 +9,13 @@ import pytest
 from conftest import max_norm_error
 from flax import nnx
 
-from alexnet_jax.learning.optimizer import (
+from alexnet_jax.models.alexnet import AlexNet
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training.optimizer import (
   make_optimizer,
   multipliers,
   param_names,
 )
-from alexnet_jax.models.alexnet import AlexNet
-from alexnet_jax.runtime.errors import UserError
 from configs import default
 
 RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.01]  # a drop after three steps

@@ -14,7 +14,7 @@ from conftest import max_norm_error
 from flax import nnx
 from test_whole_steps import BATCH, CLASSES, CROP, make_config, make_weights
 
-from alexnet_jax.models import normalization
+from alexnet_jax.kernels import response_norm as normalization
 from alexnet_jax.models.alexnet import AlexNet
 
 pytestmark = pytest.mark.usefixtures('cached')

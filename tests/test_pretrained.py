@@ -9,10 +9,11 @@ from flax import nnx
 
 from alexnet_jax.data import builders
 from alexnet_jax.formats import safetensors
-from alexnet_jax.learning import pretrained, train
-from alexnet_jax.learning.state import make_setup
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import loop as train
+from alexnet_jax.training import pretrained
+from alexnet_jax.training.state import make_setup
 
 pytestmark = pytest.mark.usefixtures('cached')
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from alexnet_jax.learning.schedules import (
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training.schedules import (
   Planned,
   Plateau,
   dexp,
@@ -14,7 +15,6 @@ from alexnet_jax.learning.schedules import (
   rates,
   staircase,
 )
-from alexnet_jax.runtime.errors import UserError
 from configs import default
 
 

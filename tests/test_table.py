@@ -10,7 +10,8 @@ from flax import nnx
 from test_alexnet import count, make, photographs
 from test_configs import flat
 
-from alexnet_jax.models import layers, table, windows
+from alexnet_jax.kernels import windows
+from alexnet_jax.models import layers, table
 from alexnet_jax.runtime.errors import UserError
 from configs import default
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import small_runs
 
-from alexnet_jax.learning import train
+from alexnet_jax.training import loop as train
 
 pytestmark = pytest.mark.usefixtures('cached')
 

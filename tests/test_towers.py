@@ -12,10 +12,11 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.learning.state import make_setup
-from alexnet_jax.learning.step import TrainStep
-from alexnet_jax.models import fused, towers
+from alexnet_jax.kernels import relu_norm_pool as fused
+from alexnet_jax.models import towers
 from alexnet_jax.runtime import sharding
+from alexnet_jax.training.state import make_setup
+from alexnet_jax.training.step import TrainStep
 from configs import default
 
 pytestmark = pytest.mark.usefixtures('cached')

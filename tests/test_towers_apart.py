@@ -19,8 +19,8 @@ from test_whole_steps import (
   state_of,
 )
 
-from alexnet_jax.learning.state import make_setup
 from alexnet_jax.runtime import sharding
+from alexnet_jax.training.state import make_setup
 
 pytestmark = pytest.mark.usefixtures('cached')
 

@@ -15,10 +15,10 @@ import pytest
 import small_runs
 from tensorboard.backend.event_processing import event_accumulator
 
-from alexnet_jax.learning import step as steps
-from alexnet_jax.learning import train
 from alexnet_jax.runtime import signals
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import loop as train
+from alexnet_jax.training import step as steps
 
 pytestmark = pytest.mark.usefixtures('cached')
 

@@ -15,8 +15,8 @@ import alexnet_jax
 from alexnet_jax import library
 from alexnet_jax.data import stats
 from alexnet_jax.formats import conversion, names
-from alexnet_jax.learning import evaluate
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import evaluation as evaluate
 from configs import caffe_alexnet, caffenet, default, torchvision
 
 pytestmark = pytest.mark.usefixtures('cached')

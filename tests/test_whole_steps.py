@@ -13,9 +13,9 @@ import pytest
 import step_oracle
 from conftest import max_norm_error
 
-from alexnet_jax.learning.state import make_setup
-from alexnet_jax.learning.step import TrainStep
 from alexnet_jax.runtime import sharding
+from alexnet_jax.training.state import make_setup
+from alexnet_jax.training.step import TrainStep
 from configs import default
 
 pytestmark = pytest.mark.usefixtures('cached')

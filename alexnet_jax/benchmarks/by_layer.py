@@ -12,12 +12,14 @@ import ml_collections
 from flax import nnx
 from jax import lax
 
+from alexnet_jax.analysis import communication
 from alexnet_jax.benchmarks import results, timing
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Contender, Spread
-from alexnet_jax.learning import communication
-from alexnet_jax.learning.state import Setup
-from alexnet_jax.models import layers, normalization, pooling, windows
+from alexnet_jax.kernels import pooling, windows
+from alexnet_jax.kernels import response_norm as normalization
+from alexnet_jax.models import layers
+from alexnet_jax.training.state import Setup
 
 Ways = tuple[Callable[..., jax.Array], Callable[..., jax.Array]]
 _DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')

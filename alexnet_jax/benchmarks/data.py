@@ -17,11 +17,12 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.benchmarks import peer, results, timing
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Contender, Sample, Spread
-from alexnet_jax.data import augment, pipeline
+from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
-from alexnet_jax.learning import state
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import state
+from alexnet_jax.training import views as augment
 
 _PEER = 'PyTorch DataLoader'
 

@@ -7,14 +7,14 @@ import jax
 import ml_collections
 import numpy as np
 
+from alexnet_jax.analysis import communication
 from alexnet_jax.benchmarks import flops, results, timing
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Contender, Sample, Spread
 from alexnet_jax.data.photographs import SIZE
-from alexnet_jax.learning import communication
-from alexnet_jax.learning.evaluate import make_eval_step
-from alexnet_jax.learning.state import Setup
 from alexnet_jax.runtime import sharding
+from alexnet_jax.training.evaluation import make_eval_step
+from alexnet_jax.training.state import Setup
 
 VIEWS = (1, 10)  # §4.1
 

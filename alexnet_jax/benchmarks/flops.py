@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from alexnet_jax.learning.state import Setup
+from alexnet_jax.training.state import Setup
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.learning.state import Setup
-from alexnet_jax.models import table, windows
+from alexnet_jax.kernels import windows
+from alexnet_jax.models import table
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training.state import Setup
 
 _PROGRAM = Path(__file__).with_name('torch_peer.py')
 

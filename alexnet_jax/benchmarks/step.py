@@ -12,17 +12,18 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from alexnet_jax.analysis import communication
 from alexnet_jax.benchmarks import flops, peer, results, timing
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Contender, Sample, Spread
-from alexnet_jax.data import augment
 from alexnet_jax.data.photographs import SIZE
-from alexnet_jax.learning import communication, schedules
-from alexnet_jax.learning.optimizer import param_names
-from alexnet_jax.learning.state import Setup
-from alexnet_jax.learning.step import TrainStep, loss_and_logits
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import schedules
+from alexnet_jax.training import views as augment
+from alexnet_jax.training.optimizer import param_names
+from alexnet_jax.training.state import Setup
+from alexnet_jax.training.step import TrainStep, loss_and_logits
 
 _AGREE = 1e-4  # max|a - b| / max|b| of the logits
 _PARTS = ('forward', 'backward', 'update')

@@ -12,12 +12,12 @@ from typing import Any
 import ml_collections
 from jax.experimental import topologies
 
+from alexnet_jax.analysis import communication
 from alexnet_jax.benchmarks import timing, traffic
 from alexnet_jax.benchmarks.results import Row
-from alexnet_jax.learning import communication
-from alexnet_jax.learning.state import Setup
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training.state import Setup
 
 _LAYER = re.compile(r'(conv|fc|lrn|pool)\d|augment|update|loss')
 

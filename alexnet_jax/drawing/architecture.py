@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
+from alexnet_jax.analysis.architecture import Layer
 from alexnet_jax.drawing import canvas
-from alexnet_jax.learning.architecture import Layer
 
 _TILT = (0.34, 0.22)  # where the depth of a box goes on the page
 _COLUMN, _ROW, _LINE = 2.0, 3.0, 0.45  # between layers, towers, table rows
@@ -31,7 +31,7 @@ def draw(layers: Sequence[Layer], image_size: int, towers: int) -> Figure:
   """The network from left to right, a row per tower, its numbers below.
 
   Args:
-    layers: of `learning.architecture.describe`.
+    layers: of `analysis.architecture.describe`.
     image_size: side of the views, pixels.
     towers: rows.
   """

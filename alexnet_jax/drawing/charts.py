@@ -74,7 +74,7 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
   """How often each class was taken for which.
 
   Args:
-    counts: int [C, C], of `learning.looking.confusion`: row i is class i,
+    counts: int [C, C], of `analysis.looking.confusion`: row i is class i,
       column j what it was taken for.
     names: of the classes.
   """

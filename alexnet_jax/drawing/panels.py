@@ -17,7 +17,7 @@ def kernels(mosaic: np.ndarray, towers: int) -> Figure:
   """Figure 3: the kernels of conv1, a tower above the other.
 
   Args:
-    mosaic: of `learning.pictures.conv1_kernels`.
+    mosaic: of `analysis.pictures.conv1_kernels`.
     towers: how many it stacks.
   """
   height, width = mosaic.shape[:2]
@@ -174,7 +174,7 @@ def occlusion(
 
   Args:
     images: uint8 [H, W, 3] each, the views that the network saw.
-    drops: float [h, w] each, of `learning.looking.occlusion`.
+    drops: float [h, w] each, of `analysis.looking.occlusion`.
     captions: a line above each.
   """
   columns = min(4, len(images))

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alexnet_jax.analysis import looking, pictures
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.drawing import canvas, charts, page, panels
-from alexnet_jax.learning import looking, pictures
 from alexnet_jax.runtime.errors import UserError
 
 # Errors in percent, ten views, ILSVRC-2012 validation: the paper's table 2,

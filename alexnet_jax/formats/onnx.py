@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from alexnet_jax.formats.names import Network, make
-from alexnet_jax.models import windows
+from alexnet_jax.kernels import windows
 from alexnet_jax.models.alexnet import AlexNet
 from alexnet_jax.runtime import files
 from alexnet_jax.runtime.errors import UserError

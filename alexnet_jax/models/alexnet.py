@@ -9,15 +9,10 @@ import ml_collections
 from flax import nnx
 from jax import lax
 
-from alexnet_jax.models import (
-  fused,
-  layers,
-  normalization,
-  pooling,
-  table,
-  towers,
-  windows,
-)
+from alexnet_jax.kernels import pooling, windows
+from alexnet_jax.kernels import relu_norm_pool as fused
+from alexnet_jax.kernels import response_norm as normalization
+from alexnet_jax.models import layers, table, towers
 from alexnet_jax.models.batch_norm import BatchNorm
 from alexnet_jax.models.table import Conv
 from alexnet_jax.models.towers import TowerParam

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 
-from alexnet_jax.models import layers, normalization, pooling, towers, windows
+from alexnet_jax.kernels import pooling, windows
+from alexnet_jax.kernels import response_norm as normalization
+from alexnet_jax.models import layers, towers
 from alexnet_jax.models.towers import TowerParam
 from alexnet_jax.runtime.errors import UserError
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax.models import cpu, windows
+from alexnet_jax.kernels import windows
+from alexnet_jax.kernels import winograd as cpu
 from alexnet_jax.runtime.errors import UserError
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

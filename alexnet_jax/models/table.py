@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_collections
 
-from alexnet_jax.models import windows
+from alexnet_jax.kernels import windows
 from alexnet_jax.runtime.errors import UserError
 
 CONVS = tuple(f'conv{i}' for i in range(1, 7))

@@ -19,14 +19,14 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from alexnet_jax.analysis.hlo import Collective, read_collectives
 from alexnet_jax.data import stats
 from alexnet_jax.data.photographs import SIZE
-from alexnet_jax.learning.evaluate import make_eval_step
-from alexnet_jax.learning.state import Setup, make_setup
-from alexnet_jax.learning.step import jitted_step
 from alexnet_jax.models.table import CONVS, DENSES
 from alexnet_jax.runtime import sharding
-from alexnet_jax.runtime.collectives import Collective, read_collectives
+from alexnet_jax.training.evaluation import make_eval_step
+from alexnet_jax.training.state import Setup, make_setup
+from alexnet_jax.training.step import jitted_step
 
 _NORMS = tuple(name.replace('conv', 'lrn') for name in CONVS)
 _PAIRS = zip(CONVS, _NORMS, strict=True)

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax.models import layers, normalization, pooling, tpu
+from alexnet_jax.kernels import pooling, tpu
+from alexnet_jax.kernels import response_norm as normalization
+from alexnet_jax.models import layers
 
 fits = tpu.fits
 

@@ -23,9 +23,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.data import augment
-from alexnet_jax.learning.state import Setup, TrainState
 from alexnet_jax.runtime import backend, sharding
+from alexnet_jax.training import views as augment
+from alexnet_jax.training.state import Setup, TrainState
 
 # Of the signal that reaches the last hidden layer. With less, learning starts
 # late or never: measured, docs/paper.md.

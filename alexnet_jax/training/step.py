@@ -11,11 +11,11 @@ from flax import nnx
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.data import augment
-from alexnet_jax.learning.optimizer import make_optimizer
-from alexnet_jax.learning.state import Setup, TrainState
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.metrics import Metrics
+from alexnet_jax.training import views as augment
+from alexnet_jax.training.optimizer import make_optimizer
+from alexnet_jax.training.state import Setup, TrainState
 
 Batch = Mapping[str, jax.Array]
 VIEW, DROPOUT = 0, 1  # what a key is for

@@ -20,7 +20,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from alexnet_jax.models import windows
+from alexnet_jax.kernels import windows
 
 _LANES = 128  # images at a time
 _ROWS = 2  # of maps at a time

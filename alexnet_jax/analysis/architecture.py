@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 
-from alexnet_jax.learning import communication
+from alexnet_jax.analysis import communication
 from alexnet_jax.models import table
 from alexnet_jax.runtime import sharding
 

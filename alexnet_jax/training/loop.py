@@ -18,19 +18,9 @@ import ml_collections
 from absl import logging
 from etils import epath
 
+from alexnet_jax.analysis import looking, pictures
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
-from alexnet_jax.learning import cache, health, looking, pictures, pretrained
-from alexnet_jax.learning.bad_records import BadRecords
-from alexnet_jax.learning.evaluate import Evaluator
-from alexnet_jax.learning.schedules import make_schedule, rates
-from alexnet_jax.learning.state import (
-  STATISTICS,
-  Setup,
-  open_setup,
-  restore,
-)
-from alexnet_jax.learning.step import TrainStep
 from alexnet_jax.runtime import (
   backend,
   distributed,
@@ -45,6 +35,12 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.runtime.profile import Meter, Trace
 from alexnet_jax.runtime.writers import MetricsWriter, Progress
+from alexnet_jax.training import cache, health, pretrained
+from alexnet_jax.training.bad_records import BadRecords
+from alexnet_jax.training.evaluation import Evaluator
+from alexnet_jax.training.schedules import make_schedule, rates
+from alexnet_jax.training.state import STATISTICS, Setup, open_setup, restore
+from alexnet_jax.training.step import TrainStep
 
 
 def train_and_evaluate(

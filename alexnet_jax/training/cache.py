@@ -14,9 +14,9 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
-from alexnet_jax.learning.state import Setup
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training.state import Setup
 
 _SHARE = 0.8  # of the memory that is free: the network needs some, too
 

@@ -13,20 +13,22 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.data import augment, builders, preparation
+from alexnet_jax.analysis import looking
+from alexnet_jax.data import builders, preparation
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.data.stats import Statistics
-from alexnet_jax.learning import limits, looking
-from alexnet_jax.learning.optimizer import (
-  initial_velocity,
-  make_optimizer,
-  trained,
-)
-from alexnet_jax.learning.schedules import make_schedule
 from alexnet_jax.models import get_model, table, towers
 from alexnet_jax.runtime import backend, files, sharding
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import limits
+from alexnet_jax.training import views as augment
+from alexnet_jax.training.optimizer import (
+  initial_velocity,
+  make_optimizer,
+  trained,
+)
+from alexnet_jax.training.schedules import make_schedule
 
 STATISTICS = 'statistics.npz'  # in the folder of a run
 

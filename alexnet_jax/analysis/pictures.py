@@ -4,7 +4,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from alexnet_jax.learning import looking
+from alexnet_jax.analysis import looking
 
 
 def conv1_kernels(params: nnx.State, columns: int = 16) -> np.ndarray:

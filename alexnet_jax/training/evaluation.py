@@ -16,20 +16,21 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.data import augment, pipeline
+from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
-from alexnet_jax.learning.state import (
+from alexnet_jax.runtime import files, sharding
+from alexnet_jax.runtime.checkpoint import Checkpointer
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.metrics import Metrics
+from alexnet_jax.runtime.writers import Progress
+from alexnet_jax.training import views as augment
+from alexnet_jax.training.state import (
   Setup,
   TrainState,
   open_setup,
   read_statistics,
   restore,
 )
-from alexnet_jax.runtime import files, sharding
-from alexnet_jax.runtime.checkpoint import Checkpointer
-from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.runtime.metrics import Metrics
-from alexnet_jax.runtime.writers import Progress
 
 
 class Evaluator:

@@ -17,10 +17,10 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.data import builders
 from alexnet_jax.formats import names, safetensors
 from alexnet_jax.formats.names import Arrays, Network
-from alexnet_jax.learning import state
-from alexnet_jax.learning.state import Setup, TrainState
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import state
+from alexnet_jax.training.state import Setup, TrainState
 
 
 def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax.models import tpu, windows
+from alexnet_jax.kernels import tpu, windows
 from alexnet_jax.runtime.errors import UserError
 
 

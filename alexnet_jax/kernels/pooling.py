@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax.models import tpu, windows
+from alexnet_jax.kernels import tpu, windows
 
 
 def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
