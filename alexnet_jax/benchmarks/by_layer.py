@@ -10,19 +10,17 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from flax import nnx
-from jax import lax
 
 from alexnet_jax.analysis import communication
 from alexnet_jax.benchmarks import results, timing
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Contender, Spread
-from alexnet_jax.kernels import pooling, windows
-from alexnet_jax.kernels import response_norm as normalization
-from alexnet_jax.models import layers
+from alexnet_jax.kernels import convolution, pooling, response_norm, windows
 from alexnet_jax.training.state import Setup
 
 Ways = tuple[Callable[..., jax.Array], Callable[..., jax.Array]]
-_DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
+_NORM: Ways = response_norm.response_norm, response_norm.plain_response_norm
+_POOL: Ways = pooling.max_pooling, pooling.plain_max_pooling
 
 
 class Layer(NamedTuple):
@@ -115,7 +113,10 @@ def of(setup: Setup) -> Iterator[Layer]:
       ways: Ways = _dense, _dense
       shape, places, options = (batch, kernel[0]), (), {}
       if name in rows:
-        ways = layers.conv, _conv
+        ways = (
+          functools.partial(_with_bias, convolution.convolution),
+          functools.partial(_with_bias, convolution.plain_convolution),
+        )
         shape, places = (*x.shape[:-1], kernel[-2]), y.shape[1:3]
         options = {'stride': rows[name].stride, 'pad': rows[name].pad}
       taken = tuple(
@@ -124,9 +125,9 @@ def of(setup: Setup) -> Iterator[Layer]:
       operations = 2 * batch * math.prod((*places, *kernel))
       yield _layer(name, ways, options, taken, operations)
     elif name.startswith('lrn'):
-      yield _layer(name, (normalization.lrn, _lrn), model.lrn, (x,))
+      yield _layer(name, _NORM, model.lrn, (x,))
     elif name.startswith('pool'):
-      yield _layer(name, (pooling.max_pool, _pool), model.pool, (x,))
+      yield _layer(name, _POOL, model.pool, (x,))
     x = jax.ShapeDtypeStruct(y.shape, dtype)
 
 
@@ -195,33 +196,12 @@ def _time(program, args, times: int) -> timing.Sample:
   return {'seconds': timing.seconds(lambda: program(*args), times)}
 
 
-def _conv(x, kernel, bias, stride, pad):
-  edges = [windows.edges(n, len(kernel), stride, pad) for n in x.shape[1:3]]
-  y = lax.conv_general_dilated(
-    x, kernel, (stride, stride), edges, dimension_numbers=_DIMENSIONS
+def _with_bias(convolve, x, kernel, bias, stride, pad):
+  edges = tuple(
+    windows.edges(n, len(kernel), stride, pad) for n in x.shape[1:3]
   )
-  return y + bias
+  return convolve(x, kernel, stride, edges) + bias
 
 
 def _dense(x, kernel, bias):
   return x @ kernel + bias
-
-
-def _lrn(x, **options):
-  options = dict(options)
-  scale = normalization.scale_of(
-    options.pop('alpha'), options['size'], options.pop('alpha_over')
-  )
-  return normalization.values(x, normalization.shifted, scale=scale, **options)
-
-
-def _pool(x, window, stride):
-  edges = [windows.edges(n, window, stride) for n in x.shape[1:3]]
-  return lax.reduce_window(
-    x,
-    -jnp.inf,
-    lax.max,
-    (1, window, window, 1),
-    (1, stride, stride, 1),
-    ((0, 0), *edges, (0, 0)),
-  )

@@ -1,16 +1,15 @@
-"""Overlapping pooling (§3.4), and averages as cuda-convnet takes them."""
-
-import functools
+"""Overlapping max pooling (§3.4), and averages as cuda-convnet takes them."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax.kernels import tpu, windows
+from alexnet_jax.kernels import dispatch, windows
+from alexnet_jax.kernels.dispatch import Lowering
 
 
-def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
+def max_pooling(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
   """Overlapping max pooling (§3.4); windows round up, edges never win.
 
   Args:
@@ -21,38 +20,34 @@ def max_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
   Returns:
     [B, H', W', channels].
   """
-  return _max_pool(x, window, stride)
+  return dispatch.differentiable(
+    'max_pooling', _LOWERINGS, x, window=window, stride=stride
+  )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-  """Differentiated by hand, to keep a byte for each output and no more; on
-  TPUs the input."""
-  return _max_pool_forward(x, window, stride)[0]
-
-
-def _max_pool_forward(x, window, stride):
-  y, where = lax.platform_dependent(
+def plain_max_pooling(x: jax.Array, window: int, stride: int) -> jax.Array:
+  """`max_pooling` as XLA computes it, with JAX's own gradient: to the first
+  of the largest in a window."""
+  edges = [windows.edges(extent, window, stride) for extent in x.shape[1:3]]
+  return lax.reduce_window(
     x,
-    tpu=functools.partial(tpu.max_pool, window=window, stride=stride),
-    default=functools.partial(first, window=window, stride=stride),
+    np.array(-np.inf, x.dtype),
+    lax.max,
+    (1, window, window, 1),
+    (1, stride, stride, 1),
+    [(0, 0), *edges, (0, 0)],
   )
-  # Of the two, a compiled program keeps the one that its platform reads.
-  return y, (x, where)
 
 
-def _max_pool_backward(window, stride, residuals, g):
-  gradient = lax.platform_dependent(
-    *residuals,
-    g,
-    tpu=functools.partial(tpu.max_pool_gradient, window=window, stride=stride),
-    default=functools.partial(scattered, window=window, stride=stride),
-  )
-  return (gradient,)
+def maxima_and_places(
+  x: jax.Array, window: int, stride: int
+) -> tuple[jax.Array, jax.Array]:
+  """The maxima of shifted slices, and which slice is the first to have one: a
+  byte for each output is all that the gradient needs.
 
-
-def first(x, window, stride):
-  """The maxima of shifted slices, and which slice is the first to have one."""
+  Returns:
+    [B, H', W', channels] twice: values, and numbers of places in a window.
+  """
   grown = windows.grow(x, window, stride, -jnp.inf)
   down, across = (extent - window + 1 for extent in grown.shape[1:3])
   taps = [
@@ -61,15 +56,17 @@ def first(x, window, stride):
     for j in range(window)
   ]
   dtype = windows.place_dtype(window)
-  y, where = taps[0], jnp.zeros(taps[0].shape, dtype)
+  y, places = taps[0], jnp.zeros(taps[0].shape, dtype)
   for number, tap in enumerate(taps[1:], start=1):
-    where = jnp.where(tap > y, dtype.type(number), where)
+    places = jnp.where(tap > y, dtype.type(number), places)
     y = jnp.maximum(y, tap)
-  return y, where
+  return y, places
 
 
-def scattered(x, where, g, window, stride):
-  """The gradient: `g` where `first` found the maxima.
+def to_places(
+  x: jax.Array, places: jax.Array, g: jax.Array, window: int, stride: int
+) -> jax.Array:
+  """The gradient: `g` where `maxima_and_places` found the maxima of `x`.
 
   The input is stride x stride interleaved parts: the places of one are
   seen at the same few places of the windows, and by no other."""
@@ -84,7 +81,7 @@ def scattered(x, where, g, window, stride):
     ]
     return jnp.pad(x, ((0, 0), *edges, (0, 0)), constant_values=-1)
 
-  g, where = around(g), around(where)
+  g, places = around(g), around(places)
   parts = []
   for row in range(stride):
     for column in range(stride):
@@ -93,7 +90,7 @@ def scattered(x, where, g, window, stride):
         for j in range(column, window, stride):
           top, left = before - i // stride, before - j // stride
           here = np.s_[:, top : top + rows, left : left + columns]
-          part += jnp.where(where[here] == i * window + j, g[here], 0)
+          part += jnp.where(places[here] == i * window + j, g[here], 0)
       parts.append(part)
   x = jnp.stack(parts).reshape(stride, stride, *parts[0].shape)
   x = x.transpose(2, 3, 0, 4, 1, 5)  # [B, rows, stride, columns, stride, C]
@@ -101,10 +98,25 @@ def scattered(x, where, g, window, stride):
   return x[:, : shape[0], : shape[1]]
 
 
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+def _plain(x, window, stride):
+  """In place of the places, which nobody reads, zeros."""
+  y = plain_max_pooling(x, window, stride)
+  return y, jnp.zeros_like(y, dtype=windows.place_dtype(window))
 
 
-def avg_pool(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
+def _plain_gradient(x, _, g, **options):
+  return dispatch.autodiff(plain_max_pooling).gradients(x, g, **options)
+
+
+_LOWERINGS = {
+  'plain': Lowering(_plain, _plain_gradient, keeps=True),
+  'places': Lowering(maxima_and_places, to_places, keeps=True),
+}
+
+
+def average_pooling(
+  x: jax.Array, window: int = 3, stride: int = 2
+) -> jax.Array:
   """Average pooling; windows round up and divide by the pixels inside.
 
   Args:

@@ -1,18 +1,17 @@
 """Response normalization (§3.3): across a tower's maps, and within a map."""
 
-import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from alexnet_jax.kernels import tpu, windows
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.kernels import dispatch, windows
 
 
-def lrn(
+def response_norm(
   x: jax.Array,
   *,
   size: int = 5,
@@ -23,8 +22,8 @@ def lrn(
 ) -> jax.Array:
   """Local response normalization across channels (§3.3).
 
-  `x / (k + alpha * s) ** beta`, s over the `size` nearest channels (fewer at
-  the border).
+  `x / (k + alpha * s) ** beta`, s being the sum of squares of the `size`
+  nearest channels (fewer at the border).
 
   Args:
     x: [..., channels], the maps of one tower only.
@@ -38,49 +37,66 @@ def lrn(
 
   Returns:
     The shape and dtype of `x`; sums are taken in float32.
-
-  Raises:
-    UserError: another `alpha_over`.
   """
-  return _lrn(x, size, k, scale_of(alpha, size, alpha_over), beta)
+  numbers = constants(size, k, alpha, beta, alpha_over)
+  return dispatch.differentiable('response_norm', _LOWERINGS, x, **numbers)
 
 
-def scale_of(alpha: float, size: int, alpha_over: str) -> float:
-  """What multiplies the sum of squares.
-
-  Raises:
-    UserError: another `alpha_over`.
-  """
-  if alpha_over not in ('sum', 'mean'):
-    raise UserError(f"alpha_over is 'sum' or 'mean', not {alpha_over!r}")
-  return alpha if alpha_over == 'sum' else alpha / size
+def plain_response_norm(x: jax.Array, **options) -> jax.Array:
+  """`response_norm` as its formula, with JAX's own gradient."""
+  return values(x, **constants(**options))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _lrn(x: jax.Array, size: int, k: float, scale: float, beta: float):
-  """Differentiated by hand, for autodiff keeps every shifted sum: keeps `x`
-  alone, and the backward pass has one more window instead of five."""
-  return _by_platform(values, x, size=size, k=k, scale=scale, beta=beta)
-
-
-def _by_platform(function: Callable, *args: jax.Array, **choice):
-  return lax.platform_dependent(
-    *args,
-    tpu=functools.partial(tpu.apart(function), window=tpu.banded, **choice),
-    default=functools.partial(function, window=shifted, **choice),
-  )
+def constants(
+  size: int = 5,
+  k: float = 2.0,
+  alpha: float = 1e-4,
+  beta: float = 0.75,
+  alpha_over: str = 'sum',
+) -> dict[str, Any]:
+  """`response_norm`'s options as its lowerings take them: `scale` is what
+  multiplies the sum of squares."""
+  scale = alpha if alpha_over == 'sum' else alpha / size
+  return {'size': size, 'k': k, 'scale': scale, 'beta': beta}
 
 
 def shifted(x: jax.Array, before: int, size: int) -> jax.Array:
-  """Sums over windows of channels, wherever there is no better way."""
+  """Sums over `size` channels, `before` of them before a window's own, of
+  [..., channels]: as shifted adds."""
   return _around(x, -1, before, size)
 
 
-def values(x, window, size, k, scale, beta):
-  """LRN as its formula, `window` being what adds up channels."""
+def banded(x: jax.Array, before: int, size: int) -> jax.Array:
+  """The same as a product with a matrix of ones along its diagonal: on TPUs,
+  shifted adds would be written to memory, one by one, in float32."""
+  channels = np.arange(x.shape[-1])
+  distance = channels[:, None] - channels  # [from, to]
+  band = (distance >= -before) & (distance < size - before)
+  return lax.dot_general(
+    x,
+    jnp.asarray(band, x.dtype),
+    (((x.ndim - 1,), (0,)), ((), ())),
+    precision=lax.Precision.HIGHEST,
+  )
+
+
+def values(x, size, k, scale, beta, window=shifted):
+  """The formula, [..., channels] to the same."""
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   d = k + scale * window(wide * wide, size // 2, size)
   return (wide * _power(d, beta)[0]).astype(x.dtype)
+
+
+def gradient(x, g, size, k, scale, beta, window=shifted):
+  """Of the sum of `values(x, ...) * g`, by `x`: JAX's own keeps every shifted
+  sum, this one `x` alone, and it has one more window instead of five."""
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  g = g.astype(wide.dtype)
+  d = k + scale * window(wide * wide, size // 2, size)
+  factor, inverse = _power(d, beta)
+  # A channel is in the window of those that are in its mirrored window.
+  inner = window(g * wide * factor * inverse, (size - 1) // 2, size)
+  return (g * factor - 2 * beta * scale * wide * inner).astype(x.dtype)
 
 
 def _around(x: jax.Array, axis: int, before: int, size: int) -> jax.Array:
@@ -98,41 +114,30 @@ def _power(d: jax.Array, beta: float) -> tuple[jax.Array, jax.Array]:
   return root * jnp.sqrt(root), root * root
 
 
-def _lrn_forward(x, size, k, scale, beta):
-  return _lrn(x, size, k, scale, beta), x
+def _banded(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  """`function` with banded windows, of arrays that XLA does not follow back.
+
+  Else XLA keeps in float32, from the forward pass to the backward, what both
+  compute, and writes to memory what producer and consumer share.
+  """
+  return lambda *arrays, **numbers: function(
+    *lax.optimization_barrier(arrays), **numbers, window=banded
+  )
 
 
-def _lrn_backward(size, k, scale, beta, x, g):
-  choice = {'size': size, 'k': k, 'scale': scale, 'beta': beta}
-  return (_by_platform(gradient, x, g, **choice),)
-
-
-def gradient(x, g, window, size, k, scale, beta):
-  """Of the sum of `values(x, ...) * g`, by `x`."""
-  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  g = g.astype(wide.dtype)
-  d = k + scale * window(wide * wide, size // 2, size)
-  factor, inverse = _power(d, beta)
-  # A channel is in the window of those that are in its mirrored window.
-  inner = window(g * wide * factor * inverse, (size - 1) // 2, size)
-  return (g * factor - 2 * beta * scale * wide * inner).astype(x.dtype)
-
-
-_lrn.defvjp(_lrn_forward, _lrn_backward)
+_LOWERINGS = {
+  'shifted': dispatch.Lowering(values, gradient),
+  'banded': dispatch.Lowering(_banded(values), _banded(gradient)),
+}
 
 
 def map_norm(
-  x: jax.Array,
-  *,
-  size: int,
-  k: float = 1.0,
-  alpha: float,
-  beta: float = 0.75,
+  x: jax.Array, *, size: int, k: float = 1.0, alpha: float, beta: float = 0.75
 ) -> jax.Array:
   """Response normalization within a map, of the authors' programs.
 
-  `x / (k + alpha / size^2 * s) ** beta`, s the sum of squares over the `size`
-  by `size` places around, those outside being zero.
+  `x / (k + alpha / size^2 * s) ** beta`, s being the sum of squares over the
+  `size` by `size` places around, those outside being zero.
 
   Args:
     x: [B, H, W, channels].

@@ -8,6 +8,9 @@ from jax import lax
 
 from alexnet_jax.runtime.errors import UserError
 
+# Zeros above and below, left and right of maps.
+Edges = tuple[tuple[int, int], ...]
+
 
 def output_size(size: int, window: int, stride: int, pad: int = 0) -> int:
   """Positions of a window along an axis, rounded up.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Edges = tuple[tuple[int, int], ...]
+from alexnet_jax.kernels.windows import Edges
 
 _OUTPUTS = 4  # of a row, at a time
 # By size of kernel: at which points, and at infinity, polynomials are
@@ -28,7 +28,7 @@ _POINTS = {
 _FEW = 8  # input channels that fill no product
 
 
-def conv(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
+def convolution(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
   """A convolution of stride 1.
 
   Args:
@@ -63,14 +63,14 @@ def conv(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
   return lax.map(some, _chunks(x)).reshape(len(x), height, width, out)
 
 
-def conv_gradients(
+def gradients(
   x: jax.Array, kernel: jax.Array, g: jax.Array, edges: Edges
 ) -> tuple[jax.Array, jax.Array]:
-  """Of a sum of `conv(x, kernel, edges) * g`, by `x` and by `kernel`."""
+  """Of a sum of `convolution(x, kernel, edges) * g`, by `x` and by `kernel`."""
   size = kernel.shape[0]
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
   rest = tuple((size - 1 - low, size - 1 - high) for low, high in edges)
-  by_x = conv(g, turned, rest)
+  by_x = convolution(g, turned, rest)
   if size in _POINTS:
     return by_x, _kernel_gradient(x, g, size, edges)
   by_kernel = jax.linear_transpose(lambda k: _xla_conv(x, k, edges), kernel)
@@ -80,7 +80,7 @@ def conv_gradients(
 def _kernel_gradient(
   x: jax.Array, g: jax.Array, size: int, edges: Edges
 ) -> jax.Array:
-  """What `conv` does to its kernel, transposed."""
+  """What `convolution` does to its kernel, transposed."""
   of_inputs, of_kernel, of_outputs = _transforms(size)
   channels, out, width = x.shape[-1], g.shape[-1], g.shape[2]
 

@@ -9,9 +9,7 @@ import ml_collections
 from flax import nnx
 from jax import lax
 
-from alexnet_jax.kernels import pooling, windows
-from alexnet_jax.kernels import relu_norm_pool as fused
-from alexnet_jax.kernels import response_norm as normalization
+from alexnet_jax.kernels import pooling, relu_norm_pool, response_norm, windows
 from alexnet_jax.models import layers, table, towers
 from alexnet_jax.models.batch_norm import BatchNorm
 from alexnet_jax.models.table import Conv
@@ -217,7 +215,7 @@ class AlexNet(nnx.Module):
         name = row.follower('pool', 'lrn')
         with jax.named_scope(name):
           xs = out[name] = [
-            fused.relu_lrn_pool(x, bias, self.lrn, self.pool)
+            relu_norm_pool.relu_norm_pool(x, bias, self.lrn, self.pool)
             for x, bias in zip(sums, biases, strict=True)
           ]
     xs = [x.reshape(x.shape[0], -1) for x in xs]
@@ -284,7 +282,7 @@ class AlexNet(nnx.Module):
       and (self.activation, self.rounding) == ('relu', 'up')
       and self.has_lrn
       and not self.lrn_across
-      and fused.fits(xs[0], **self.pool)
+      and relu_norm_pool.fits(xs[0], **self.pool)
     )
 
   def _batch_norm(self, row: Conv, xs: Maps, training: bool) -> Maps:
@@ -296,10 +294,10 @@ class AlexNet(nnx.Module):
 
   def _lrn(self, xs: Maps) -> Maps:
     if not self.lrn_across:
-      return [normalization.lrn(x, **self.lrn) for x in xs]
+      return [response_norm.response_norm(x, **self.lrn) for x in xs]
     axis = None if self.owt else self.tower_axis
     width = xs[0].shape[-1]
-    x = normalization.lrn(self._exchange(xs)[0], **self.lrn)
+    x = response_norm.response_norm(self._exchange(xs)[0], **self.lrn)
     return [
       lax.dynamic_slice_in_dim(x, i * width, width, axis=-1)
       for i in towers.indices(len(xs), axis)
@@ -309,12 +307,12 @@ class AlexNet(nnx.Module):
     return layers.ACTIVATIONS[self.activation](x)
 
   def _map_norm(self, x: jax.Array) -> jax.Array:
-    return normalization.map_norm(x, **self.map_norm)
+    return response_norm.map_norm(x, **self.map_norm)
 
   def _pool(self, x: jax.Array) -> jax.Array:
     if self.rounding == 'down':
       x = windows.full_windows(x, **self.pool)
-    return pooling.max_pool(x, **self.pool)
+    return pooling.max_pooling(x, **self.pool)
 
   def __call__(
     self, images: jax.Array, keys: jax.Array | None = None

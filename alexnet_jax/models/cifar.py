@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 from flax import nnx
 
-from alexnet_jax.kernels import pooling, windows
-from alexnet_jax.kernels import response_norm as normalization
+from alexnet_jax.kernels import pooling, response_norm, windows
 from alexnet_jax.models import layers, towers
 from alexnet_jax.models.towers import TowerParam
 from alexnet_jax.runtime.errors import UserError
@@ -188,12 +187,16 @@ class CifarNet(nnx.Module):
         continue
       if row.pool:
         with jax.named_scope(f'pool{number}'):
-          pool = pooling.max_pool if row.pool == 'max' else pooling.avg_pool
+          pool = (
+            pooling.max_pooling
+            if row.pool == 'max'
+            else pooling.average_pooling
+          )
           x = pool(x)
           out[f'pool{number}'] = [x]
       if row.norm and self.has_norm:
         with jax.named_scope(f'norm{number}'):
-          x = normalization.map_norm(x, **NORM)
+          x = response_norm.map_norm(x, **NORM)
           out[f'norm{number}'] = [x]
     logits = towers.total([x.astype(jnp.float32)], self.tower_axis)
     out[self.rows[-1].name] = logits

@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 
 from alexnet_jax.data.stats import Statistics
+from alexnet_jax.kernels.crops import crops
 from alexnet_jax.runtime.errors import UserError
 
 
@@ -105,17 +106,13 @@ def training_views(
   crop = config.crop_size
   room = images.shape[1] - crop
 
-  def cut(image, place):  # uint8 [size, size, 3]
+  def draw(place):
     crop_key, flip_key = jax.random.split(place, 3)[:2]
     if config.random_crop:  # offsets 0..room, both included
       corner = jax.random.randint(crop_key, (2,), 0, room + 1)
     else:
       corner = jnp.full((2,), room // 2)
-    start = (corner[0], corner[1], jnp.zeros((), corner.dtype))
-    x = jax.lax.dynamic_slice(image, start, (crop, crop, 3))
-    if config.random_flip:
-      x = jnp.where(jax.random.bernoulli(flip_key), x[:, ::-1], x)
-    return x
+    return corner, config.random_flip and jax.random.bernoulli(flip_key)
 
   def noisy(x, key):  # uint8 [crop, crop, 3]
     x = x.astype(jnp.float32) - constants.mean
@@ -125,19 +122,8 @@ def training_views(
       x += (multiples[:, None] * constants.components).sum(0)
     return x * (constants.scale / constants.divisor)
 
-  def one_by_one(*rows):
-    # XLA on TPUs makes a loop of the cuts anyway; in one of ours each image is
-    # mirrored at once. They are laid out for convolutions, images last, while a
-    # pixel is three bytes.
-    cuts = jax.lax.map(lambda row: cut(*row), rows).transpose(1, 2, 3, 0)
-    return jax.lax.optimization_barrier(cuts).transpose(3, 0, 1, 2)
-
-  cuts = jax.lax.platform_dependent(
-    images,
-    keys if places is None else places,
-    tpu=one_by_one,
-    default=jax.vmap(cut),
-  )
+  corners, mirrored = jax.vmap(draw)(keys if places is None else places)
+  cuts = crops(images, corners, mirrored, crop)
   return jax.vmap(noisy)(cuts, keys)
 
 

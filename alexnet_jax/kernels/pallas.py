@@ -1,10 +1,9 @@
-"""Lowerings for TPUs: the same numbers with fewer bytes to and from memory.
+"""ReLU, response normalization and max pooling as one kernel, for TPUs.
 
-A TPU's products are fast and its memory is not. XLA writes out what response
-normalization and pooling have in between, in float32; kernels of our own read
-maps once and write once. None was here to run this on: tests interpret the
-kernels on CPUs, and experiments/results/tpu_leads.csv has what the
-compiler counts.
+A TPU's products are fast and its memory is not. XLA writes to memory what the
+three have in between, in float32; these kernels read maps once and write once.
+No TPU was here to run them: tests interpret the kernels on CPUs, and
+experiments/results/tpu_leads.csv has what the compiler counts.
 
 A kernel sees maps as [height, width, channels, batch], which is how XLA lays
 them out on TPUs: 128 images side by side, channels one below the other.
@@ -15,12 +14,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-
-from alexnet_jax.kernels import windows
 
 _LANES = 128  # images at a time
 _ROWS = 2  # of maps at a time
@@ -39,25 +35,15 @@ def fits(x: jax.Array, window: int, stride: int) -> bool:
   )
 
 
-def relu_lrn_pool(
-  x: jax.Array,
-  bias: jax.Array,
-  size: int,
-  k: float,
-  scale: float,
-  beta: float,
-  **options,
+def relu_norm_pool(
+  x: jax.Array, bias: jax.Array, **numbers: float
 ) -> tuple[jax.Array, jax.Array]:
   """ReLU, response normalization, the maxima of windows of 3, 2 apart.
 
   Args:
     x: [B, H, W, channels] that `fits`.
     bias: [channels], added first.
-    size: channels in a neighbourhood.
-    k: the constant under the power.
-    scale: of the sum of squares.
-    beta: the power.
-    **options: of `pallas_call`.
+    **numbers: `size`, `k`, `scale` and `beta` of `response_norm.constants`.
 
   Returns:
     Maxima [B, H', W', channels], and int8 of that shape: which place of its
@@ -71,10 +57,7 @@ def relu_lrn_pool(
     for dtype in (x.dtype, jnp.int8)
   ]
   y, where = pl.pallas_call(
-    functools.partial(
-      _forward,
-      lrn=functools.partial(_lrn, size=size, k=k, scale=scale, beta=beta),
-    ),
+    functools.partial(_forward, norm=functools.partial(_norm, **numbers)),
     grid=(batch // _LANES, rows + 1),
     in_specs=[_block(_ROWS, width, channels, lambda i: i), _whole(channels)],
     # Window i - 1 ends with the first row of block i.
@@ -89,45 +72,31 @@ def relu_lrn_pool(
       pltpu.VMEM((columns, channels, _LANES), jnp.int32),
     ],
     cost_estimate=_cost(20, maps, *out_shape),
-    **options,
   )(maps, _in_lanes(bias))
   return y.transpose(3, 0, 1, 2), where.transpose(3, 0, 1, 2)
 
 
-def relu_lrn_pool_gradient(
+def gradients(
   x: jax.Array,
   bias: jax.Array,
   where: jax.Array,
   g: jax.Array,
-  size: int,
-  k: float,
-  scale: float,
-  beta: float,
-  **options,
+  **numbers: float,
 ) -> tuple[jax.Array, jax.Array]:
-  """Of a sum of maxima times `g`, by `x` and by `bias`: XLA would read the
-  first once more for the second.
-
-  Args:
-    x: as `relu_lrn_pool` took it.
-    bias: as there.
-    where: as it gave it.
-    g: [B, H', W', channels].
-    size: and the rest: as there.
-    k: as there.
-    scale: as there.
-    beta: as there.
-    **options: as there.
+  """Of a sum of maxima times `g` [B, H', W', channels], by `x` and by `bias`:
+  XLA would read the first once more for the second. The rest is as
+  `relu_norm_pool` took it and gave it.
   """
   maps, places, gs = (a.transpose(1, 2, 3, 0) for a in (x, where, g))
   height, width, channels, batch = maps.shape
   rows, columns = height // 2, width // 2
-  lrn = functools.partial(_lrn_gradient, size=size, k=k, scale=scale, beta=beta)
   window = _block(1, columns, channels, lambda i: jnp.minimum(i, rows - 1))
   block = _block(_ROWS, width, channels, lambda i: i)
   sums = pl.BlockSpec((channels, _LANES), lambda b, i: (0, b))
   dx, by_bias = pl.pallas_call(
-    functools.partial(_backward, lrn=lrn),
+    functools.partial(
+      _backward, norm=functools.partial(_norm_gradient, **numbers)
+    ),
     grid=(batch // _LANES, rows + 1),
     in_specs=[block, _whole(channels), window, window],
     out_specs=[block, sums],
@@ -140,12 +109,11 @@ def relu_lrn_pool_gradient(
       pltpu.VMEM((width, channels, _LANES), jnp.float32),
     ],
     cost_estimate=_cost(40, maps, maps, places, gs),
-    **options,
   )(maps, _in_lanes(bias), places, gs)
   return dx.transpose(3, 0, 1, 2), by_bias.sum(1).astype(bias.dtype)
 
 
-def _forward(x, bias, y, where, normed, best, place, *, lrn):
+def _forward(x, bias, y, where, normed, best, place, *, norm):
   """Two rows of maps: the last of a window's, and the first of the next's."""
   columns = best.shape[0]
 
@@ -153,7 +121,7 @@ def _forward(x, bias, y, where, normed, best, place, *, lrn):
   def _(column):
     for row in range(_ROWS):
       own = x[row, column].astype(jnp.float32) + bias[...]
-      value = lrn(jnp.maximum(own, 0))
+      value = norm(jnp.maximum(own, 0))
       normed[row, column] = value.astype(x.dtype).astype(jnp.float32)
 
   def of_row(row, column):
@@ -184,7 +152,7 @@ def _later(a, at, b, there):
   return jnp.where(larger, b, a), jnp.where(larger, there, at)
 
 
-def _backward(x, bias, where, g, dx, by_bias, dy, last, *, lrn):
+def _backward(x, bias, where, g, dx, by_bias, dy, last, *, norm):
   """A row of windows onto its three rows of maps, the last of which waits."""
   step = pl.program_id(1)
   rows, columns = pl.num_programs(1) - 1, g.shape[1]
@@ -221,7 +189,7 @@ def _backward(x, bias, where, g, dx, by_bias, dy, last, *, lrn):
       if not row:
         total += last[column]
       own = x[row, column].astype(jnp.float32) + bias[...]
-      value = jnp.where(own > 0, lrn(jnp.maximum(own, 0), total), 0)
+      value = jnp.where(own > 0, norm(jnp.maximum(own, 0), total), 0)
       dx[row, column] = value.astype(dx.dtype)
       # Below the last row there is whatever memory held.
       there = (step < rows) | (row == 0)
@@ -229,12 +197,12 @@ def _backward(x, bias, where, g, dx, by_bias, dy, last, *, lrn):
     last[column] = dy[2, column]
 
 
-def _lrn(x, size, k, scale, beta):
+def _norm(x, size, k, scale, beta):
   d = k + scale * _around(x * x, size // 2, size)
   return x * _power(d, beta)
 
 
-def _lrn_gradient(x, g, size, k, scale, beta):
+def _norm_gradient(x, g, size, k, scale, beta):
   d = k + scale * _around(x * x, size // 2, size)
   factor = _power(d, beta)
   inner = _around(g * x * factor / d, (size - 1) // 2, size)
@@ -300,67 +268,4 @@ def _cost(flops: int, *arrays: jax.Array | jax.ShapeDtypeStruct):
     flops=flops * arrays[0].size,
     transcendentals=2 * arrays[0].size,
     bytes_accessed=sum(a.size * a.dtype.itemsize for a in arrays),
-  )
-
-
-def apart(function: Callable) -> Callable:
-  """`function` with arrays that XLA does not follow back.
-
-  Else it keeps in float32, from the forward pass to the backward, what both
-  compute, and writes out what producer and consumer share.
-  """
-
-  @functools.wraps(function)
-  def wrapped(*args: jax.Array, **options):
-    return function(*lax.optimization_barrier(args), **options)
-
-  return wrapped
-
-
-def banded(x: jax.Array, before: int, size: int) -> jax.Array:
-  """Sums over a window of channels as a product with a matrix of ones along
-  its diagonal: shifted adds would be written out, one by one, in float32.
-
-  Args:
-    x: float32 [..., channels].
-    before: channels of a window before its own.
-    size: channels of a window.
-  """
-  channels = np.arange(x.shape[-1])
-  apart = channels[:, None] - channels  # [from, to]
-  band = (apart >= -before) & (apart < size - before)
-  return lax.dot_general(
-    x,
-    jnp.asarray(band, x.dtype),
-    (((x.ndim - 1,), (0,)), ((), ())),
-    precision=lax.Precision.HIGHEST,
-  )
-
-
-def max_pool(
-  x: jax.Array, window: int, stride: int
-) -> tuple[jax.Array, jax.Array]:
-  """Maxima, and in place of where they were, which nobody reads, zeros."""
-  y = _max_pool(x, window, stride)
-  return y, jnp.zeros_like(y, dtype=windows.place_dtype(window))
-
-
-def max_pool_gradient(
-  x: jax.Array, where: jax.Array, g: jax.Array, window: int, stride: int
-) -> jax.Array:
-  """XLA's own, which finds the first of the largest once more."""
-  del where
-  pool = functools.partial(_max_pool, window=window, stride=stride)
-  return jax.vjp(pool, x)[1](g)[0]
-
-
-def _max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-  edges = [windows.edges(extent, window, stride) for extent in x.shape[1:3]]
-  return lax.reduce_window(
-    x,
-    np.array(-np.inf, x.dtype),
-    lax.max,
-    (1, window, window, 1),
-    (1, stride, stride, 1),
-    [(0, 0), *edges, (0, 0)],
   )
