@@ -1,4 +1,4 @@
-"""The CIFAR-10 nets: their layers and every activation against NumPy."""
+"""The CIFAR-10 nets: every activation against NumPy."""
 
 import importlib
 import json
@@ -12,81 +12,17 @@ import oracle
 import pytest
 import small_runs
 from conftest import max_norm_error
+from draws import normal
 from flax import nnx
-from jax.test_util import check_grads
 from PIL import Image
 
 import alexnet_jax
 from alexnet_jax.data import preparation
 from alexnet_jax.data.stats import of_mean
 from alexnet_jax.formats import conversion
-from alexnet_jax.kernels import pooling
-from alexnet_jax.kernels import response_norm as normalization
-from alexnet_jax.models import get_model, layers
+from alexnet_jax.models import get_model
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import state
-
-
-def normal(seed, shape, scale=1.0):
-  draw = scale * np.random.default_rng(seed).normal(size=shape)
-  return draw.astype(np.float32)
-
-
-@pytest.mark.parametrize('size', [16, 7])
-def test_avg_pool_divides_by_the_pixels_inside(size):
-  x = normal(0, (2, size, size + 1, 3), 10)
-  got = jax.jit(pooling.avg_pool)(x)
-  assert max_norm_error(got, oracle.avg_pool(x)) <= 1e-5
-
-
-@pytest.mark.parametrize(
-  'choice',
-  [
-    {'size': 3, 'k': 1.0, 'alpha': 5e-5, 'beta': 0.75},
-    {'size': 5, 'k': 1.0, 'alpha': 1e-3, 'beta': 0.75},
-    {'size': 3, 'k': 2.0, 'alpha': 0.1, 'beta': 0.5},
-  ],
-)
-def test_map_norm(choice):
-  x = normal(0, (2, 7, 6, 3), 300)
-  got = normalization.map_norm(jnp.asarray(x), **choice)
-  want = oracle.map_norm(x, **choice)
-  assert max_norm_error(got, want) <= 1e-5
-  # Not a rounding error: alpha is divided by the places of a window.
-  other = choice | {'alpha': choice['alpha'] * choice['size'] ** 2}
-  assert max_norm_error(oracle.map_norm(x, **other), want) > 1e-2
-
-
-def test_local():
-  x, kernel = normal(0, (2, 5, 6, 3)), normal(1, (5, 6, 3, 3, 3, 4))
-  bias = normal(2, (5, 6, 4))
-  got = layers.local(jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(bias), 1)
-  assert max_norm_error(got, oracle.local(x, kernel, bias, 1)) <= 1e-5
-  # With one kernel everywhere it is the convolution.
-  same = np.broadcast_to(kernel[:1, :1], kernel.shape)
-  got = layers.local(jnp.asarray(x), jnp.asarray(same), jnp.zeros((5, 6, 4)), 1)
-  want = oracle.conv(x, kernel[0, 0], np.zeros(4), 1, 1)
-  assert max_norm_error(got, want) <= 1e-5
-
-
-@pytest.mark.parametrize(
-  ('layer', 'more'),
-  [
-    (pooling.avg_pool, ()),
-    (lambda x: normalization.map_norm(x, size=3, alpha=0.5), ()),
-    (
-      lambda x, w, b: layers.local(x, w, b, 1),
-      ((5, 5, 3, 3, 2, 2), (5, 5, 2)),
-    ),
-  ],
-)
-def test_gradients(layer, more):
-  shapes = ((2, 5, 5, 2), *more)
-  args = [jnp.asarray(normal(i, shape)) for i, shape in enumerate(shapes)]
-  check_grads(layer, args, 1, ['rev'], atol=1e-2, rtol=1e-2)
-
-
-# -- the nets
 
 
 def load(name, **overrides):

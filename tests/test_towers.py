@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.kernels import relu_norm_pool as fused
+from alexnet_jax.kernels import relu_norm_pool
 from alexnet_jax.models import towers
 from alexnet_jax.runtime import sharding
 from alexnet_jax.training.state import make_setup
@@ -164,17 +164,19 @@ def test_each_step_draws_anew(still):
 def test_one_function_after_conv1_is_the_three_it_stands_for(
   monkeypatch, spread
 ):
-  """128 images of a device take `fused`, until nothing fits it."""
+  """128 images of a device take `relu_norm_pool`, until nothing fits it."""
   monkeypatch.setitem(globals(), 'BATCH', 128)
   setup = make(1, spread, width=1 / 3)  # conv1 has 16 maps
-  calls, whole = [], fused.relu_lrn_pool
+  calls, whole = [], relu_norm_pool.relu_norm_pool
   monkeypatch.setattr(
-    fused, 'relu_lrn_pool', lambda *args: calls.append(1) or whole(*args)
+    relu_norm_pool,
+    'relu_norm_pool',
+    lambda *args: calls.append(1) or whole(*args),
   )
   got = three_steps(setup)
   assert calls
   calls.clear()
-  monkeypatch.setattr(fused, 'fits', lambda *args, **options: False)
+  monkeypatch.setattr(relu_norm_pool, 'fits', lambda *args, **options: False)
   want = three_steps(setup)
   assert not calls
   assert_close(got, want)

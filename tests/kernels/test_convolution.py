@@ -1,0 +1,76 @@
+"""Each lowering of a convolution against its formula in NumPy float64."""
+
+import jax
+import jax.numpy as jnp
+import oracle
+import pytest
+from conftest import max_norm_error
+from draws import gradients, normal
+
+from alexnet_jax.kernels import windows
+from alexnet_jax.kernels.convolution import convolution, plain_convolution
+
+
+def padded(compute, x, w, b, stride, pad):
+  """A convolution and its bias, with `pad` zeros on each side."""
+  edges = [
+    windows.edges(extent, len(w), stride, pad) for extent in x.shape[1:3]
+  ]
+  return compute(x, w, stride, tuple(edges)) + b
+
+
+@pytest.mark.parametrize(
+  ('size', 'channels', 'kernel', 'stride', 'pad'),
+  [
+    (224, 3, 11, 4, 0),
+    (67, 3, 11, 4, 0),  # fits exactly: nothing hangs over
+    (66, 3, 11, 4, 0),  # hangs over by one pixel
+    (27, 8, 5, 1, 2),
+    (13, 8, 3, 1, 1),
+    (20, 4, 3, 2, 1),
+  ],
+)
+def test_conv(size, channels, kernel, stride, pad):
+  x = normal(0, (2, size, size, channels), 50)
+  w = normal(1, (kernel, kernel, channels, 6), 0.01)
+  b = normal(2, (6,))
+  args = jnp.asarray(x), jnp.asarray(w), b, stride, pad
+  got = padded(convolution, *args)
+  assert max_norm_error(got, oracle.conv(x, w, b, stride, pad)) <= 1e-5
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'tpu', 'default'])
+@pytest.mark.parametrize(
+  ('batch', 'size', 'channels', 'out', 'kernel', 'stride', 'pad'),
+  [
+    (4, 47, 3, 6, 11, 4, 0),  # conv1's: folded, a 3x3 convolution
+    (3, 13, 8, 12, 3, 1, 1),  # conv3 to conv5's: an odd side
+    (8, 12, 8, 5, 3, 1, 0),
+    (6, 27, 8, 128, 5, 1, 2),  # conv2's
+    (6, 16, 8, 12, 5, 1, 2),  # with few outputs: CIFAR-10's
+    (6, 16, 3, 12, 5, 1, 2),  # and few inputs
+    (1, 9, 4, 3, 7, 1, 1),
+  ],
+)
+def test_conv_and_its_gradients(
+  lowered_for, platform, batch, size, channels, out, kernel, stride, pad
+):
+  """Each lowering against the plain sum in float64."""
+  x = normal(0, (batch, size, size, channels), 50)
+  w = normal(1, (kernel, kernel, channels, out), 0.01)
+  b = normal(2, (out,))
+
+  def plain(x, w, b):
+    return padded(plain_convolution, x, w, b, stride, pad)
+
+  def ours(x, w, b):
+    return padded(convolution, x, w, b, stride, pad)
+
+  with jax.enable_x64(True):
+    wide = [jnp.asarray(a, jnp.float64) for a in (x, w, b)]
+    want = [plain(*wide), *gradients(plain, *wide)]
+  lowered_for(platform)
+  args = [jnp.asarray(a) for a in (x, w, b)]
+  got = [ours(*args), *gradients(ours, *args)]
+  for a, b in zip(got, want, strict=True):
+    assert max_norm_error(a, b) <= 1e-5
