@@ -155,8 +155,8 @@ measurements. `make tpu-report` makes this page of
 FLOPs and bytes are XLA's own (`cost_analysis`): of each fusion, what it reads
 and writes, once; what stays inside a fusion is free, and what the compiler
 keeps in the chip's vector memory between two of them is counted as if it went
-to HBM. Of the kernels of our own (`kernels/pallas.py`), which XLA cannot see into,
-it counts what they declare: each array they take or give, once.
+to HBM. Of the kernels of our own (`kernels/pallas.py`), which XLA cannot see
+into, it counts what they declare: each array they take or give, once.
 """
 
 _MODEL = """The least time of a step is the longest of three: FLOPs at

@@ -78,7 +78,8 @@ def _folded(x, kernel, stride, edges, dense=plain_convolution):
 def _winograd_gradients(x, kernel, g, stride, edges):
   if stride == 1:
     return winograd.gradients(x, kernel, g, edges)
-  folded, unfold = jax.vjp(lambda *args: fold(*args, stride, edges), x, kernel)
+  folding = functools.partial(fold, stride=stride, edges=edges)
+  folded, unfold = jax.vjp(folding, x, kernel)
   return unfold(winograd.gradients(*folded, g, NO_EDGES))
 
 

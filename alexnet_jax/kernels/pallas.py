@@ -83,9 +83,10 @@ def gradients(
   g: jax.Array,
   **numbers: float,
 ) -> tuple[jax.Array, jax.Array]:
-  """Of a sum of maxima times `g` [B, H', W', channels], by `x` and by `bias`:
-  XLA would read the first once more for the second. The rest is as
-  `relu_norm_pool` took it and gave it.
+  """Gradients by `x` and by `bias`, where `g` [B, H', W', channels] is that of
+  the maxima; `where` is what `relu_norm_pool` returned.
+
+  One kernel gives both: XLA would read the first once more for the second.
   """
   maps, places, gs = (a.transpose(1, 2, 3, 0) for a in (x, where, g))
   height, width, channels, batch = maps.shape

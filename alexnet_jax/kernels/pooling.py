@@ -42,8 +42,9 @@ def plain_max_pooling(x: jax.Array, window: int, stride: int) -> jax.Array:
 def maxima_and_places(
   x: jax.Array, window: int, stride: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The maxima of shifted slices, and which slice is the first to have one: a
-  byte for each output is all that the gradient needs.
+  """The maxima of shifted slices, and which slice is the first to have one.
+
+  That number, a byte for each output, is all that the gradient needs.
 
   Returns:
     [B, H', W', channels] twice: values, and numbers of places in a window.
@@ -68,8 +69,9 @@ def to_places(
 ) -> jax.Array:
   """The gradient: `g` where `maxima_and_places` found the maxima of `x`.
 
-  The input is stride x stride interleaved parts: the places of one are
-  seen at the same few places of the windows, and by no other."""
+  The input is stride x stride interleaved parts. Windows see the places of one
+  part at the same few of their own places, and those of no other part there.
+  """
   shape = x.shape[1:3]
   rows, columns = (-(-extent // stride) for extent in shape)
   before = (window - 1) // stride  # windows that start earlier and reach it

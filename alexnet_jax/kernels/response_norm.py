@@ -61,14 +61,14 @@ def constants(
 
 
 def shifted(x: jax.Array, before: int, size: int) -> jax.Array:
-  """Sums over `size` channels, `before` of them before a window's own, of
-  [..., channels]: as shifted adds."""
+  """For each of [..., channels] the sum over a window of `size` channels that
+  starts `before` channels earlier, by shifted adds."""
   return _around(x, -1, before, size)
 
 
 def banded(x: jax.Array, before: int, size: int) -> jax.Array:
-  """The same as a product with a matrix of ones along its diagonal: on TPUs,
-  shifted adds would be written to memory, one by one, in float32."""
+  """As `shifted`, by a product with a matrix of ones along its diagonal. TPUs'
+  compiler would write shifted adds to memory one by one, in float32."""
   channels = np.arange(x.shape[-1])
   distance = channels[:, None] - channels  # [from, to]
   band = (distance >= -before) & (distance < size - before)
@@ -81,15 +81,18 @@ def banded(x: jax.Array, before: int, size: int) -> jax.Array:
 
 
 def values(x, size, k, scale, beta, window=shifted):
-  """The formula, [..., channels] to the same."""
+  """The formula, by which [..., channels] keep their shape and dtype."""
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   d = k + scale * window(wide * wide, size // 2, size)
   return (wide * _power(d, beta)[0]).astype(x.dtype)
 
 
 def gradient(x, g, size, k, scale, beta, window=shifted):
-  """Of the sum of `values(x, ...) * g`, by `x`: JAX's own keeps every shifted
-  sum, this one `x` alone, and it has one more window instead of five."""
+  """The gradient by `x`, where `g` is that of `values`.
+
+  JAX's own keeps every shifted sum and has five more windows; this one keeps
+  `x` alone and has one more.
+  """
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   g = g.astype(wide.dtype)
   d = k + scale * window(wide * wide, size // 2, size)
@@ -115,10 +118,10 @@ def _power(d: jax.Array, beta: float) -> tuple[jax.Array, jax.Array]:
 
 
 def _banded(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-  """`function` with banded windows, of arrays that XLA does not follow back.
+  """`function` with banded windows, behind a barrier.
 
-  Else XLA keeps in float32, from the forward pass to the backward, what both
-  compute, and writes to memory what producer and consumer share.
+  Without it XLA keeps in float32, from the forward pass to the backward, what
+  both compute, and writes to memory what producer and consumer share.
   """
   return lambda *arrays, **numbers: function(
     *lax.optimization_barrier(arrays), **numbers, window=banded

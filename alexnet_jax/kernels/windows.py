@@ -82,7 +82,7 @@ def grow(x: jax.Array, window: int, stride: int, fill: float) -> jax.Array:
 
 
 def place_dtype(window: int) -> jnp.dtype:
-  """Of a place's number in a window of `window` x `window`."""
+  """The type of a place's number in a window of `window` x `window`."""
   return jnp.dtype(jnp.int8 if window**2 < 128 else jnp.int16)
 
 

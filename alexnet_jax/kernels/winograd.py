@@ -1,10 +1,11 @@
-"""Dense convolutions on CPUs: the same sums as XLA's own, sooner.
+"""Convolutions of stride 1 by Winograd's minimal filtering, for CPUs.
 
-By Winograd's minimal filtering along each row, F(4, 3) or F(4, 5): four
-outputs of a row take 6 products where the plain sum takes 12, or 8 where it
-takes 20 (Lavin and Gray, 2016, *Fast Algorithms for Convolutional Neural
-Networks*). Along rows only, for what is summed over a kernel's rows are then
-products wide enough. Images go through a few at a time, to stay in the cache.
+The sums are those of XLA, with fewer products: along each row, by F(4, 3) or
+F(4, 5), four outputs take 6 products where the plain sum takes 12, or 8 where
+it takes 20 (Lavin and Gray, 2016, *Fast Algorithms for Convolutional Neural
+Networks*). It filters rows only: the sums over a kernel's rows stay matrix
+products that are wide enough. Two images go through at a time, to stay in the
+cache.
 """
 
 import functools
@@ -66,7 +67,7 @@ def convolution(x: jax.Array, kernel: jax.Array, edges: Edges) -> jax.Array:
 def gradients(
   x: jax.Array, kernel: jax.Array, g: jax.Array, edges: Edges
 ) -> tuple[jax.Array, jax.Array]:
-  """Of a sum of `convolution(x, kernel, edges) * g`, by `x` and by `kernel`."""
+  """Gradients by `x` and by `kernel`, where `g` is that of `convolution`."""
   size = kernel.shape[0]
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
   rest = tuple((size - 1 - low, size - 1 - high) for low, high in edges)
@@ -80,7 +81,7 @@ def gradients(
 def _kernel_gradient(
   x: jax.Array, g: jax.Array, size: int, edges: Edges
 ) -> jax.Array:
-  """What `convolution` does to its kernel, transposed."""
+  """The gradient by the kernel: `convolution`, transposed."""
   of_inputs, of_kernel, of_outputs = _transforms(size)
   channels, out, width = x.shape[-1], g.shape[-1], g.shape[2]
 
