@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from alexnet_jax.library import Model, create_model, load, preprocess
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 __all__ = ['Model', 'create_model', 'load', 'preprocess']
 
 

@@ -105,135 +105,22 @@ def main(argv: Sequence[str]) -> None:
   }
   if len(argv) < 2 or argv[1] not in commands:
     raise errors.UserError(f'say what to measure: {", ".join(commands)}')
-  commands[argv[1]]()
-
-
-def _step() -> None:
-  config, meshes = _configured()
-  from alexnet_jax.benchmarks import step
-
-  peers = [False] * _PEER.value + [True] * _PEER_COMPILE.value
-  rows = step.run(
-    config, meshes, _CLASSES.value, _REPEATS.value, peers, _PEER_PYTHON.value
-  )
-  print(step.table(rows))
-  _write(rows)
-
-
-def _layers() -> None:
-  config, _ = _configured(virtual=False)
-  from alexnet_jax.benchmarks import by_layer
-
-  rows = by_layer.run(config, _CLASSES.value, _REPEATS.value)
-  print(by_layer.table(rows))
-  _write(rows)
-
-
-def _eval() -> None:
-  config, meshes = _configured()
-  from alexnet_jax.benchmarks import evaluation
-
-  rows = evaluation.run(config, meshes, _CLASSES.value, _REPEATS.value)
-  print(evaluation.table(rows))
-  _write(rows)
-
-
-def _input() -> None:
-  config, meshes = _configured()
-  from alexnet_jax.benchmarks import data
-
-  config.mesh.data, config.mesh.towers = meshes[0]
-  rows = data.run(config, _REPEATS.value, _PICTURES.value, _PEER_PYTHON.value)
-  print(data.table(rows))
-  _write(rows)
-
-
-def _program(kind: str) -> None:
-  config, _ = _configured()
-  from alexnet_jax.benchmarks import program
-
-  arguments = [word for word in sys.argv if word.startswith('--config')]
-  if _BATCH.value:
-    arguments.append(f'--config.batch_size={_BATCH.value}')
-  rows = program.run(kind, config, arguments, _REPEATS.value)
-  print(program.table(rows))
-  _write(rows)
-
-
-def _tpu() -> None:
-  config, meshes = _configured(virtual=False)
-  from alexnet_jax.benchmarks import tpu
-
-  if _REPORT.value:
-    _tpu_report(config)
-    return
-  rows = [
-    tpu.run(config, _TOPOLOGY.value, mesh, _CLASSES.value) for mesh in meshes
-  ]
-  print(tpu.table(rows))
-  for row in rows:
-    print(f'\nMB an image by layer, mesh {row["mesh"]}:\n{tpu.layers(row)}')
-  _write(rows)
-
-
-def _tpu_report(config) -> None:
-  """Compiles what is missing, then writes page and plot."""
-  from etils import epath
-
-  from alexnet_jax.benchmarks import results, scaling, tpu
-  from alexnet_jax.drawing import canvas
-  from alexnet_jax.drawing import scaling as drawing
-  from alexnet_jax.runtime import files
-
-  if not _JSON.value:
-    raise errors.UserError('--report needs --json=FILE, where its rows are')
-  page = epath.Path(_REPORT.value)
-  rows = (
-    results.read_json(_JSON.value) if epath.Path(_JSON.value).exists() else []
-  )
-  for point in scaling.missing(rows):
-    print(f'compiling {point}', flush=True)
-    config.batch_size = point.batch
-    config.mesh.parallelism = point.parallelism
-    rows.append(tpu.run(config, point.topology, point.mesh, _CLASSES.value))
-    results.write_json(_JSON.value, rows)
-  leads = results.read_csv(_LEADS.value) if _LEADS.value else []
-  with files.explained(page):
-    files.write_atomically(page, scaling.page(rows, leads))
-  canvas.save(
-    drawing.throughput(scaling.series(rows), scaling.NOTE),
-    page.parent / scaling.PICTURE,
-  )
-
-
-def _write(rows) -> None:
+  settings, meshes = _configured(virtual=argv[1] not in ('layers', 'tpu'))
+  rows, text = commands[argv[1]](settings, meshes)
   from alexnet_jax.benchmarks import results
 
-  if _JSON.value:
+  print(text)
+  if rows and _JSON.value:
     results.write_json(_JSON.value, rows)
-  if _CSV.value:
+  if rows and _CSV.value:
     results.append_csv(_CSV.value, rows)
 
 
-def _comms() -> None:
-  config, meshes = _configured()
-  from alexnet_jax.analysis import communication
-  from alexnet_jax.runtime import sharding
-
-  config.mesh.data, config.mesh.towers = meshes[0]
-  setup = communication.abstract_setup(config, _CLASSES.value)
-  print(sharding.device_map(setup.mesh, config.model.towers, setup.owt))
-  for name, rows in (
-    ('training', communication.of_training(setup)),
-    ('evaluation, 1 view', communication.of_evaluation(setup)),
-  ):
-    print(f'\n{name}:\n{communication.table(setup, rows)}')
-
-
-def _configured(virtual: bool = True):
-  """The configuration, and the meshes; the backend has devices for each, if
-  they are to be `virtual`."""
+def _configured(virtual: bool):
+  """The settings, on the first mesh, and all meshes; the backend has devices
+  for each, if they are to be `virtual`."""
   from alexnet_jax.runtime import backend
+  from alexnet_jax.training.settings import configure
 
   config = _CONFIG.value
   if _BATCH.value:
@@ -244,10 +131,132 @@ def _configured(virtual: bool = True):
     if len(sizes) != 2 or not all(size.isdecimal() for size in sizes):
       raise errors.UserError(f'--mesh={text}: write it as 1,2')
     meshes.append((int(sizes[0]), int(sizes[1])))
+  config.mesh.data, config.mesh.towers = meshes[0]
+  settings = configure(config)
   most = max(meshes, key=lambda sizes: sizes[0] * sizes[1])
   data, towers = most if virtual else (1, 1)
-  backend.configure(data, towers, config.deterministic)
-  return config, meshes
+  backend.configure(data, towers, settings.deterministic)
+  return settings, meshes
+
+
+# Each command takes the settings and the meshes, and gives rows of results and
+# what to print.
+
+
+def _step(settings, meshes):
+  from alexnet_jax.benchmarks import step_speed
+
+  peers = [False] * _PEER.value + [True] * _PEER_COMPILE.value
+  rows = step_speed.measure_steps(
+    *(settings, meshes, _CLASSES.value, _REPEATS.value),
+    *(peers, _PEER_PYTHON.value),
+  )
+  return rows, step_speed.format_steps(rows)
+
+
+def _layers(settings, _):
+  from alexnet_jax.benchmarks import layer_speed
+
+  rows = layer_speed.measure_layers(settings, _CLASSES.value, _REPEATS.value)
+  return rows, layer_speed.format_layers(rows)
+
+
+def _eval(settings, meshes):
+  from alexnet_jax.benchmarks import evaluation_speed
+
+  rows = evaluation_speed.measure_evaluations(
+    settings, meshes, _CLASSES.value, _REPEATS.value
+  )
+  return rows, evaluation_speed.format_evaluations(rows)
+
+
+def _input(settings, _):
+  from alexnet_jax.benchmarks import input_speed
+
+  rows = input_speed.measure_input(
+    settings, _REPEATS.value, _PICTURES.value, _PEER_PYTHON.value
+  )
+  return rows, input_speed.format_input(rows)
+
+
+def _program(kind, settings, _):
+  from alexnet_jax.benchmarks import run_cost
+
+  arguments = [word for word in sys.argv if word.startswith('--config')]
+  if _BATCH.value:
+    arguments.append(f'--config.batch_size={_BATCH.value}')
+  rows = run_cost.measure_runs(kind, settings, arguments, _REPEATS.value)
+  return rows, run_cost.format_runs(rows)
+
+
+def _comms(settings, _):
+  from alexnet_jax.analysis import communication
+  from alexnet_jax.models import towers
+
+  setup = communication.abstract_setup(settings, _CLASSES.value)
+  spread = setup.mesh.shape[towers.TOWER]
+  needs = communication.needed_bytes(settings, _CLASSES.value, spread)
+  parts = [
+    towers.describe_mesh(setup.mesh, settings.model.towers, setup.towers.owt)
+  ]
+  size = settings.eval_batch_size
+  for name, sent in (
+    ('training', communication.training_transfers(setup)),
+    ('evaluation, 1 view', communication.evaluation_transfers(setup, size)),
+  ):
+    parts += [
+      '',
+      f'{name}:',
+      communication.format_transfers(setup, sent, needs),
+    ]
+  return [], '\n'.join(parts)
+
+
+def _tpu(settings, meshes):
+  from alexnet_jax.analysis import communication
+  from alexnet_jax.benchmarks import tpu
+
+  if _REPORT.value:
+    return [], _tpu_report(settings)
+  rows = [
+    tpu.compile_step(
+      communication.on_mesh(settings, *mesh), _TOPOLOGY.value, _CLASSES.value
+    )
+    for mesh in meshes
+  ]
+  parts = [tpu.format_rooflines(rows)]
+  for row in rows:
+    parts += ['', f'MB an image by layer, mesh {row["mesh"]}:']
+    parts.append(tpu.format_layer_bytes(row))
+  return rows, '\n'.join(parts)
+
+
+def _tpu_report(settings) -> str:
+  """Compiles what is missing, then writes page and plot."""
+  from etils import epath
+
+  from alexnet_jax.benchmarks import results, scaling_page, tpu
+  from alexnet_jax.drawing import canvas, charts
+  from alexnet_jax.runtime import files
+
+  if not _JSON.value:
+    raise errors.UserError('--report needs --json=FILE, where its rows are')
+  page, table = epath.Path(_REPORT.value), epath.Path(_JSON.value)
+  rows = results.read_json(table) if table.exists() else []
+  for point in scaling_page.missing_points(rows):
+    print(f'compiling {point}', flush=True)
+    own = point.apply(settings)
+    rows.append(tpu.compile_step(own, point.topology, _CLASSES.value))
+    results.write_json(_JSON.value, rows)
+  leads = results.read_csv(_LEADS.value) if _LEADS.value else []
+  with files.explained(page):
+    files.write_atomically(page, scaling_page.format_page(rows, leads))
+  series = scaling_page.plotted_series(rows)
+  canvas.save(
+    charts.throughput(series, scaling_page.NOTE),
+    page.parent / scaling_page.PICTURE,
+  )
+  return f'{page} written'
 
 
 if __name__ == '__main__':

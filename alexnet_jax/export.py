@@ -60,7 +60,7 @@ def save_tf(path, model) -> None:
 
   from alexnet_jax.runtime import files
 
-  size = model.config.augment.crop_size
+  size = model.augment.crop_size
   module = tf.Module()
   module.logits = tf.function(
     jax2tf.convert(

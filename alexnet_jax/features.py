@@ -11,7 +11,6 @@ either.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from absl import flags, logging
 
@@ -43,37 +42,37 @@ _OUTPUT = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   from alexnet_jax import library
-  from alexnet_jax.analysis import looking
-  from alexnet_jax.data import features, sources
+  from alexnet_jax.analysis import examples
+  from alexnet_jax.data import builders, feature_files, sources
   from alexnet_jax.runtime.writers import Progress
 
-  features.check_kind(_OUTPUT.value)
+  feature_files.check_kind(_OUTPUT.value)
   files = sources.named(argv[1:])
   model = library.load(_WORKDIR.value, _CHECKPOINT.value)
   if files:
-    total, batches = len(files), _of_files(files, model.side)
+    total, batches = len(files), _read_files(files, model.side)
   else:
-    dataset = looking.open_data(model.config, _DATA_DIR.value)
-    batches = looking.named_batches(dataset, _SPLIT.value)
+    data = model.config.data
+    dataset = builders.open_dataset(data.name, _DATA_DIR.value or data.dir)
+    batches = examples.read_named_batches(dataset, _SPLIT.value)
     total = dataset.num_examples(_SPLIT.value)
 
-  def parts() -> Iterator[features.Part]:
+  def parts() -> Iterator[feature_files.Part]:
     for images, names, labels in batches:
-      yield features.Part(model.features(images, _LAYER.value), names, labels)
+      found = model.features(images, _LAYER.value)
+      yield feature_files.Part(found, names, labels)
       progress.update(len(names))
 
   with Progress(total, 'images') as progress:
-    features.write(_OUTPUT.value, total, parts())
+    feature_files.write(_OUTPUT.value, total, parts())
   print(f'{_OUTPUT.value}: {total:,} rows of {_LAYER.value}', flush=True)
 
 
-def _of_files(
-  files: Sequence[str], side: int
-) -> Iterator[tuple[Any, list[str], list]]:
+def _read_files(files: Sequence[str], side: int) -> Iterator[tuple]:
   from alexnet_jax import library
 
   for start in range(0, len(files), library.BATCH):
-    some = list(files[start : start + library.BATCH])
+    some = files[start : start + library.BATCH]
     yield library.preprocess(some, side), some, [-1] * len(some)
 
 

@@ -82,8 +82,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _architecture(workdir: str = ''):
-  from alexnet_jax.analysis import architecture
-  from alexnet_jax.drawing import architecture as drawing
+  from alexnet_jax.analysis import communication
+  from alexnet_jax.drawing import figure2
+  from alexnet_jax.models.describe import describe
+  from alexnet_jax.training.settings import configure
 
   config, classes = _CONFIG.value, _CLASSES.value
   if workdir:
@@ -91,8 +93,12 @@ def _architecture(workdir: str = ''):
     config, classes = model.config, len(model.class_names)
   if config is None:
     raise errors.UserError('say of what: a WORKDIR, or --config=FILE')
-  layers = architecture.describe(config, classes)
-  return drawing.draw(layers, config.augment.crop_size, config.model.towers)
+  settings = configure(config)
+  table, size = settings.model, settings.augment.crop_size
+  layers = describe(table, classes, size)
+  # A tower on each device, whatever `config.mesh` says.
+  needs = communication.needed_bytes(settings, classes, spread=table.towers)
+  return figure2.draw_network(layers, needs, size)
 
 
 def _kernels(workdir: str):
@@ -101,7 +107,7 @@ def _kernels(workdir: str):
 
   model = _load(workdir)
   mosaic = pictures.conv1_kernels(model.params)
-  return panels.kernels(mosaic, model.config.model.towers)
+  return panels.kernels(mosaic, model.table.towers)
 
 
 def _curves(*workdirs: str):
@@ -109,7 +115,9 @@ def _curves(*workdirs: str):
   from alexnet_jax.runtime import writers
 
   rows = map(writers.read_rows, workdirs)
-  return charts.curves(dict(zip(canvas.names_of(workdirs), rows, strict=True)))
+  return charts.curves(
+    dict(zip(canvas.short_names(workdirs), rows, strict=True))
+  )
 
 
 def _predictions(workdir: str):
@@ -130,22 +138,22 @@ def _predictions(workdir: str):
 def _confusion(workdir: str):
   import numpy as np
 
-  from alexnet_jax.analysis import looking
+  from alexnet_jax.analysis import examples, measures
   from alexnet_jax.drawing import charts
   from alexnet_jax.runtime.writers import Progress
 
   model = _load(workdir)
-  dataset = looking.open_data(model.config, _DATA_DIR.value)
+  dataset = _open_data(model)
   total = dataset.num_examples(_SPLIT.value)
   labels, predicted = [], []
   with Progress(total, 'images', _SPLIT.value) as progress:
-    for images, those in looking.in_batches(
+    for images, those in examples.read_batches(
       dataset, _SPLIT.value, range(total)
     ):
       labels += those
       predicted += model.predict(images).argmax(1).tolist()
       progress.update(len(images))
-  counts = looking.confusion(
+  counts = measures.count_confusions(
     np.array(labels), np.array(predicted), len(model.class_names)
   )
   return charts.confusion(counts, model.class_names)
@@ -164,16 +172,14 @@ def _activations(workdir: str, *files: str):
     for name, values in model.activations(view).items()
     if name.startswith('conv')
   }
-  return panels.activations(
-    _seen(model, images[0]), maps, model.config.model.towers
-  )
+  return panels.activations(_seen(model, images[0]), maps, model.table.towers)
 
 
 def _occlusion(workdir: str, *files: str):
   import jax
   import numpy as np
 
-  from alexnet_jax.analysis import looking
+  from alexnet_jax.analysis import measures
   from alexnet_jax.drawing import panels
 
   model = _load(workdir)
@@ -188,8 +194,8 @@ def _occlusion(workdir: str, *files: str):
 
   for view, probabilities, label in zip(views, whole, classes, strict=True):
     drops.append(
-      looking.occlusion(
-        lambda x: np.asarray(jax.nn.softmax(model(x))),
+      measures.measure_occlusion(
+        softmax,
         view,
         label,
         # Of a view of 224, patches of 48 every 16 pixels.
@@ -212,19 +218,28 @@ def _load(workdir: str):
 def _photographs(model, files: Sequence[str] = (), count: int | None = None):
   """Those named, or some of the split with their labels."""
   from alexnet_jax import library
-  from alexnet_jax.analysis import looking
+  from alexnet_jax.analysis import examples
   from alexnet_jax.data import sources
 
   if files:
     return list(library.preprocess(sources.named(files), model.side)), []
-  dataset = looking.open_data(model.config, _DATA_DIR.value)
-  some = looking.spread(dataset, _SPLIT.value, _COUNT.value or count or 8)
-  return looking.read(dataset, _SPLIT.value, some)
+  dataset = _open_data(model)
+  count = _COUNT.value or count or 8
+  some = examples.spread_indices(dataset, _SPLIT.value, count)
+  return examples.read_examples(dataset, _SPLIT.value, some)
+
+
+def _open_data(model):
+  """The data set that a run was trained on, in its folder or in another."""
+  from alexnet_jax.data import builders
+
+  data = model.config.data
+  return builders.open_dataset(data.name, _DATA_DIR.value or data.dir)
 
 
 def _seen(model, image):
   """The central view of a photograph, in colours for people."""
-  size = model.config.augment.crop_size
+  size = model.augment.crop_size
   low = (len(image) - size) // 2
   return image[low : low + size, low : low + size]
 

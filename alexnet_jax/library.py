@@ -5,6 +5,8 @@ network was trained on.
 """
 
 import collections
+import dataclasses
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -18,16 +20,29 @@ from jax import export
 from PIL import Image
 
 from alexnet_jax.data import photographs
-from alexnet_jax.data.stats import Statistics, of_mean
-from alexnet_jax.formats import names
-from alexnet_jax.models.architectures import architecture
+from alexnet_jax.data.stats import of_mean
+from alexnet_jax.formats.names import Network, flatten
+from alexnet_jax.models.table import get_architecture
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import pretrained
-from alexnet_jax.training import views as augment
 from alexnet_jax.training.evaluation import mean_log_softmax
+from alexnet_jax.training.views import Augment, make_constants, test_views
 
 BATCH = 32  # images at a time where a list of any length may come
 
+# §4.1's; of a network that has seen nothing there is no mean to subtract.
+_PAPER_VIEWS = Augment(
+  crop_size=224,
+  random_crop=True,
+  random_flip=True,
+  share=1,
+  color=0.1,
+  color_units='std',
+  color_until='',
+  color_divisor=1.0,
+  mean='none',
+  scale=1.0,
+)
 Picture = str | os.PathLike | Image.Image | np.ndarray
 
 
@@ -35,7 +50,9 @@ class Model:
   """A trained network on one device.
 
   Attributes:
-    config: the configuration it was trained with.
+    config: the configuration it was trained with, for reading.
+    table: its layers.
+    augment: how its views are made.
     params: `nnx.State`; tower parameters have a leading axis of towers.
     class_names: by the number of the output.
     statistics: of the images it was trained on.
@@ -43,26 +60,24 @@ class Model:
     step: training steps done.
   """
 
-  def __init__(
-    self,
-    config: ml_collections.ConfigDict,
-    params: nnx.State,
-    class_names: Sequence[str],
-    statistics: Statistics,
-    step: int = 0,
-  ):
-    self.config, self.params = config, params
-    self.class_names, self.statistics = tuple(class_names), statistics
-    self.step = step
-    self.side = len(statistics.mean_image)
-    self._constants = augment.constants(config.augment, statistics)
-    self._graphdef = names.abstract(config, len(class_names))[0]
+  def __init__(self, network: Network):
+    self.config = ml_collections.ConfigDict(network.config)
+    self.table = network.table
+    self.augment = Augment(**network.config['augment'])
+    self.params = network.state()
+    self.class_names, self.step = network.class_names, network.step
+    self.statistics = network.statistics
+    self.side = len(self.statistics.mean_image)
+    self._constants = make_constants(self.augment, self.statistics)
+    self._graphdef = network.abstract()[0]
     self._logits = self._jit(lambda model, x: model(x))
     # Ordered: jit returns a plain dict's names sorted.
     self._layers = self._jit(
       lambda model, x: collections.OrderedDict(model.activations(x))
     )
-    self._log_mean = self._jit(self._predict)
+    self._log_mean = self._jit(
+      lambda model, x, views: mean_log_softmax(model, self._views(x, views))
+    )
     self._layer = self._jit(self._features)
 
   @property
@@ -77,7 +92,7 @@ class Model:
   def stablehlo(self) -> bytes:
     """`pixels_to_logits` of any batch, for CPUs, GPUs and TPUs, as
     `jax.export.deserialize` reads it."""
-    crop = self.config.augment.crop_size
+    crop = self.augment.crop_size
     (batch,) = export.symbolic_shape('batch')
     images = jax.ShapeDtypeStruct((batch, crop, crop, 3), jnp.float32)
     exported = export.export(
@@ -85,11 +100,11 @@ class Model:
     )(images)
     return bytes(exported.serialize())
 
-  def network(self) -> names.Network:
+  def network(self) -> Network:
     """What a file would hold, on the host."""
-    return names.Network(
-      self.config,
-      {name: np.asarray(x) for name, x in names.flatten(self.params).items()},
+    return Network(
+      json.loads(self.config.to_json()),
+      {name: np.asarray(x) for name, x in flatten(self.params).items()},
       self.class_names,
       self.statistics,
       self.step,
@@ -144,7 +159,7 @@ class Model:
       last axis; fc8 has the logits [N, classes].
     """
     out = self._layers(self.params, jnp.asarray(views))
-    return {name: _joined(xs) for name, xs in out.items()}
+    return {name: _join_towers(xs) for name, xs in out.items()}
 
   def predict(
     self, images: Picture | Sequence[Picture], views: int = 1
@@ -172,21 +187,17 @@ class Model:
     return self._in_batches(self._layer, images, layer=layer)
 
   def _views(self, images: Any, views: int) -> jax.Array:
-    crop = self.config.augment.crop_size
-    return augment.test_views(self._constants, images, crop, views)
-
-  def _predict(self, model: Any, images: jax.Array, views: int):
-    return mean_log_softmax(model, self._views(images, views))
+    return test_views(self._constants, images, self.augment.crop_size, views)
 
   def _features(self, model: Any, images: jax.Array, layer: str):
     out = model.activations(self._views(images, 1)[0])
     if layer not in out:
       raise UserError(f'no layer {layer!r}: there are {", ".join(out)}')
-    return _joined(out[layer]).reshape(len(images), -1)
+    return _join_towers(out[layer]).reshape(len(images), -1)
 
   def _in_batches(self, run, images, **choice) -> np.ndarray:
     """`run(params, uint8 [n, S, S, 3])` over any number of images."""
-    images = _listed(images)
+    images = _list_images(images)
     parts = []
     for start in range(0, len(images), BATCH):
       part = preprocess(images[start : start + BATCH], self.side)
@@ -201,28 +212,20 @@ def load(source: str | os.PathLike, checkpoint: int | str = 'best') -> Model:
 
   Args:
     source: workdir of a run, or a file of `weights export
-      --format=safetensors|grouped`. The data set need not be there, unless the
-      run is of a version that did not save its statistics and class names.
+      --format=safetensors|grouped`. The data set need not be there.
     checkpoint: of a run: 'best' on validation, 'last' or the number of a step.
 
   Raises:
     UserError: there is no such file or checkpoint, or it is damaged.
   """
-  network = pretrained.read(source, checkpoint)
-  return Model(
-    network.config,
-    names.state(network),
-    network.class_names,
-    network.statistics,
-    network.step,
-  )
+  return Model(pretrained.read(source, checkpoint))
 
 
 def create_model(name: str, num_classes: int = 1000, seed: int = 0) -> Model:
   """A network that has learnt nothing, with the initial weights of §5.
 
   Args:
-    name: 'alexnet', or another of `models.architectures`.
+    name: 'alexnet', or another of `models.table.ARCHITECTURES`.
     num_classes: outputs of fc8, named by their numbers.
     seed: of the weights.
 
@@ -232,20 +235,18 @@ def create_model(name: str, num_classes: int = 1000, seed: int = 0) -> Model:
   Raises:
     UserError: there is no such name.
   """
-  config = ml_collections.ConfigDict(
-    {
-      'model': architecture(name).to_dict(),
-      'augment': {'crop_size': 224, 'mean': 'none', 'color_units': 'std'},
-      'dtype': 'float32',
-      'matmul_precision': 'highest',
-      'seed': seed,
-    }
-  )
-
-  classes = list(map(str, range(num_classes)))
+  config = {
+    'model': get_architecture(name).to_dict(),
+    'augment': dataclasses.asdict(_PAPER_VIEWS),
+    'dtype': 'float32',
+    'matmul_precision': 'highest',
+    'seed': seed,
+  }
+  classes = tuple(map(str, range(num_classes)))
   nothing = of_mean(np.zeros((photographs.SIZE, photographs.SIZE, 3)))
-  params = jax.jit(lambda: nnx.state(names.make(config, num_classes)))()
-  return Model(config, params, classes, nothing)
+  network = Network(config, {}, classes, nothing)
+  params = jax.jit(lambda: nnx.state(network.make()))()
+  return Model(dataclasses.replace(network, params=flatten(params)))
 
 
 def preprocess(
@@ -265,14 +266,14 @@ def preprocess(
   Raises:
     UserError: one is not an image, or an array of another shape or type.
   """
-  return np.stack([_square(image, side) for image in _listed(images)])
+  return np.stack([_read_square(image, side) for image in _list_images(images)])
 
 
-def _joined(xs: list[jax.Array] | jax.Array) -> jax.Array:
+def _join_towers(xs: list[jax.Array] | jax.Array) -> jax.Array:
   return jnp.concatenate(xs, -1) if isinstance(xs, list) else xs
 
 
-def _listed(images: Any) -> Sequence[Picture]:
+def _list_images(images: Any) -> Sequence[Picture]:
   one = isinstance(images, str | os.PathLike | Image.Image)
   if one or (isinstance(images, np.ndarray) and images.ndim == 3):
     return [images]
@@ -281,7 +282,7 @@ def _listed(images: Any) -> Sequence[Picture]:
   return images
 
 
-def _square(image: Picture, side: int) -> np.ndarray:
+def _read_square(image: Picture, side: int) -> np.ndarray:
   if isinstance(image, str | os.PathLike):
     photograph = photographs.Photograph(str(image), 0, os.fspath(image))
     try:

@@ -161,12 +161,12 @@ def _run() -> int:
     cache=f'{workdirs[0]}/compiled' if keep else None,
   )
 
-  from alexnet_jax.training import evaluation as evaluate
-  from alexnet_jax.training import loop as train
+  from alexnet_jax.analysis import pictures
+  from alexnet_jax.training import evaluation, loop
 
   if _MODE.value == 'eval':
     signals.leave_on_sigterm()
-    evaluate.evaluate_checkpoint(
+    evaluation.evaluate_checkpoint(
       config,
       workdirs if workdirs[1:] else workdir,
       checkpoint=_CHECKPOINT.value,
@@ -174,7 +174,12 @@ def _run() -> int:
       views=int(_VIEWS.value),
     )
     return 0
-  return train.train_and_evaluate(config, workdir, profile=_profile())
+  return loop.train_and_evaluate(
+    config,
+    workdir,
+    profile=_profile(),
+    pictures={'conv1': pictures.conv1_kernels},
+  )
 
 
 def _profile() -> tuple[int, int] | None:

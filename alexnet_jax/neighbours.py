@@ -48,68 +48,66 @@ _OUTPUT = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   from alexnet_jax import library
-  from alexnet_jax.analysis import looking
-  from alexnet_jax.data import features, sources
+  from alexnet_jax.analysis import examples, measures
+  from alexnet_jax.data import builders, feature_files, sources
   from alexnet_jax.drawing import canvas, panels
 
   canvas.check_kind(_OUTPUT.value)
   files = sources.named(argv[1:])
   model = library.load(_WORKDIR.value, _CHECKPOINT.value)
-  dataset = looking.open_data(model.config, _DATA_DIR.value)
+  data = model.config.data
+  dataset = builders.open_dataset(data.name, _DATA_DIR.value or data.dir)
   if files:
     images, captions = list(library.preprocess(files, model.side)), files
   else:
-    some = looking.spread(dataset, _SPLIT.value, _COUNT.value)
-    images, labels = looking.read(dataset, _SPLIT.value, some)
+    some = examples.spread_indices(dataset, _SPLIT.value, _COUNT.value)
+    images, labels = examples.read_examples(dataset, _SPLIT.value, some)
     captions = [model.class_names[label] for label in labels]
 
-  names: list[str] = []
-  known: list[int] = []
+  known: list[tuple[str, int]] = []  # names and labels, by place
 
   def gallery() -> Iterator[Any]:
-    if _FEATURES.value:
-      parts = features.read(_FEATURES.value)
-    else:
-      parts = _computed(model, dataset)
+    path = _FEATURES.value
+    parts = feature_files.read(path) if path else _compute(model, dataset)
     for part in parts:
-      names.extend(part.names)
-      known.extend(part.labels)
+      known.extend(zip(part.names, part.labels, strict=True))
       yield part.features
 
-  distances, places = looking.nearest(
+  distances, places = measures.find_nearest(
     model.features(images, _LAYER.value), gallery(), _TOP.value
   )
 
   def called(place: int) -> str:
-    label = known[place]
-    return model.class_names[label] if label >= 0 else names[place]
+    name, label = known[place]
+    return model.class_names[label] if label >= 0 else name
 
   for caption, some, far in zip(captions, places, distances, strict=True):
     print(caption)
     for place, distance in zip(some, far, strict=True):
-      print(f'  {distance:9.3f}  {called(place)}  ({names[place]})')
+      print(f'  {distance:9.3f}  {called(place)}  ({known[place][0]})')
   fig = panels.neighbours(
     images,
-    [[_photograph(dataset, names[place]) for place in row] for row in places],
+    [[_open(dataset, known[place][0]) for place in row] for row in places],
     [caption.rpartition('/')[2] for caption in captions],
     [[called(place).rpartition('/')[2] for place in row] for row in places],
   )
   canvas.save(fig, _OUTPUT.value)
 
 
-def _computed(model: Any, dataset: Any) -> Iterator[Any]:
-  from alexnet_jax.analysis import looking
-  from alexnet_jax.data import features
+def _compute(model: Any, dataset: Any) -> Iterator[Any]:
+  from alexnet_jax.analysis import examples
+  from alexnet_jax.data import feature_files
   from alexnet_jax.runtime.writers import Progress
 
   total = dataset.num_examples('train')
   with Progress(total, 'images', 'train') as progress:
-    for images, names, labels in looking.named_batches(dataset, 'train'):
-      yield features.Part(model.features(images, _LAYER.value), names, labels)
+    for images, names, labels in examples.read_named_batches(dataset, 'train'):
+      found = model.features(images, _LAYER.value)
+      yield feature_files.Part(found, names, labels)
       progress.update(len(names))
 
 
-def _photograph(dataset: Any, name: str) -> Any:
+def _open(dataset: Any, name: str) -> Any:
   """What a row of features was made of: SPLIT:INDEX, or a file."""
   from alexnet_jax import library
   from alexnet_jax.data import sources

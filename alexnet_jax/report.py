@@ -40,16 +40,16 @@ def main(argv: Sequence[str]) -> None:
     raise errors.UserError('say of which runs: report WORKDIR...')
   from etils import epath
 
-  from alexnet_jax.drawing import canvas, report
+  from alexnet_jax.drawing import canvas, run_report
   from alexnet_jax.runtime import writers
   from alexnet_jax.runtime.files import explained, write_atomically
 
   path = epath.Path(_OUTPUT.value or f'{workdirs[0]}/{writers.REPORT}')
   if path.is_dir():
     raise errors.UserError(f'{path} is a folder: choose another --output')
-  names = canvas.names_of(workdirs)
+  names = canvas.short_names(workdirs)
   runs = list(map(_run, workdirs, names))
-  text = report.write(runs, _PHOTOGRAPHS.value, _GALLERY.value)
+  text = run_report.make_report(runs, _PHOTOGRAPHS.value, _GALLERY.value)
   with explained(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)
@@ -58,24 +58,23 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(workdir: str, name: str):
   from alexnet_jax import library
-  from alexnet_jax.analysis import looking
-  from alexnet_jax.drawing import report
+  from alexnet_jax.data import builders
+  from alexnet_jax.drawing import run_report
   from alexnet_jax.runtime import writers
   from alexnet_jax.runtime.checkpoint import Checkpointer
-  from alexnet_jax.training import state
+  from alexnet_jax.training import saved
 
   rows = writers.read_rows(workdir)
   model = library.load(workdir, _CHECKPOINT.value)
   with Checkpointer(f'{workdir}/checkpoints') as checkpointer:
-    meta = state.read_meta(checkpointer, model.step)
+    meta = saved.read_meta(checkpointer, model.step)
   assert meta is not None
-  return report.Run(
-    name,
-    rows,
-    meta,
-    model,
-    lambda: looking.open_data(model.config, _DATA_DIR.value),
-  )
+  data = model.config.data
+
+  def open_data():
+    return builders.open_dataset(data.name, _DATA_DIR.value or data.dir)
+
+  return run_report.Run(name, rows, meta, model, open_data)
 
 
 if __name__ == '__main__':

@@ -19,6 +19,7 @@ training it, `alexnet_jax.load` opens it. formats:
                PyTorch is installed, .pth
 """
 
+import json
 from collections.abc import Sequence
 
 from absl import flags, logging
@@ -74,20 +75,21 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _import() -> None:
-  from alexnet_jax.formats import conversion, names
-  from alexnet_jax.training import state
+  from alexnet_jax.formats import conversion
+  from alexnet_jax.training import saved, settings
 
   network = conversion.read(
     _FILE.value,
     _FORMAT.value,
-    config=_CONFIG.value,
+    config=json.loads(_CONFIG.value.to_json()) if _CONFIG.value else None,
     classes=_CLASSES.value,
     mean=_MEAN.value,
   )
-  state.write_run(
+  saved.write_run(
     _WORKDIR.value,
     network.config,
-    names.state(network),
+    settings.configure(network.config),
+    network.state(),
     network.class_names,
     network.statistics,
   )

@@ -16,13 +16,13 @@ the towers' border, starts from 1 and divides alpha by n.
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.models import architectures
+from alexnet_jax.models import table
 from configs import imagenet2012
 
 
 def get_config() -> ConfigDict:
   """The paper's experiment with Caffe's network on its 227-pixel views."""
   config = imagenet2012.get_config()
-  config.model.update(architectures.architecture('caffe_alexnet'))
+  config.model = table.caffe_alexnet()
   config.augment.crop_size = 227
   return config

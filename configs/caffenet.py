@@ -12,12 +12,12 @@ r"""CaffeNet, bvlc_reference_caffenet: Caffe's AlexNet, pooled first.
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.models import architectures
+from alexnet_jax.models import table
 from configs import caffe_alexnet
 
 
 def get_config() -> ConfigDict:
   """caffe_alexnet.py with pooling before normalization."""
   config = caffe_alexnet.get_config()
-  config.model.update(architectures.architecture('caffenet'))
+  config.model = table.caffenet()
   return config

@@ -11,13 +11,14 @@ Without --config.model.lrn.enabled=False it has the response norm of its file.
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.models import table
 from configs import cifar10_80sec
 
 
 def get_config() -> ConfigDict:
   """Rates, decays and epochs of the file `layers-18pct`."""
   config = cifar10_80sec.get_config()
-  config.model.name = '18pct'
+  config.model = table.cifar10_18pct()
   config.length = '140 epochs'
   config.schedule.drops = (120.0, 130.0)
   config.optimizer.decay_multipliers = (

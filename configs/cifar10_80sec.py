@@ -14,6 +14,7 @@ variant: --config.augment.crop_size=24 --config.augment.random_crop=True
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.models import table
 from configs import default
 
 
@@ -29,10 +30,7 @@ def get_config() -> ConfigDict:
   config.augment.random_crop = False
   config.augment.random_flip = False
   config.augment.color = 0.0
-  config.model.name = '80sec'
-  config.model.towers = 1
-  config.model.width = 1.0
-  config.model.dropout = 0.0
+  config.model = table.cifar10_80sec()
   config.mesh.towers = 1
   config.optimizer.weight_decay = 0.004
   config.optimizer.decay_multipliers = (
@@ -40,7 +38,7 @@ def get_config() -> ConfigDict:
     ('conv', 1.0),
     ('fc', 7.5),
   )
-  config.optimizer.rate_multipliers = (('bias', 2.0), ('', 1.0))
-  config.schedule.rate = 0.001
+  config.optimizer.learning_rate_multipliers = (('bias', 2.0), ('', 1.0))
+  config.schedule.learning_rate = 0.001
   config.schedule.drops = (24.0, 27.0)
   return config

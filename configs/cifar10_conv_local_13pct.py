@@ -11,13 +11,14 @@
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.models import table
 from configs import cifar10_80sec
 
 
 def get_config() -> ConfigDict:
   """Rates and decays of the file; crops of its methodology; epochs ours."""
   config = cifar10_80sec.get_config()
-  config.model.name = 'conv-local-13pct'
+  config.model = table.cifar10_conv_local_13pct()
   config.augment.crop_size = 24
   config.augment.random_crop = True
   config.augment.random_flip = True

@@ -14,6 +14,8 @@ import os
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.models import table
+
 
 def get_config() -> ConfigDict:
   """Every field, commented."""
@@ -83,129 +85,11 @@ def get_config() -> ConfigDict:
   # 1 / 58, about what ports divide by, the initial weights of §5 are too small.
   augment.scale = 1.0
 
-  config.model = model = ConfigDict()
-  # 'alexnet', or a CIFAR-10 net of models/cifar.py: '80sec', '18pct',
-  # 'conv-local-13pct', which bring tables of their own.
-  model.name = 'alexnet'
-  # Towers of the network, 1 or 2 (§3.2). Where they run is config.mesh.
-  model.towers = 2
-  # Every layer's kernels and units, times this.
-  model.width = 0.25  # *small*
-  # 'relu' (§3.1) or 'tanh'.
-  model.activation = 'relu'
-  # Share of units of fc6 and fc7 dropped in training (§4.2).
-  model.dropout = 0.5
-  # 'paper': outputs are halved at test time (§4.2); 'inverted': doubled in
-  # training, with which this network, started as §5 says, does not learn.
-  model.dropout_form = 'paper'
-  # The table of §3.5. Convolutions there are: conv1 and any of conv2 to conv6,
-  # in order. The paper's has five; a sixth was in its pre-trained networks.
-  model.convs = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')
-  # Layers that read the maps of both towers, the rest read their own (§3.2);
-  # fc8 reads both.
-  model.talk = ('conv3', 'fc6', 'fc7')
-  # Kernels and units of one tower at width 1 (§3.5).
-  model.features = ConfigDict()
-  model.features.conv1 = 48
-  model.features.conv2 = 128
-  model.features.conv3 = 192
-  model.features.conv4 = 192
-  model.features.conv5 = 128
-  model.features.conv6 = 128
-  model.features.fc6 = 2048
-  model.features.fc7 = 2048
-  # Side of a kernel, pixels between windows, and zeros on each side.
-  model.kernel = ConfigDict()
-  model.kernel.conv1 = 11
-  model.kernel.conv2 = 5
-  model.kernel.conv3 = 3
-  model.kernel.conv4 = 3
-  model.kernel.conv5 = 3
-  model.kernel.conv6 = 3
-  model.stride = ConfigDict()
-  model.stride.conv1 = 4
-  model.stride.conv2 = 1
-  model.stride.conv3 = 1
-  model.stride.conv4 = 1
-  model.stride.conv5 = 1
-  model.stride.conv6 = 1
-  model.pad = ConfigDict()
-  model.pad.conv1 = 0
-  model.pad.conv2 = 2
-  model.pad.conv3 = 1
-  model.pad.conv4 = 1
-  model.pad.conv5 = 1
-  model.pad.conv6 = 1
-  # What follows a convolution, in this order: 'act', the activation function;
-  # 'norm', response normalization across maps (model.lrn); 'map_norm', that
-  # within each map (model.map_norm); 'batch_norm' (model.batch_norm); 'pool'
-  # (model.pool).
-  model.then = ConfigDict()
-  model.then.conv1 = ('act', 'norm', 'pool')
-  model.then.conv2 = ('act', 'norm', 'pool')
-  model.then.conv3 = ('act',)
-  model.then.conv4 = ('act',)
-  model.then.conv5 = ('act', 'pool')
-  model.then.conv6 = ('act',)
-  # Positions of kernels and pools: 'up', the last window may hang over the
-  # edge (the authors' program: how 224 pixels give conv1 55), or 'down'.
-  model.rounding = 'up'
-  # Local response normalization (§3.3).
-  model.lrn = ConfigDict()
-  model.lrn.enabled = True
-  model.lrn.size = 5
-  model.lrn.k = 2.0
-  model.lrn.alpha = 1e-4
-  model.lrn.beta = 0.75
-  # What alpha multiplies: the 'sum' of squares (the text) or their 'mean'
-  # (the authors' program, Caffe, PyTorch).
-  model.lrn.alpha_over = 'sum'
-  # Neighbours may be in the other tower, as in Caffe's copy on one device.
-  model.lrn.across_towers = False
-  # Response normalization within each map, over size x size pixels, whose
-  # mean square alpha multiplies: in the authors' program only.
-  model.map_norm = ConfigDict()
-  model.map_norm.size = 5
-  model.map_norm.k = 1.0
-  model.map_norm.alpha = 1e-3
-  model.map_norm.beta = 0.75
-  # Batch normalization, of 2015: over the batch, on all devices, and the places
-  # of a map. What a step leaves of the running averages that evaluation uses,
-  # and what is added to a variance.
-  model.batch_norm = ConfigDict()
-  model.batch_norm.momentum = 0.9
-  model.batch_norm.epsilon = 1e-5
-  # Overlapping pooling (§3.4).
-  model.pool = ConfigDict()
-  model.pool.window = 3
-  model.pool.stride = 2
-  # Standard deviation of the initial weights at width 1; at another width,
-  # all but conv1's are multiplied by width ** -0.5. The text says 0.01
-  # everywhere (§5), with which less signal reaches fc7 and `shapes` is learnt
-  # later; 0.03 in conv3 to conv5 is what the authors' program did.
-  model.init_std = ConfigDict()
-  model.init_std.conv1 = 0.01
-  model.init_std.conv2 = 0.01
-  model.init_std.conv3 = 0.03
-  model.init_std.conv4 = 0.03
-  model.init_std.conv5 = 0.03
-  model.init_std.conv6 = 0.03
-  model.init_std.fc6 = 0.01
-  model.init_std.fc7 = 0.01
-  model.init_std.fc8 = 0.01
-  # Times every one of them, whatever the network.
-  model.init_scale = 1.0
-  # Initial biases (§5).
-  model.init_bias = ConfigDict()
-  model.init_bias.conv1 = 0.0
-  model.init_bias.conv2 = 1.0
-  model.init_bias.conv3 = 0.0
-  model.init_bias.conv4 = 1.0
-  model.init_bias.conv5 = 1.0
-  model.init_bias.conv6 = 1.0
-  model.init_bias.fc6 = 1.0
-  model.init_bias.fc7 = 1.0
-  model.init_bias.fc8 = 0.0
+  # The network, a row a layer: models/table.py has and explains every field,
+  # such as config.model.conv2.features. Tables of other networks stand there,
+  # too: config.model = table.cifar10_80sec().
+  config.model = table.alexnet()
+  config.model.width = 0.25  # *small*
 
   config.pretrained = pretrained = ConfigDict()
   # What a run begins with: the workdir of another, or a file of
@@ -222,16 +106,16 @@ def get_config() -> ConfigDict:
   optimizer.weight_decay = 5e-4
   # (pattern, multiplier): the first pattern that is found in a parameter's
   # name, such as 'conv1/kernel', decides.
-  optimizer.rate_multipliers = (('', 1.0),)
+  optimizer.learning_rate_multipliers = (('', 1.0),)
   # Decay on weights only.
   optimizer.decay_multipliers = (('bias', 0.0), ('', 1.0))
 
   config.schedule = schedule = ConfigDict()
   # 'staircase': rates by epoch; 'plateau': divide the rate when the top-1
   # error on validation stops falling (§5); 'dexp': the 2012 program's own, in
-  # `parts` of `span` epochs from `rate` down to `rate / factor`.
+  # `parts` of `span` epochs from `learning_rate` down to it / `factor`.
   schedule.kind = 'staircase'  # *small*
-  schedule.rate = 0.01
+  schedule.learning_rate = 0.01
   # staircase: the rate is divided by `factor` at the end of these epochs.
   schedule.drops = (5.0, 6.5)  # *small*
   # plateau: epochs without a better error before a drop, and how many drops

@@ -22,8 +22,8 @@ def get_config() -> ConfigDict:
   """Each override is a row of docs/as-it-ran.md."""
   config = imagenet2012.get_config()
   config.model.lrn.alpha_over = 'mean'
-  config.model.then.conv1 = ('norm', 'pool', 'act')
-  config.model.then.conv2 = ('act', 'norm', 'map_norm', 'pool')
+  config.model.conv1.then = ('norm', 'pool', 'act')
+  config.model.conv2.then = ('act', 'norm', 'map_norm', 'pool')
   config.augment.share = 32
   config.augment.color_divisor = 1.1
   config.augment.color_until = '67 epochs'

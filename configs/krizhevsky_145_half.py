@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
   config.evals.final_split = 'test'
   config.mesh.towers = 1
   config.model.towers = 1
-  config.model.features.conv5 = 256
-  config.model.features.fc6 = 4096
-  config.model.features.fc7 = 4096
+  config.model.conv5.features = 256
+  config.model.fc6.features = 4096
+  config.model.fc7.features = 4096
   return config

@@ -2,9 +2,8 @@ r"""Run #146: a sixth convolution, trained on a larger ImageNet, then tuned.
 
   command   python -m alexnet_jax.main --config=configs/krizhevsky_145.py \
               --config.data.name=imagenet2011 --workdir=runs/imagenet2011 \
-              --config.model.convs="('conv1','conv2','conv3','conv4','conv5',\
-                'conv6')" \
-              --config.model.talk="('conv3','conv6','fc6','fc7')"
+              --config.model.layers="('conv1','conv2','conv3','conv4','conv5',\
+                'conv6','fc6','fc7','fc8')"
             python -m alexnet_jax.main --config=configs/krizhevsky_146.py \
               --config.pretrained.source=runs/imagenet2011
   hardware  two GPUs or TPU cores, a tower each; one runs both towers
@@ -28,12 +27,14 @@ BATCH_300 = 300 * 128 / 1_281_167  # in epochs
 def get_config() -> ConfigDict:
   """#145 with conv6 after pool5, and the rates of the tuning."""
   config = krizhevsky_145.get_config()
-  config.model.convs = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'conv6')
-  config.model.talk = ('conv3', 'conv6', 'fc6', 'fc7')
+  config.model.layers = (
+    *('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'conv6'),
+    *('fc6', 'fc7', 'fc8'),
+  )
   config.pretrained.source = 'runs/imagenet2011'
   config.augment.color_until = '38 epochs'
   config.length = '54 epochs'
-  config.schedule.rate = 1e-3
+  config.schedule.learning_rate = 1e-3
   config.schedule.drops = (22.0, 42.0)
   config.schedule.rules = (
     ('conv1/bias', ((0.0, 0.02), (7.0, 0.0))),

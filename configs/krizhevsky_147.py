@@ -18,6 +18,6 @@ def get_config() -> ConfigDict:
   """#145 with pools 2/2; two pads keep the maps that fc6 reads at 6x6."""
   config = krizhevsky_145.get_config()
   config.model.pool.window = 2
-  config.model.pad.conv2 = 1
-  config.model.pad.conv5 = 0
+  config.model.conv2.pad = 1
+  config.model.conv5.pad = 0
   return config

@@ -17,6 +17,6 @@ from configs import krizhevsky_145
 def get_config() -> ConfigDict:
   """#145 with no norm after conv1 and conv2."""
   config = krizhevsky_145.get_config()
-  config.model.then.conv1 = ('pool', 'act')
-  config.model.then.conv2 = ('act', 'pool')
+  config.model.lrn.enabled = False
+  config.model.conv2.then = ('act', 'pool')
   return config

@@ -17,7 +17,8 @@ from configs import krizhevsky_145
 def get_config() -> ConfigDict:
   """#145 with layers that read their own tower, two of them widened."""
   config = krizhevsky_145.get_config()
-  config.model.talk = ()
-  config.model.features.conv2 = 160
-  config.model.features.fc6 = 4096
+  for layer in ('conv3', 'fc6', 'fc7'):
+    config.model[layer].reads = 'own'
+  config.model.conv2.features = 160
+  config.model.fc6.features = 4096
   return config

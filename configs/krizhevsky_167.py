@@ -17,6 +17,6 @@ from configs import krizhevsky_145, krizhevsky_170
 def get_config() -> ConfigDict:
   """#145 with neither norm after conv2, 0.01 to 0.00001."""
   config = krizhevsky_145.get_config()
-  config.model.then.conv2 = ('act', 'pool')
+  config.model.conv2.then = ('act', 'pool')
   krizhevsky_170.automatic(config, factor=1000.0, color_until=63, frozen=73)
   return config

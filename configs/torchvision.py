@@ -15,14 +15,14 @@ r"""torchvision's alexnet: Krizhevsky's network of 2014, with one tower.
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.models import architectures
+from alexnet_jax.models import table
 from configs import imagenet2012
 
 
 def get_config() -> ConfigDict:
   """The paper's experiment with torchvision's network."""
   config = imagenet2012.get_config()
-  config.model.update(architectures.architecture('torchvision'))
+  config.model = table.torchvision()
   config.augment.mean = 'rgb'
   config.mesh.towers = 1
   return config

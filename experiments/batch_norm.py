@@ -6,8 +6,8 @@ from experiments.plan import FULL, SMALL, Experiment
 
 _THEN = ('act', 'batch_norm', 'pool')
 _BATCH = {
-  'model.then.conv1': _THEN,
-  'model.then.conv2': _THEN,
+  'model.conv1.then': _THEN,
+  'model.conv2.then': _THEN,
   # No decay on scales, as on biases.
   'optimizer.decay_multipliers': (('bias|scale', 0.0), ('', 1.0)),
 }

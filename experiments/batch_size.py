@@ -9,7 +9,7 @@ def variants(base):
   yield 'once', {}
   yield (
     'twice',
-    {'batch_size': 2 * base.batch_size, 'schedule.rate': 0.02},
+    {'batch_size': 2 * base.batch_size, 'schedule.learning_rate': 0.02},
   )
 
 

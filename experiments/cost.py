@@ -12,7 +12,7 @@ from experiments import plan
 
 _STEPS = 4
 # What a step's time does not depend on.
-_FREE = ('seed', 'schedule', 'optimizer', 'length', 'model.init', 'evals')
+_FREE = ('seed', 'schedule', 'optimizer', 'length', 'model.init_', 'evals')
 
 
 def dry_run(runs: Sequence[plan.Run], data_dir: str, root: Path) -> None:
@@ -72,13 +72,13 @@ def _network(run: plan.Run) -> str:
 def _hours(run: plan.Run, seconds: dict[str, float]) -> float:
   from alexnet_jax.runtime.cadence import Duration
 
-  config = run.resolve()
+  settings = run.settings()
   images = int(seconds['train'])
   steps, every = (
-    Duration.parse(text, config.batch_size, images)
-    for text in (config.length, config.evals.every)
+    Duration.parse(text, settings.batch_size, images)
+    for text in (settings.length, settings.evals.every)
   )
-  batch = config.evals.batch_size or config.batch_size
+  batch = settings.eval_batch_size
   evaluations = steps.length / every.length if every.length else 1
   passes = (
     float(evaluations) * seconds['curve'] + run.views * seconds['end']
@@ -93,10 +93,12 @@ def _hours(run: plan.Run, seconds: dict[str, float]) -> float:
 def _main() -> None:
   """The child process: reads a run, prints the seconds."""
   fields, data_dir = json.load(sys.stdin)
-  config = plan.Run(**fields).resolve(data_dir)
+  run = plan.Run(**fields)
   from alexnet_jax.runtime import backend
 
-  backend.configure(config.mesh.data, config.mesh.towers, config.deterministic)
+  settings = run.settings(data_dir)
+  mesh = settings.mesh
+  backend.configure(mesh.data, mesh.towers, settings.deterministic)
   import jax
   import numpy as np
 
@@ -107,7 +109,7 @@ def _main() -> None:
   from alexnet_jax.training import schedules, state, step
 
   try:
-    dataset, setup = state.open_setup(config)
+    dataset, setup = state.open_setup(settings)
   except UserError as error:
     sys.exit(refuse(str(error)))
 
@@ -131,24 +133,26 @@ def _main() -> None:
 
   train_step = step.TrainStep(setup)
   eval_step = evaluate.make_eval_step(setup, 1)
-  size = config.evals.batch_size or config.batch_size
-  examples, tests = batch(config.batch_size), batch(size)
+  tests = batch(settings.eval_batch_size)
+  examples = batch(settings.batch_size)
   train = {k: v for k, v in examples.items() if k != 'mask'}
-  rates = schedules.rates(config.schedule, 0, config.schedule.rate)
+  plan_ = settings.schedule
+  rates = schedules.learning_rates(plan_, 0, plan_.learning_rate)
   held = [setup.init_state()]
 
   def one() -> Metrics:
     held[0], sums = train_step(held[0], train, rates)
     return sums
 
-  end = config.evals.final_split or config.evals.split
+  split = settings.evals.split
+  end = settings.evals.final_split or split
   print(
     json.dumps(
       {
         'step': timed(one),
         'evaluation': timed(lambda: eval_step((held[0].params,), tests)),
         'train': dataset.num_examples('train'),
-        'curve': dataset.num_examples(config.evals.split),
+        'curve': dataset.num_examples(split),
         'end': dataset.num_examples(end),
       }
     )

@@ -8,10 +8,12 @@ from experiments.plan import FULL, SMALL, Experiment
 
 def variants(base):
   yield 'five', {}
-  for name in base.model.convs[1:]:
-    convs = tuple(other for other in base.model.convs if other != name)
-    talk = ('conv4' if name == 'conv3' else 'conv3', 'fc6', 'fc7')
-    yield f'without {name}', {'model.convs': convs, 'model.talk': talk}
+  for name in ('conv2', 'conv3', 'conv4', 'conv5'):
+    layers = tuple(other for other in base.model.layers if other != name)
+    without = {'model.layers': layers}
+    if name == 'conv3':
+      without['model.conv4.reads'] = 'both'
+    yield f'without {name}', without
 
 
 EXPERIMENT = Experiment(

@@ -6,7 +6,7 @@ The outcome that counts is the share of runs that stay at chance.
 
 from experiments.plan import FULL, SMALL, Experiment
 
-_TEXT = {f'model.init_std.conv{i}': 0.01 for i in (3, 4, 5)}
+_TEXT = {f'model.conv{i}.init_std': 0.01 for i in (3, 4, 5)}
 _UNIT = {'augment.scale': 1 / 58.0}  # about torchvision's, in pixel units
 
 

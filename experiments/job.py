@@ -50,21 +50,19 @@ class Job:
     from alexnet_jax.analysis import pictures
     from alexnet_jax.data import builders
     from alexnet_jax.runtime import backend
-    from alexnet_jax.training import evaluation as evaluate
-    from alexnet_jax.training import health
-    from alexnet_jax.training import loop as train
+    from alexnet_jax.training import evaluation, health, loop, run
 
     status = 'finished'
     colour: dict[str, Any] = {'colour': [], 'colour_se': []}
     members = self._members()
     try:
-      if not members and train.train_and_evaluate(config, self.workdir):
+      if not members and loop.train_and_evaluate(config, self.workdir):
         return 'stopped'
-    except train.NotFiniteError as error:
+    except run.NotFiniteError as error:
       print(error, flush=True)
       status = 'not finite'
     if status == 'finished' and not members:
-      state = evaluate.open_checkpoint(config, self.workdir, 'last')[2]
+      state = evaluation.open_checkpoint(config, self.workdir, 'last')[2]
       mean, spread = pictures.conv1_colour(state.params)
       colour = {'colour': mean.tolist(), 'colour_se': spread.tolist()}
     split = config.evals.final_split or config.evals.split
@@ -72,7 +70,7 @@ class Job:
     seen = before.get('views', {})
     views = {
       str(number): seen.get(str(number))
-      or evaluate.evaluate_checkpoint(
+      or evaluation.evaluate_checkpoint(
         config, members or self.workdir, 'last', split, number
       )
       for number in self.views

@@ -2,15 +2,17 @@
 
 from experiments.plan import FULL, SMALL, Experiment
 
+EVERYWHERE = {f'model.conv{i}.reads': 'both' for i in (2, 4, 5)}
+
 
 def variants(_):
   yield 'conv3', {}
-  silent = {'model.features.conv2': 160, 'model.features.fc6': 4096}
-  yield 'none (#150)', {'model.talk': (), **silent}
-  yield 'none', {'model.talk': ()}
-  yield 'conv2', {'model.talk': ('conv2', 'fc6', 'fc7')}
-  convs = ('conv2', 'conv3', 'conv4', 'conv5')
-  yield 'everywhere', {'model.talk': (*convs, 'fc6', 'fc7')}
+  wider = {'model.conv2.features': 160, 'model.fc6.features': 4096}
+  silent = {f'model.{name}.reads': 'own' for name in ('conv3', 'fc6', 'fc7')}
+  yield 'none (#150)', {**silent, **wider}
+  yield 'none', silent
+  yield 'conv2', {'model.conv2.reads': 'both', 'model.conv3.reads': 'own'}
+  yield 'everywhere', EVERYWHERE
 
 
 EXPERIMENT = Experiment(

@@ -13,9 +13,9 @@ def variants(_):
     {
       'model.towers': 1,
       'mesh.towers': 1,
-      'model.features.conv5': 256,
-      'model.features.fc6': 4096,
-      'model.features.fc7': 4096,
+      'model.conv5.features': 256,
+      'model.fc6.features': 4096,
+      'model.fc7.features': 4096,
     },
   )
 

@@ -10,7 +10,7 @@ def variants(_):
   yield '3/2', {}
   yield (
     '2/2',
-    {'model.pool.window': 2, 'model.pad.conv2': 1, 'model.pad.conv5': 0},
+    {'model.pool.window': 2, 'model.conv2.pad': 1, 'model.conv5.pad': 0},
   )
 
 

@@ -15,11 +15,15 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.models import table
 from alexnet_jax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+  from alexnet_jax.training.settings import Settings
 
 FOLDER = Path(__file__).parent
 _MACHINERY = {
@@ -155,15 +159,26 @@ class Run:
       config.data.dir = data_dir
     return config
 
+  def settings(self, data_dir: str | None = None) -> 'Settings':
+    """The whole configuration, checked."""
+    from alexnet_jax.training.settings import configure
+
+    return configure(self.resolve(data_dir))
+
   @property
   def key(self) -> str:
     """Twelve digits that say what is trained.
 
-    Of what differs from configs/default.py only: a field that is added there
-    later, with the value that was so all along, leaves them as they are.
+    Of what differs from configs/default.py, or for a network with a table of
+    its own from that, only: a field that is added there later, with the value
+    that was so all along, leaves them as they are.
     """
     default = importlib.import_module('configs.default').get_config()
-    before, now = flat(default), flat(self.resolve())
+    config = self.resolve()
+    own = {} if config.model.name == 'alexnet' else {'model.name': None}
+    if own:
+      default.model = table.TABLES[config.model.name]()
+    before, now = flat(default) | own, flat(config)
     changed = {
       field: value
       for field, value in sorted(now.items())

@@ -7,12 +7,13 @@ The fewest epochs on the same grid of rates and initial scales count. 'full' and
 from dataclasses import replace
 from itertools import product
 
+from experiments.lrn import WITHOUT
 from experiments.plan import CIFAR, FULL, SMALL, Experiment, Form
 
 _BARE = {
   **CIFAR,
   'length': '30 epochs',
-  'model.lrn.enabled': False,
+  **WITHOUT,
   'optimizer.weight_decay': 0.0,
   'evals.split': 'train',
   'schedule.drops': (),
@@ -24,8 +25,8 @@ _FULL = replace(FULL, overrides={'schedule.target': 0.5})
 
 def variants(base):
   for times, init, kind in product((1, 3), (1.0, 3.0), ('relu', 'tanh')):
-    rate = times * base.schedule.rate
-    fields = {'schedule.rate': rate, 'model.init_scale': init}
+    rate = times * base.schedule.learning_rate
+    fields = {'schedule.learning_rate': rate, 'model.init_scale': init}
     name = f'{kind} rate {rate:g} init x{init:g}'
     yield name, {'model.activation': kind, **fields}
 

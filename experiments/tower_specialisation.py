@@ -5,12 +5,13 @@ Read is how far the towers differ in the share of conv1's kernels that is
 outside the grey axis, in points. Towers that talk everywhere are beside it.
 """
 
+from experiments.no_talk import EVERYWHERE
 from experiments.plan import FULL, SMALL, Experiment
 
 
-def variants(base):
+def variants(_):
   yield 'conv3', {}
-  yield 'everywhere', {'model.talk': (*base.model.convs[1:], 'fc6', 'fc7')}
+  yield 'everywhere', EVERYWHERE
 
 
 EXPERIMENT = Experiment(

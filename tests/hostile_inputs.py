@@ -24,7 +24,8 @@ from PIL import Image
 from alexnet_jax.data import builders, imagenet, photographs, preparation
 from alexnet_jax.runtime import checkpoint, errors, files, sharding
 from alexnet_jax.training import loop as train
-from alexnet_jax.training import schedules, state
+from alexnet_jax.training import state
+from alexnet_jax.training.run import Run
 from configs import default
 
 READ, REFUSED, SAME = 'read', 'refused', 'read, to the bit'
@@ -290,14 +291,14 @@ def overrides(folder: Path) -> tuple[list[Input], Feed]:
   small = {'data.name': dataset.name, 'data.dir': f'{folder}/data'}
   small |= {'model.width': 0.01, 'augment.crop_size': 64, 'mesh.towers': 1}
 
-  def accept(run: train._Run, _) -> None:
+  def accept(run: Run, _) -> None:
     rows = sharding.batch_sharding(run.setup.mesh)
-    size, abstract = run.config.batch_size, jax.ShapeDtypeStruct
+    size, abstract = run.course.batch_size, jax.ShapeDtypeStruct
     batch = {
       'image': abstract((size, 256, 256, 3), 'uint8', sharding=rows),
       'label': abstract((size,), 'int32', sharding=rows),
     }
-    rates = schedules.rates(run.config.schedule, 0, run.schedule.rate(0))
+    rates = run.learning_rates
     jax.eval_shape(run.train_step, run.setup.abstract_state(), batch, rates)
     raise _AcceptedError
 
@@ -312,7 +313,7 @@ def overrides(folder: Path) -> tuple[list[Input], Feed]:
     with (
       mock.patch.object(sys, 'argv', argv),
       mock.patch.object(state.Setup, 'init_state', return_value=None),
-      mock.patch.object(train._Run, 'open_batches', accept),
+      mock.patch.object(Run, 'open_batches', accept),
       _silent(),
     ):
       try:

@@ -17,7 +17,9 @@ from PIL import Image
 
 from alexnet_jax.data import preparation
 from alexnet_jax.runtime import checkpoint
+from alexnet_jax.training import saved as saved_run
 from alexnet_jax.training import state
+from alexnet_jax.training.settings import configure
 from configs import default
 
 ROOT = Path(__file__).parents[1]
@@ -177,10 +179,11 @@ def rows(workdir: Path) -> list[dict]:
 
 def saved(config: ConfigDict, workdir: Path, which='last'):
   """The state of a checkpoint as {path: NumPy array}, and its meta data."""
-  _, setup = state.open_setup(config)
+  _, setup = state.open_setup(configure(config))
   folder = epath.Path(workdir) / 'checkpoints'
   with checkpoint.Checkpointer(folder) as checkpointer:
-    restored = state.restore(checkpointer, which, setup)
+    model = config.model.to_dict()
+    restored = saved_run.restore(checkpointer, which, setup, model)
   assert restored is not None
   leaves = jax.tree_util.tree_leaves_with_path(restored[0])
   return (

@@ -211,20 +211,22 @@ def network(tape: Tape, model, weights: dict, views, masks=None) -> Node:
     layer, options = rules[step]
     return [tape(layer, x, **options) for x in xs]
 
-  for name in model.convs:
-    if name in model.talk:
+  convs = [name for name in model.layers if name.startswith('conv')]
+  for name in convs:
+    row = model[name]
+    if row.reads == 'both':
       xs = both(xs)
     own = weights[name]
-    place = {'stride': model.stride[name], 'pad': model.pad[name]}
+    place = {'stride': row.stride, 'pad': row.pad}
     xs = [
       tape(conv, xs[t], own['kernel'][t], own['bias'][t], **place)
       for t in towers
     ]
-    for step in model.then[name]:
+    for step in row.then:
       xs = follow(step, xs)
   xs = [tape(flatten, x) for x in xs]
   for name in ('fc6', 'fc7'):
-    if name in model.talk:
+    if model[name].reads == 'both':
       xs = both(xs)
     own = weights[name]
     xs = [
@@ -322,7 +324,7 @@ def rate_of(config, name: str, rates) -> float:
   rules = [pattern for pattern, _ in config.schedule.rules]
   found = [i for i, rule in enumerate(rules, 1) if re.search(rule, name)]
   own = float(rates[found[0] if found else 0])
-  return own * _first(config.optimizer.rate_multipliers, name)
+  return own * _first(config.optimizer.learning_rate_multipliers, name)
 
 
 def _first(rules, name: str) -> float:

@@ -9,7 +9,7 @@ from conftest import max_norm_error
 from flax import nnx
 
 from alexnet_jax.models.alexnet import AlexNet
-from alexnet_jax.models.table import CONVS
+from alexnet_jax.models.networks import read_table
 from alexnet_jax.runtime.errors import UserError
 from configs import default
 
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.usefixtures('cached')
 def make(num_classes=1000, image_size=224, **overrides):
   config = default.get_config().model
   config.update_from_flattened_dict({'width': 1.0, **overrides})
-  return AlexNet(config, num_classes, image_size, rngs=nnx.Rngs(params=0))
+  table = read_table(config.to_dict())
+  return AlexNet(table, num_classes, image_size, rngs=nnx.Rngs(params=0))
 
 
 def count(model):
@@ -66,7 +67,8 @@ def test_activation_sizes():
     model,
     jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32),
   )
-  convs, pools = CONVS[:5], ['pool1', 'pool2', 'pool5']
+  convs = ['conv1', 'conv2', 'conv3', 'conv4', 'conv5']
+  pools = ['pool1', 'pool2', 'pool5']
   assert [out[name][0].shape[1] for name in convs] == [55, 27, 13, 13, 13]
   assert [out[name][0].shape[1] for name in pools] == [27, 13, 6]
   assert [len(out[name]) for name in convs] == [2] * 5
@@ -142,7 +144,7 @@ def test_the_share_of_signal_at_fc7_does_not_depend_on_the_width(width):
 
   ours = share()
   assert ours > 0.05
-  paper = {f'init_std.conv{i}': 0.01 for i in (3, 4, 5)}
+  paper = {f'conv{i}.init_std': 0.01 for i in (3, 4, 5)}
   assert share(**paper) < 0.4 * ours
 
 

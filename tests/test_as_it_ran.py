@@ -15,16 +15,18 @@ from test_configs import flat, load
 from test_whole_steps import arrays, assert_close
 
 from alexnet_jax.data.stats import of_mean
-from alexnet_jax.models import get_model
+from alexnet_jax.models.networks import make_network
+from alexnet_jax.models.towers import MeshShape
 from alexnet_jax.runtime import sharding
-from alexnet_jax.training.schedules import make_schedule, rates
+from alexnet_jax.training.schedules import learning_rates, make_schedule
+from alexnet_jax.training.settings import configure
 from alexnet_jax.training.state import make_setup
 from alexnet_jax.training.step import TrainStep
 
 RUN_145 = {
   'lrn.alpha_over': 'mean',
-  'then.conv1': ('norm', 'pool', 'act'),
-  'then.conv2': ('act', 'norm', 'map_norm', 'pool'),
+  'conv1.then': ('norm', 'pool', 'act'),
+  'conv2.then': ('act', 'norm', 'map_norm', 'pool'),
 }
 
 
@@ -32,7 +34,8 @@ def make(name, num_classes=1000, size=224, **fields):
   config = load(name)
   config.augment.crop_size = size
   config.model.update_from_flattened_dict(fields)
-  return get_model(config, num_classes, rngs=nnx.Rngs(params=0))
+  model = configure(config).model
+  return make_network(model, num_classes, size, rngs=nnx.Rngs(params=0))
 
 
 @pytest.mark.parametrize(
@@ -72,17 +75,21 @@ SIBLINGS = {
   '145': (60_965_224, ''),
   '145_half': (
     59_798_312,
-    'data.name evals.final_split mesh.towers model.towers model.features.conv5 '
-    'model.features.fc6 model.features.fc7',
+    'data.name evals.final_split mesh.towers model.towers model.conv5.features '
+    'model.fc6.features model.fc7.features',
   ),
-  '146': (61_555_304, 'model.convs model.talk pretrained.source'),
+  '146': (61_555_304, 'model.layers pretrained.source'),
   '147': (
     60_965_224,
-    'model.pool.window model.pad.conv2 model.pad.conv5',
+    'model.pool.window model.conv2.pad model.conv5.pad',
   ),
-  '148': (60_965_224, 'model.then.conv1 model.then.conv2'),
-  '150': (60_714_408, 'model.talk model.features.conv2 model.features.fc6'),
-  '167': (60_965_224, 'model.then.conv2'),
+  '148': (60_965_224, 'model.lrn.enabled model.conv2.then'),
+  '150': (
+    60_714_408,
+    'model.conv3.reads model.fc6.reads model.fc7.reads '
+    'model.conv2.features model.fc6.features',
+  ),
+  '167': (60_965_224, 'model.conv2.then'),
   '170': (60_965_224, ''),
 }
 TIMES = ('length', 'augment.color_until', 'schedule.')
@@ -177,9 +184,10 @@ def test_rates(run):
   assert config.augment.color_until == f'{color} epochs'
   assert config.length == f'{end} epochs'
   small(config)  # each rule is that of a parameter
-  schedule, rules = make_schedule(config.schedule), config.schedule.rules
+  plan = configure(config).schedule
+  schedule, rules = make_schedule(plan), plan.rules
   for epoch, wanted in course.items():
-    given = rates(config.schedule, epoch, schedule.rate(epoch))
+    given = learning_rates(plan, epoch, schedule.learning_rate(epoch))
     for name, rate in zip(NAMES, wanted, strict=True):
       found = [
         i for i, (text, _) in enumerate(rules, 1) if re.search(text, name)
@@ -194,8 +202,8 @@ STATISTICS = of_mean(np.full((100, 100, 3), 120.0))
 def small(config):
   """The setup of 96-pixel views of 100-pixel pictures of 5 classes."""
   config.augment.crop_size = 96
-  mesh = sharding.make_mesh(1, 1, config.model.towers)
-  return make_setup(config, mesh, 5, STATISTICS)
+  mesh = MeshShape(1, 1).make_mesh(config.model.towers)
+  return make_setup(configure(config), mesh, 5, STATISTICS)
 
 
 @pytest.mark.usefixtures('cached')
@@ -223,7 +231,7 @@ def test_a_step_of_a_small_one(run):
   )
   state = setup.init_state()
   before = jax.tree.map(np.asarray, nnx.to_pure_dict(state.params))
-  given = rates(config.schedule, 80, 1e-3)
+  given = learning_rates(setup.schedule, 80, 1e-3)
   step = TrainStep(setup)
   state, sums = step(state, batch, given)
   assert int(state.nonfinite_step) == -1

@@ -1,5 +1,6 @@
 """Views of §4.1 against slices and sums in NumPy."""
 
+import dataclasses
 import types
 
 import jax
@@ -10,6 +11,7 @@ from conftest import max_norm_error
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from alexnet_jax.models.towers import MeshShape
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import step
@@ -20,9 +22,8 @@ SIZE, CROP = 40, 8  # offsets 0..32, as of 224 in 256
 
 
 def make_config(**overrides):
-  config = default.get_config().augment
-  config.update({'crop_size': CROP, **overrides})
-  return config
+  fields = default.get_config().augment.to_dict()
+  return augment.Augment(**fields | {'crop_size': CROP} | overrides)
 
 
 def make_statistics():
@@ -44,7 +45,7 @@ def images(count):
 
 
 def views(config, count, seed=0):
-  constants = augment.constants(config, make_statistics())
+  constants = augment.make_constants(config, make_statistics())
   keys = jax.random.split(jax.random.key(seed), count)
   got = augment.training_views(config, constants, images(count), keys)
   assert got.dtype == jnp.float32 and got.shape == (count, CROP, CROP, 3)
@@ -169,7 +170,7 @@ def test_the_sum_is_divided_while_there_is_noise():
   assert max_norm_error(views(config, 5), 0.5 * undivided / 1.1) <= 1e-6
   # From `color_until` on, of the same program: the photograph less the mean.
   keys = jax.random.split(jax.random.key(0), 5)
-  constants = augment.constants(config, statistics).without_color()
+  constants = augment.make_constants(config, statistics).without_color()
   got = augment.training_views(config, constants, images(5), keys)
   bare = views(make_config(color=0.0, mean='none'), 5)
   mean = statistics.mean_image[16:24, 16:24]
@@ -179,7 +180,9 @@ def test_the_sum_is_divided_while_there_is_noise():
   assert max_norm_error(views(none, 5), bare - mean) <= 1e-6
   for number in (1, 10):
     got, want = (
-      augment.test_views(augment.constants(c, statistics), images(1), 8, number)
+      augment.test_views(
+        augment.make_constants(c, statistics), images(1), 8, number
+      )
       for c in (make_config(color_divisor=1.1), plain)
     )
     np.testing.assert_array_equal(got, want)
@@ -194,13 +197,14 @@ def test_the_mean_is_of_the_place_where_the_central_view_is(size, crop):
   statistics = make_statistics()
   statistics.mean_image = photograph.astype(np.float64)
   config = make_config(crop_size=crop, color=0.0)
-  constants = augment.constants(config, statistics)
+  constants = augment.make_constants(config, statistics)
   first = {(256, 227): 14, (41, 8): 16, (40, 8): 16}[size, crop]
   here = slice(first, first + crop)
   np.testing.assert_array_equal(constants.mean, photograph[here, here])
   view = augment.test_views(constants, photograph[None], crop, 1)
   assert not view.any()
-  config.random_crop = config.random_flip = False
+  still = {'random_crop': False, 'random_flip': False}
+  config = dataclasses.replace(config, **still)
   keys = jax.random.split(jax.random.key(0), 1)
   args = jnp.asarray(photograph[None]), keys
   assert not augment.training_views(config, constants, *args).any()
@@ -214,7 +218,7 @@ def test_components_are_rows_of_multiples_of_eigenvectors():
     [[0.6, -0.8, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]]
   )
   got = {
-    units: augment.constants(make_config(color_units=units), statistics)
+    units: augment.make_constants(make_config(color_units=units), statistics)
     for units in ('std', 'eigenvalue')
   }
   std = [[1.8, 2.4, 0.0], [-1.6, 1.2, 0.0], [0.0, 0.0, 0.0]]
@@ -226,8 +230,8 @@ def test_components_are_rows_of_multiples_of_eigenvectors():
 @pytest.mark.parametrize('mesh', [(1, 1), (2, 1), (1, 2), (4, 2)])
 def test_views_do_not_depend_on_the_mesh(mesh):
   config, count = make_config(), 8
-  mesh = sharding.make_mesh(*mesh, 2)
-  constants = augment.constants(config, make_statistics())
+  mesh = MeshShape(*mesh).make_mesh(2)
+  constants = augment.make_constants(config, make_statistics())
   batch = sharding.put_batch(
     sharding.batch_sharding(mesh), list(range(count)), count, images(count)
   )
@@ -247,7 +251,7 @@ def test_views_do_not_depend_on_the_mesh(mesh):
     jax.random.key(0), jnp.arange(count)
   )
   want = jax.jit(augment.training_views, static_argnums=0)(
-    _Frozen(config), constants, images(count), keys
+    config, constants, images(count), keys
   )
   np.testing.assert_array_equal(got, want)
   # Of one and the same image, so each example has its own view.
@@ -261,11 +265,11 @@ def test_views_do_not_depend_on_the_mesh(mesh):
 def test_images_that_share_are_cut_alike_on_every_mesh(mesh, axes):
   """Chunks of 4 of 8 rows, which lie on up to 4 devices each."""
   count, share = 8, 4
-  mesh = sharding.make_mesh(*mesh, 2)
+  mesh = MeshShape(*mesh).make_mesh(2)
   key = jax.random.key(3)
 
   def cut(config, shared):
-    constants = augment.constants(config, make_statistics())
+    constants = augment.make_constants(config, make_statistics())
     place = sharding.batch_sharding(mesh, axes)
     batch = sharding.put_batch(place, list(range(count)), count, images(count))
 
@@ -295,15 +299,8 @@ def test_images_that_share_are_cut_alike_on_every_mesh(mesh, axes):
   assert len({vector.tobytes() for vector in own[:, 0, 0]}) == count
 
 
-class _Frozen:
-  """A configuration that jit can hash."""
-
-  def __init__(self, config):
-    self.__dict__.update(config)
-
-
 def test_test_views():
-  constants = augment.constants(make_config(), make_statistics())
+  constants = augment.make_constants(make_config(), make_statistics())
   mean = make_statistics().mean_image[16:24, 16:24]
   whole = images(2)
   corners = [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
@@ -332,4 +329,4 @@ def test_test_views():
 )
 def test_bad_fields_are_refused(overrides, message):
   with pytest.raises(UserError, match=message):
-    augment.constants(make_config(**overrides), make_statistics())
+    augment.make_constants(make_config(**overrides), make_statistics())

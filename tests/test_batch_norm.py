@@ -16,15 +16,16 @@ from jax.sharding import PartitionSpec as P
 import alexnet_jax
 from alexnet_jax.data import builders
 from alexnet_jax.formats import names
+from alexnet_jax.models import rows
 from alexnet_jax.models.batch_norm import BatchNorm
-from alexnet_jax.runtime import sharding
+from alexnet_jax.models.towers import MeshShape
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import evaluation as evaluate
 from alexnet_jax.training import loop as train
 
 pytestmark = [pytest.mark.usefixtures('cached'), pytest.mark.fresh]
 
-CHOICE = {'momentum': 0.75, 'epsilon': 1e-3}
+CHOICE = rows.BatchNorm(momentum=0.75, epsilon=1e-3)
 
 
 def random_layer(seed=0):
@@ -61,7 +62,7 @@ def test_training_is_by_the_batch_and_moves_the_averages():
   layer, want = random_layer(), values(random_layer())
   for seed in range(2):
     xs = random_maps(seed)
-    found = layer(xs, training=True, **CHOICE)
+    found = layer(xs, CHOICE, training=True)
     for tower, (x, y) in enumerate(zip(xs, found, strict=True)):
       x = x.astype(np.float64).reshape(-1, 3)
       normal = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3)
@@ -78,7 +79,7 @@ def test_training_is_by_the_batch_and_moves_the_averages():
 def test_evaluation_is_by_the_averages():
   layer, want = random_layer(), values(random_layer())
   xs = random_maps(0)
-  for tower, y in enumerate(layer(xs, training=False, **CHOICE)):
+  for tower, y in enumerate(layer(xs, CHOICE, training=False)):
     center, spread = want['mean'][tower], np.sqrt(want['var'][tower] + 1e-3)
     y64 = (xs[tower] - center) / spread * want['scale'][tower]
     assert max_norm_error(y, y64 + want['bias'][tower]) <= 1e-5
@@ -93,7 +94,7 @@ def test_gradients():
 
   def loss(params, xs):
     layer = nnx.merge(graphdef, params, averages, copy=True)
-    found = layer(xs, training=True, **CHOICE)
+    found = layer(xs, CHOICE, training=True)
     return sum((w * y).sum() for w, y in zip(weights, found, strict=True))
 
   grads, dxs = jax.jit(jax.grad(loss, (0, 1)))(params, xs)
@@ -113,7 +114,7 @@ def test_gradients():
 
 def layer_on_mesh(data, towers):
   """Output, gradients and averages of the layer on devices."""
-  mesh = sharding.make_mesh(data, towers, 2)
+  mesh = MeshShape(data, towers).make_mesh(2)
   graphdef, params, averages = nnx.split(
     random_layer(), nnx.Param, nnx.BatchStat
   )
@@ -122,14 +123,14 @@ def layer_on_mesh(data, towers):
   def body(params, averages, xs, weights):
     def loss(params, xs):
       layer = nnx.merge(graphdef, params, averages, copy=True)
-      ys = jnp.stack(layer(list(xs), training=True, axes=('data',), **CHOICE))
+      ys = jnp.stack(layer(list(xs), CHOICE, training=True, axes=('data',)))
       total = jax.lax.psum((weights * ys).sum(), ('data', 'tower'))
       return total, (ys, nnx.state(layer, nnx.BatchStat))
 
     return jax.grad(loss, (0, 1), has_aux=True)(params, xs)
 
-  tower, rows = P('tower'), P('tower', 'data')
-  specs = (tower, tower, rows, rows), ((tower, rows), (rows, tower))
+  tower, parts = P('tower'), P('tower', 'data')
+  specs = (tower, tower, parts, parts), ((tower, parts), (parts, tower))
   args = [
     jax.device_put(arg, jax.NamedSharding(mesh, spec))
     for arg, spec in zip((params, averages, xs, weights), specs[0], strict=True)
@@ -149,7 +150,7 @@ def test_devices_share_the_statistics():
 def test_statistics_are_float32():
   layer = random_layer()
   xs = [jnp.full((2, 200, 200, 3), 3, jnp.bfloat16)] * 2
-  found = layer(xs, training=True, momentum=0.0, epsilon=1e-3)
+  found = layer(xs, rows.BatchNorm(0.0, 1e-3), training=True)
   assert found[0].dtype == jnp.bfloat16
   # bfloat16 would not count to 80,000.
   np.testing.assert_array_equal(layer.mean[...], 3)
@@ -161,12 +162,12 @@ def test_statistics_are_float32():
 
 def normed():
   return {
-    'model.then.conv1': ('act', 'batch_norm', 'pool'),
-    'model.then.conv2': ('act', 'pool', 'batch_norm'),
-    'model.then.conv4': ('act', 'batch_norm'),
+    'model.conv1.then': ('act', 'batch_norm', 'pool'),
+    'model.conv2.then': ('act', 'pool', 'batch_norm'),
+    'model.conv4.then': ('act', 'batch_norm'),
     # Where no unit is cut off, the gradient of a bias is 0 but for rounding.
-    'model.init_bias.conv2': 0.0,
-    'model.init_bias.conv4': 0.0,
+    'model.conv2.init_bias': 0.0,
+    'model.conv4.init_bias': 0.0,
   }
 
 

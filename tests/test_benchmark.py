@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import test_communication
 
-from alexnet_jax.benchmarks import flops, peer, results, step, timing
+from alexnet_jax.benchmarks import peer, results, step_speed, timing
+from alexnet_jax.models.describe import describe
 from alexnet_jax.runtime.errors import UserError
 from configs import imagenet2012
 
@@ -25,12 +26,10 @@ def peer_python() -> str:
   return python
 
 
-def small(**overrides):
-  return test_communication.small(1, 1, **overrides)
-
-
 def test_the_arithmetic_of_the_papers_network():
-  layers = flops.of(test_communication.setup(imagenet2012.get_config(), 1, 1))
+  config = imagenet2012.get_config()
+  settings = test_communication.configured(config, 1, 1)
+  layers = describe(settings.model, 1000, 224)
   # Positions x kernel x inputs x outputs x towers, by hand.
   products = {
     'conv1': 55 * 55 * 11 * 11 * 3 * 48 * 2,
@@ -42,12 +41,12 @@ def test_the_arithmetic_of_the_papers_network():
     'fc7': 4096 * 4096,
     'fc8': 4096 * 1000,
   }
-  assert {row.name: row.forward for row in layers} == {
+  assert {row.name: row.forward_flops for row in layers} == {
     name: 2 * n for name, n in products.items()
   }
   # Nobody needs the gradient of the image.
   total = sum(products.values())
-  assert sum(row.training for row in layers) == (
+  assert sum(row.training_flops for row in layers) == (
     2 * (3 * total - products['conv1'])
   )
 
@@ -127,24 +126,28 @@ def test_the_command_measures_a_step(tmp_path):
 
 
 def test_the_peer_is_the_same_network(peer_python):
-  setup = small(**{'model.lrn.alpha': 0.01})
-  views, labels = step.examples(setup.config, test_communication.CLASSES)
-  ours = step.Step(setup, views, labels)
-  with peer.started(peer_python) as there:
-    peer.load(there, setup, ours.params(), views, labels, compiled=False)
-    theirs = peer.logits(there)
-    step.assert_agree(ours.logits(), theirs)
+  settings = test_communication.small(1, 1, **{'model.lrn.alpha': 0.01})
+  classes = test_communication.CLASSES
+  views, labels = step_speed.make_examples(settings, classes)
+  setup = test_communication.abstract(settings)
+  ours = step_speed.OurStep(setup, views, labels)
+  with peer.start_peer(peer_python) as there:
+    peer.load_network(
+      there, setup, ours.params(), views, labels, compiled=False
+    )
+    theirs = peer.ask_logits(there)
+    step_speed.assert_agree(ours.logits(), theirs)
     with pytest.raises(UserError, match='another network'):
-      step.assert_agree(ours.logits(), theirs[::-1])
+      step_speed.assert_agree(ours.logits(), theirs[::-1])
     taken = there.ask('step', times=1)
     assert taken['seconds'] > 0
-    assert np.abs(peer.logits(there) - theirs).max() > 0  # it has learnt
+    assert np.abs(peer.ask_logits(there) - theirs).max() > 0  # it has learnt
 
 
 @pytest.mark.parametrize('python', ['/no/python', '/bin/false'])
 def test_a_peer_that_is_not_there_is_told(python):
   with (
     pytest.raises(UserError, match='--peer_python'),
-    peer.started(python) as there,
+    peer.start_peer(python) as there,
   ):
     there.ask('memory')

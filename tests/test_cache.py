@@ -11,6 +11,7 @@ from alexnet_jax.data import pipeline
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import cache
+from alexnet_jax.training.settings import configure
 from alexnet_jax.training.state import open_setup
 from alexnet_jax.training.step import TrainStep
 
@@ -19,8 +20,9 @@ pytestmark = pytest.mark.usefixtures('cached')
 
 def states(config, steps=3, start=2):
   """The state after some steps, one entry per array."""
-  dataset, setup = open_setup(config)
-  kept = cache.load(setup, dataset)
+  settings = configure(config)
+  dataset, setup = open_setup(settings)
+  kept = cache.load(settings.data, setup.mesh, dataset)
   step = TrainStep(setup, cache=kept and kept.arrays)
   state, place = setup.init_state(), setup.batch_sharding
   rows = sharding.local_rows(place, config.batch_size)
@@ -82,11 +84,12 @@ def test_a_run_with_the_cache_is_one_without(
 def test_damaged_records_are_replaced_alike(config, damaged):
   config.data.dir = str(damaged('train', 3, 4))
   config.data.max_bad_records = 2
-  dataset, setup = open_setup(config)
+  config.data.cache = 'device'
+  settings = configure(config)
+  dataset, setup = open_setup(settings)
   which = dict(seed=1, batch_size=12, rows=range(12))
   streamed = pipeline.training_batches(dataset, **which, max_bad_records=2)
-  config.data.cache = 'device'
-  cached = cache.load(setup, dataset)
+  cached = cache.load(settings.data, setup.mesh, dataset)
   kept = cached.batches(dataset, **which)
   seen = set()
   for _ in range(3):  # an epoch of 36
@@ -102,12 +105,13 @@ def test_damaged_records_are_replaced_alike(config, damaged):
 
 
 def test_what_cannot_be_is_told(config, monkeypatch):
-  dataset, setup = open_setup(config)
   config.data.cache = 'devise'
-  with pytest.raises(UserError, match="'none' or 'device', not 'devise'"):
-    cache.load(setup, dataset)
+  with pytest.raises(UserError, match="'device', 'none'., not 'devise'"):
+    configure(config)
   config.data.cache = 'device'
+  settings = configure(config)
+  dataset, setup = open_setup(settings)
   memory = psutil.virtual_memory()._replace(available=10_000_000)
   monkeypatch.setattr(psutil, 'virtual_memory', lambda: memory)
   with pytest.raises(UserError, match='takes 0.0 GB on each device'):
-    cache.load(setup, dataset)
+    cache.load(settings.data, setup.mesh, dataset)

@@ -20,9 +20,12 @@ import alexnet_jax
 from alexnet_jax.data import preparation
 from alexnet_jax.data.stats import of_mean
 from alexnet_jax.formats import conversion
-from alexnet_jax.models import get_model
+from alexnet_jax.models import table
+from alexnet_jax.models.networks import make_network
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training import state
+from alexnet_jax.training import saved
+from alexnet_jax.training.settings import configure
+from experiments.lrn import WITHOUT
 
 
 def load(name, **overrides):
@@ -33,8 +36,10 @@ def load(name, **overrides):
 
 
 def make(name, num_classes=10, **overrides):
-  return get_model(
-    load(name, **overrides), num_classes, rngs=nnx.Rngs(params=0)
+  settings = configure(load(name, **overrides))
+  size = settings.augment.crop_size
+  return make_network(
+    settings.model, num_classes, size, rngs=nnx.Rngs(params=0)
   )
 
 
@@ -97,13 +102,13 @@ def test_switches():
   tanh = make('18pct', **{'model.activation': 'tanh'})
   out = jax.jit(lambda x: tanh.activations(x))(images)
   assert out.keys() == {
-    *('conv1', 'pool1', 'norm1', 'conv2', 'pool2', 'norm2'),
+    *('conv1', 'pool1', 'map_norm1', 'conv2', 'pool2', 'map_norm2'),
     *('conv3', 'pool3', 'fc10'),
   }
   want = oracle_net('18pct', pure(tanh), np.asarray(images), np.tanh)
   assert max_norm_error(out['fc10'], want) <= 1e-5
-  bare = make('18pct', **{'model.lrn.enabled': False})
-  assert 'norm1' not in jax.eval_shape(bare.activations, images)
+  bare = make('18pct', **WITHOUT)
+  assert 'map_norm1' not in jax.eval_shape(bare.activations, images)
   half = make('80sec', **{'model.width': 0.5}, num_classes=7)
   assert half.conv1.kernel.shape == (1, 5, 5, 3, 16)
   assert jax.eval_shape(half, images).shape == (2, 7)
@@ -140,9 +145,8 @@ def test_initial_weights():
   ('overrides', 'message'),
   [
     ({'model.name': '12pct'}, "one of .*'18pct'.* not '12pct'"),
-    ({'model.towers': 2}, 'one tower and no dropout'),
-    ({'model.dropout': 0.5}, 'one tower and no dropout'),
-    ({'mesh.parallelism': 'owt'}, 'one tower'),
+    ({'model.towers': 2}, 'towers=2: 80sec has one'),
+    ({'mesh.parallelism': 'owt'}, "parallelism is one of .'towers'.,"),
     ({'model.activation': 'gelu'}, "activation is one of .* not 'gelu'"),
     ({'augment.crop_size': 2}, 'crop_size=2 is too small for conv1'),
   ],
@@ -150,6 +154,14 @@ def test_initial_weights():
 def test_bad_fields_are_refused(overrides, message):
   with pytest.raises(UserError, match=message):
     make('80sec', **overrides)
+
+
+def test_a_field_that_a_net_does_not_read_is_no_field():
+  fields = {'model.dropout': 0.5, 'model.lrn.enabled': False}
+  for field, value in fields.items():
+    with pytest.raises((AttributeError, KeyError)):
+      load('18pct', **{field: value})
+  assert 'fc64' in table.cifar10_80sec() and 'fc64' not in load('18pct').model
 
 
 def test_a_trained_net_is_looked_at_like_alexnet(tmp_path):
@@ -162,7 +174,8 @@ def test_a_trained_net_is_looked_at_like_alexnet(tmp_path):
   names = ['bird', 'cat', 'dog']
   workdir = tmp_path / 'run'
   config = load('18pct', **large)
-  state.write_run(workdir, config, params, names, statistics)
+  plain = json.loads(config.to_json())
+  saved.write_run(workdir, plain, configure(config), params, names, statistics)
   pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
   Image.fromarray(pixels).save(tmp_path / 'a.png')
 

@@ -3,24 +3,39 @@
 import pytest
 
 from alexnet_jax.analysis import communication
-from alexnet_jax.analysis.communication import Row
+from alexnet_jax.analysis.communication import Transfer
+from alexnet_jax.models.towers import TOWER
+from alexnet_jax.training.settings import Settings, configure
 from configs import default, imagenet2012
 
 CLASSES = 1000
 BATCH = 8
 
 
-def setup(config, data, towers, **overrides):
+def configured(config, data, towers, **overrides) -> Settings:
   config.batch_size = BATCH
   config.mesh.data, config.mesh.towers = data, towers
   config.update_from_flattened_dict(overrides)
-  return communication.abstract_setup(config, CLASSES)
+  return configure(config)
 
 
-def small(data, towers, **overrides):
+def small(data, towers, **overrides) -> Settings:
   """Width 1/8; crops of 96 have maps of 23, 11, 5, 5, 5 and 2."""
   overrides = {'model.width': 1 / 8, 'augment.crop_size': 96, **overrides}
-  return setup(default.get_config(), data, towers, **overrides)
+  return configured(default.get_config(), data, towers, **overrides)
+
+
+def abstract(settings):
+  return communication.abstract_setup(settings, CLASSES)
+
+
+def training(settings) -> list[Transfer]:
+  return communication.training_transfers(abstract(settings))
+
+
+def needs(settings):
+  spread = abstract(settings).mesh.shape[TOWER]
+  return communication.needed_bytes(settings, CLASSES, spread)
 
 
 # Numbers per image that one tower needs of the other, by hand.
@@ -32,7 +47,7 @@ PAPER = {
 SMALL = {'conv3': 5 * 5 * 16, 'fc6': 2 * 2 * 16, 'fc7': 256}
 
 
-def assert_only(rows: list[Row], talk: dict[str, int], data: int, size=4):
+def assert_only(rows: list[Transfer], talk: dict[str, int], data: int, size=4):
   """Between towers: `talk`, back too when training, the logits and less than
   64 bytes of metrics."""
   images = BATCH // data
@@ -51,24 +66,26 @@ def assert_only(rows: list[Row], talk: dict[str, int], data: int, size=4):
 
 
 def test_the_papers_network_sends_the_least_there_can_be():
-  net = setup(imagenet2012.get_config(), 1, 2)
-  training = communication.of_training(net)
-  assert_only(training, PAPER, data=1)
-  assert {row.kind for row in training} == {'activations', 'scalars'}
+  settings = configured(imagenet2012.get_config(), 1, 2)
+  net = abstract(settings)
+  trained = communication.training_transfers(net)
+  assert_only(trained, PAPER, data=1)
+  assert {row.kind for row in trained} == {'activations', 'scalars'}
   received = {
     (row.layer, row.direction): row.bytes // BATCH
-    for row in training
+    for row in trained
     if row.kind == 'activations'
   }
   assert received['conv3', 'forward'] == 86_528
   assert received['fc6', 'backward'] == 18_432
-  assert received == communication.minimum(net)
+  assert received == needs(settings)
 
-  evaluation = communication.of_evaluation(net)
+  evaluation = communication.evaluation_transfers(net, BATCH)
   assert_only(evaluation, PAPER, data=1)
   assert not [row for row in evaluation if row.direction == 'backward']
 
-  lines = communication.table(net, training).splitlines()
+  text = communication.format_transfers(net, trained, needs(settings))
+  lines = text.splitlines()
   assert lines[1].split() == [
     *('conv3', 'forward', 'all-gather', 'tower', 'f32', '86,528', '86,528')
   ]
@@ -77,8 +94,8 @@ def test_the_papers_network_sends_the_least_there_can_be():
 
 @pytest.mark.parametrize('data', [2, 4])
 def test_replicas_send_each_gradient_once(data):
-  net = small(data, 2)
-  rows = communication.of_training(net)
+  net = abstract(small(data, 2))
+  rows = communication.training_transfers(net)
   assert_only(rows, SMALL, data)
   gradients = [row for row in rows if row.kind == 'parameters']
   assert {row.axes for row in gradients} == {('data',)}
@@ -93,46 +110,47 @@ def test_replicas_send_each_gradient_once(data):
 
 
 def test_a_talk_at_conv4_is_seen():
-  net = small(1, 2, **{'model.talk': ('conv3', 'conv4', 'fc6', 'fc7')})
-  rows = communication.of_training(net)
+  net = small(1, 2, **{'model.conv4.reads': 'both'})
+  rows = training(net)
   with pytest.raises(AssertionError):
     assert_only(rows, SMALL, data=1)
   extra = [row for row in rows if row.layer == 'conv4']
   assert [row.bytes for row in extra] == [5 * 5 * 24 * 4 * BATCH] * 2
-  assert communication.minimum(net)['conv4', 'backward'] == 5 * 5 * 24 * 4
+  assert needs(net)['conv4', 'backward'] == 5 * 5 * 24 * 4
 
 
 @pytest.mark.parametrize('data', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_towers_that_do_not_talk_send_logits_only(data):
   """With 'owt' fc6 still needs the maps of the images of others."""
-  net = small(data, 2, **{'model.talk': ()})
-  assert_only(communication.of_training(net), {}, data)
-  net = small(data, 2, **{'model.talk': (), 'mesh.parallelism': 'owt'})
-  rows = communication.of_training(net)
+  own = {f'model.{layer}.reads': 'own' for layer in ('conv3', 'fc6', 'fc7')}
+  net = small(data, 2, **own)
+  assert_only(training(net), {}, data)
+  net = small(data, 2, **own, **{'mesh.parallelism': 'owt'})
+  rows = training(net)
   assert_only(rows, {'fc6': 2 * 2 * 16 // 2}, data)
   for row in rows:
     if row.kind == 'activations':
-      need = communication.minimum(net)[row.layer, row.direction]
+      need = needs(net)[row.layer, row.direction]
       assert row.bytes == need * BATCH // data
 
 
 def test_neighbours_in_the_other_tower_are_counted():
   net = small(1, 2, **{'model.lrn.across_towers': True})
   normed = {'lrn1': 23 * 23 * 6, 'lrn2': 11 * 11 * 16}
-  assert_only(communication.of_training(net), {**SMALL, **normed}, data=1)
-  assert communication.minimum(net)['lrn1', 'forward'] == 4 * normed['lrn1']
+  assert_only(training(net), {**SMALL, **normed}, data=1)
+  assert needs(net)['lrn1', 'forward'] == 4 * normed['lrn1']
 
 
 def test_one_weird_trick_moves_the_talk_and_float16_halves_it():
   overrides = {'mesh.parallelism': 'owt', 'mesh.exchange_dtype': 'float16'}
   net = small(2, 2, **overrides)
-  rows = communication.of_training(net)
+  rows = training(net)
   talk = {layer: n for layer, n in SMALL.items() if layer != 'conv3'}
   assert_only(rows, talk, data=2, size=2)
   for row in rows:
     if row.kind == 'activations':
       assert row.dtype == ('f32' if row.layer == 'fc8' else 'f16')
-      need = communication.minimum(net)[row.layer, row.direction]
+      need = needs(net)[row.layer, row.direction]
       assert row.bytes == need * BATCH // 2
   # All of a convolution's gradient, over all devices; half of the others'.
   gradients = {row.layer: row for row in rows if row.kind == 'parameters'}
@@ -146,9 +164,13 @@ def test_one_weird_trick_moves_the_talk_and_float16_halves_it():
 
 def test_the_table_counts_by_image_of_a_device():
   """8 images on two devices of the data axis: 4 each."""
-  net = small(2, 2)
+  settings = small(2, 2)
+  net = abstract(settings)
   sent = 4 * 4 * (5 * 5 * 16)  # images, bytes of a float32, numbers each
   place = ('conv3', 'forward', 'all-gather', ('tower',), 'f32')
-  row = Row('activations', *place, elements=2 * sent // 4, bytes=sent)
-  _, line, *_ = communication.table(net, [row]).splitlines()
+  row = communication.Transfer(
+    'activations', *place, elements=2 * sent // 4, bytes=sent
+  )
+  text = communication.format_transfers(net, [row], needs(settings))
+  _, line, *_ = text.splitlines()
   assert line.split()[-2:] == ['1,600', '1,600']

@@ -98,10 +98,10 @@ def test_imagenet2012_is_the_text_of_the_paper():
     'model.pool.stride': 2,
     'optimizer.momentum': 0.9,
     'optimizer.weight_decay': 0.0005,
-    'optimizer.rate_multipliers': (('', 1.0),),
+    'optimizer.learning_rate_multipliers': (('', 1.0),),
     'optimizer.decay_multipliers': (('bias', 0.0), ('', 1.0)),
     'schedule.kind': 'plateau',
-    'schedule.rate': 0.01,
+    'schedule.learning_rate': 0.01,
     'schedule.patience': 5.0,
     'schedule.max_drops': 3,
     'schedule.factor': 10.0,
@@ -113,8 +113,8 @@ def test_imagenet2012_is_the_text_of_the_paper():
   for layer in layers:
     exception = layer in ('conv3', 'conv4', 'conv5')
     ones = ('conv2', 'conv4', 'conv5', 'fc6', 'fc7')
-    text[f'model.init_std.{layer}'] = 0.03 if exception else 0.01
-    text[f'model.init_bias.{layer}'] = 1.0 if layer in ones else 0.0
+    text[f'model.{layer}.init_std'] = 0.03 if exception else 0.01
+    text[f'model.{layer}.init_bias'] = 1.0 if layer in ones else 0.0
   assert {field: paper[field] for field in text} == text
 
 

@@ -143,7 +143,7 @@ def test_both_begin_with_what_another_run_has_learnt(
   config.update_from_flattened_dict(
     {
       'length': '1 step',
-      'schedule.rate': 0.0,
+      'schedule.learning_rate': 0.0,
       'pretrained.source': str(reference),
     }
   )

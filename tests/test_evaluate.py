@@ -15,6 +15,7 @@ from alexnet_jax.data import builders
 from alexnet_jax.models.alexnet import AlexNet
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import evaluation as evaluate
+from alexnet_jax.training.settings import configure
 
 pytestmark = pytest.mark.usefixtures('cached')
 
@@ -48,7 +49,7 @@ def oracle_means(
   mean = dataset.statistics.mean_image[low : low + crop, low : low + crop]
 
   model = AlexNet(
-    config.model, dataset.num_classes, crop, rngs=nnx.Rngs(params=1)
+    configure(config).model, dataset.num_classes, crop, rngs=nnx.Rngs(params=1)
   )
   arrays, _ = small_runs.saved(config, workdir, which)
   graphdef, params = nnx.split(model)

@@ -16,9 +16,9 @@ import pytest
 import small_runs
 from flax import nnx
 
-from alexnet_jax.models import get_model
+from alexnet_jax.models.networks import make_network
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training import limits, optimizer, schedules
+from alexnet_jax.training import optimizer, schedules
 from experiments import plan, rows, table, verdicts
 
 ROOT = Path(__file__).parents[1]
@@ -45,14 +45,16 @@ def test_every_override_is_accepted_and_builds_a_network(name, form):
   runs = plan.plan(name, form, 2)
   assert len({(run.variant, run.seed) for run in runs}) == len(runs)
   for run in runs[: len(runs) // 2]:
-    config = run.resolve('/somewhere')
-    assert config.data.dir == '/somewhere'
-    limits.check(config)
+    settings = run.settings('/somewhere')
+    assert settings.data.dir == '/somewhere'
+    size, rngs = settings.augment.crop_size, nnx.Rngs(params=0)
     model = nnx.eval_shape(
-      lambda config=config: get_model(config, 10, rngs=nnx.Rngs(params=0))
+      lambda own=(settings.model, 10, size), rngs=rngs: make_network(
+        *own, rngs=rngs
+      )
     )
-    optimizer.make_optimizer(config.optimizer, nnx.state(model))
-    schedules.make_schedule(config.schedule)
+    optimizer.make_optimizer(settings.optimizer, nnx.state(model))
+    schedules.make_schedule(settings.schedule)
 
 
 def run_of(**overrides):
@@ -348,7 +350,9 @@ def test_a_diverged_run_is_a_row_and_a_dry_run_only_talks(sweep, tmp_path):
   assert 'lrn: without, seed 0: at most 0.00 h' in out
   assert 'model.lrn.enabled=False' in out
   assert not (tmp_path / 'root').exists()
-  small_runs.finish(sweep('--variants=without', '--set=schedule.rate=1e30'))
+  small_runs.finish(
+    sweep('--variants=without', '--set=schedule.learning_rate=1e30')
+  )
   (row,) = rows.read('lrn', tmp_path / 'results')
   assert row['status'] == 'not finite' and row['top1'] == ''
 

@@ -1,5 +1,7 @@
 """A network as a program for other systems, run there."""
 
+import dataclasses
+import json
 import subprocess
 import sys
 
@@ -15,7 +17,8 @@ from flax import traverse_util
 
 from alexnet_jax import library
 from alexnet_jax.data import stats
-from alexnet_jax.formats import conversion, names, onnx
+from alexnet_jax.formats import conversion, onnx
+from alexnet_jax.formats.names import Network
 from configs import caffenet, default, torchvision
 
 
@@ -24,19 +27,18 @@ def draw(config, crop=67):
   config.augment.crop_size = crop
   config.model.width = 0.05
   rng = np.random.default_rng(0)
-  _, template = names.abstract(config, 6)
+  whole = json.loads(config.to_json())
+  nothing = stats.of_mean(np.zeros((256, 256, 3)))
+  network = Network(whole, {}, tuple('abcdef'), nothing)
   params = {
     name: rng.normal(
       0, (2 / max(1, np.prod(x.shape[1:-1]))) ** 0.5, x.shape
     ).astype(np.float32)
-    for name, x in names.flatten(template).items()
+    for name, x in network.shapes().items()
   }
-  mean = rng.uniform(100, 150, (256, 256, 3))
-  network = names.Network(config, params, tuple('abcdef'), stats.of_mean(mean))
-  model = library.Model(
-    config, names.state(network), network.class_names, network.statistics
-  )
-  return network, model
+  mean = stats.of_mean(rng.uniform(100, 150, (256, 256, 3)))
+  network = dataclasses.replace(network, params=params, statistics=mean)
+  return network, library.Model(network)
 
 
 def pixels(count):

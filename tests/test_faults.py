@@ -258,7 +258,7 @@ def test_a_loss_that_turns_nan(program, config, reference, tmp_path):
   small_runs.finish(process, signals.STOPPED)
   step = small_runs.last_step(workdir)
   bad = config.copy_and_resolve_references()
-  bad.schedule.rate = 1e30
+  bad.schedule.learning_rate = 1e30
   # One step of it gives a state that is finite still, and would be saved.
   bad.checkpoint.every = bad.evals.every = 'never'
   message = refusal(program(workdir, bad).run(status=2))

@@ -10,20 +10,31 @@ import numpy as np
 import pytest
 import small_runs
 
-from alexnet_jax.analysis import architecture, pictures
-from alexnet_jax.drawing import architecture as drawing
-from alexnet_jax.drawing import canvas, charts, panels
+from alexnet_jax.analysis import communication, pictures
+from alexnet_jax.drawing import canvas, charts, figure2, panels
+from alexnet_jax.models.describe import describe
 from alexnet_jax.runtime import writers
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training.settings import configure
 from configs import cifar10_80sec, imagenet2012
 
 
 @pytest.fixture(scope='module')
-def layers():
-  return architecture.describe(imagenet2012.get_config(), 1000)
+def settings():
+  return configure(imagenet2012.get_config())
 
 
-def test_figure_2_has_the_papers_numbers(layers):
+@pytest.fixture(scope='module')
+def layers(settings):
+  return describe(settings.model, 1000, 224)
+
+
+@pytest.fixture(scope='module')
+def needs(settings):
+  return communication.needed_bytes(settings, 1000, spread=2)
+
+
+def test_figure_2_has_the_papers_numbers(layers, needs):
   """§3.5 and figure 2, but for conv1: its caption has 253,440 = 55 * 48 * 96
   where its own 55x55 maps of 96 kernels are 290,400."""
   by_name = {layer.name: layer for layer in layers}
@@ -36,7 +47,7 @@ def test_figure_2_has_the_papers_numbers(layers):
   assert [layer.output for layer in layers[:5]] == [
     *((55, 55, 48), (27, 27, 128), (13, 13, 192), (13, 13, 192), (13, 13, 128))
   ]
-  assert [layer.kernel for layer in layers] == [
+  assert [layer.kernel[:-1] for layer in layers] == [
     *((11, 11, 3), (5, 5, 48), (3, 3, 256), (3, 3, 192), (3, 3, 192)),
     *((9216,), (4096,), (2048,)),
   ]
@@ -54,24 +65,27 @@ def test_figure_2_has_the_papers_numbers(layers):
   # Half of the maps that pool2, pool5 and fc6 make, and the logits: float32.
   talk = {'conv3': 13 * 13 * 128, 'fc6': 6 * 6 * 128, 'fc7': 2048, 'fc8': 1000}
   for layer in layers:
-    assert layer.received == 4 * talk.get(layer.name, 0)
-    assert layer.reads_all == (layer.name in talk)
-  assert by_name['conv1'].then == ('lrn1', 'pool1')
+    received = needs.get((layer.name, 'forward'), 0)
+    assert received == 4 * talk.get(layer.name, 0)
+    assert (layer.reads_both or layer.is_logits) == (layer.name in talk)
+  assert [step.name for step in by_name['conv1'].then] == ['lrn1', 'pool1']
   assert by_name['conv5'].after == (6, 6, 128)
 
 
 def test_one_tower_sends_nothing():
   config = imagenet2012.get_config()
   config.model.towers = 1
-  layers = architecture.describe(config, 7)
-  assert not any(layer.received for layer in layers)
-  assert layers[2].kernel == (3, 3, 128)
+  settings = configure(config)
+  layers = describe(settings.model, 7, 224)
+  needs = communication.needed_bytes(settings, 7, spread=1)
+  assert not any(needs.values())
+  assert layers[2].kernel[:-1] == (3, 3, 128)
   assert layers[-1].neurons == 7
-  assert_readable(drawing.draw(layers, 224, 1))
+  assert_readable(figure2.draw_network(layers, needs, 224))
 
 
-def test_the_drawing_has_these_numbers(layers):
-  fig = drawing.draw(layers, 224, 2)
+def test_the_drawing_has_these_numbers(layers, needs):
+  fig = figure2.draw_network(layers, needs, 224)
   texts = assert_readable(fig)
   assert texts.count('13×13×192') == 4  # conv3 and conv4 in either tower
   for layer in layers:
@@ -82,7 +96,8 @@ def test_the_drawing_has_these_numbers(layers):
 
 
 def test_a_net_of_one_tower_of_another_kind():
-  layers = architecture.describe(cifar10_80sec.get_config(), 10)
+  settings = configure(cifar10_80sec.get_config())
+  layers = describe(settings.model, 10, settings.augment.crop_size)
   assert [(layer.name, layer.output, layer.parameters) for layer in layers] == [
     ('conv1', (32, 32, 32), 32 * (5 * 5 * 3 + 1)),
     ('conv2', (16, 16, 32), 32 * (5 * 5 * 32 + 1)),
@@ -92,7 +107,7 @@ def test_a_net_of_one_tower_of_another_kind():
   ]
   assert layers[1].after == (8, 8, 32)
   assert {layer.stride for layer in layers} == {1}
-  texts = assert_readable(drawing.draw(layers, 32, 1))
+  texts = assert_readable(figure2.draw_network(layers, {}, 32))
   assert not any('stride' in text or 'received' in text for text in texts)
 
 
@@ -224,8 +239,8 @@ def test_a_picture_drawn_again_is_the_same_file(kind):
   assert draw() == first
 
 
-def test_a_file_is_of_the_kind_its_name_says(layers, tmp_path):
-  fig = drawing.draw(layers, 224, 2)
+def test_a_file_is_of_the_kind_its_name_says(layers, needs, tmp_path):
+  fig = figure2.draw_network(layers, needs, 224)
   canvas.save(fig, tmp_path / 'a.svg')
   text = ''.join(ET.parse(tmp_path / 'a.svg').getroot().itertext())
   assert '37,752,832' in text
@@ -241,5 +256,5 @@ def test_rows_of_what_is_no_run(tmp_path):
 
 
 def test_names_are_as_long_as_they_must_be():
-  assert canvas.names_of(['runs/a', 'runs/b/']) == ['a', 'b']
-  assert canvas.names_of(['x/run', 'y/run']) == ['x/run', 'y/run']
+  assert canvas.short_names(['runs/a', 'runs/b/']) == ['a', 'b']
+  assert canvas.short_names(['x/run', 'y/run']) == ['x/run', 'y/run']

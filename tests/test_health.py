@@ -12,17 +12,20 @@ from conftest import max_norm_error
 from flax import nnx
 
 from alexnet_jax.data import builders
+from alexnet_jax.models.networks import read_table
+from alexnet_jax.models.towers import MeshShape
 from alexnet_jax.runtime import sharding
 from alexnet_jax.training import health, state, step
 from alexnet_jax.training import views as augment
+from alexnet_jax.training.settings import configure
 from configs import default
 
 pytestmark = pytest.mark.usefixtures('cached')
 
 STALL = {  # the paper's initial weights on unit-scaled input
-  'model.init_std.conv3': 0.01,
-  'model.init_std.conv4': 0.01,
-  'model.init_std.conv5': 0.01,
+  'model.conv3.init_std': 0.01,
+  'model.conv4.init_std': 0.01,
+  'model.conv5.init_std': 0.01,
   'augment.scale': 1 / 58,
 }
 
@@ -30,9 +33,9 @@ STALL = {  # the paper's initial weights on unit-scaled input
 def measured(config, mesh, images=None, steps=0):
   """Health of the state after some steps on one batch; and that state."""
   dataset = builders.open_dataset(config.data.name, config.data.dir)
-  mesh = sharding.make_mesh(*mesh, 2)
+  mesh = MeshShape(*mesh).make_mesh(2)
   setup = state.make_setup(
-    config, mesh, dataset.num_classes, dataset.statistics
+    configure(config), mesh, dataset.num_classes, dataset.statistics
   )
   source = dataset.source('train')
   batch = {
@@ -54,7 +57,8 @@ def measured(config, mesh, images=None, steps=0):
 
 def test_health_equals_numpy(config, cached):
   found, values, dataset, images = measured(config, (1, 1), steps=1)
-  constants = augment.constants(config.augment, dataset.statistics)
+  own = configure(config).augment
+  constants = augment.make_constants(own, dataset.statistics)
   views = np.asarray(augment.test_views(constants, images, 64, 1)[0])
   params = jax.tree.map(np.asarray, nnx.to_pure_dict(values.params))
   layers = oracle.forward(params, views)
@@ -99,9 +103,9 @@ def test_health_does_not_depend_on_the_mesh(mesh, parallelism, config, cached):
 def test_dead_units_are_counted_by_tower(config, cached):
   """conv1 of the second tower, by a bias that nothing overcomes."""
   dataset = builders.open_dataset(config.data.name, config.data.dir)
-  mesh = sharding.make_mesh(1, 2, 2)
+  mesh = MeshShape(1, 2).make_mesh(2)
   setup = state.make_setup(
-    config, mesh, dataset.num_classes, dataset.statistics
+    configure(config), mesh, dataset.num_classes, dataset.statistics
   )
   values = setup.init_state()
   bias = values.params['conv1']['bias']
@@ -114,7 +118,7 @@ def test_dead_units_are_counted_by_tower(config, cached):
   images = sharding.put_batch(setup.batch_sharding, rows, 8, images)
   found = health.make_probe(setup)(values, images['image'])
   assert found.dead['conv1'][1] == 1 > found.dead['conv1'][0]
-  (text,) = [t for t in health.warnings(found, config) if 'conv1' in t]
+  (text,) = [t for t in health.warnings(found, setup.table) if 'conv1' in t]
   assert text.startswith('100% of the units of conv1 in tower 2')
 
 
@@ -132,27 +136,29 @@ def healthy(**more):
 
 def test_warnings_name_the_cause():
   config = default.get_config()
-  assert health.warnings(healthy(), config) == []
+  table = read_table(config.model.to_dict())
+  assert health.warnings(healthy(), table) == []
   lost = {'conv1': np.array([0.5]), 'fc7': np.array([1e-4])}
-  (text,) = health.warnings(healthy(signal=lost, spread=1.0), config)
+  (text,) = health.warnings(healthy(signal=lost, spread=1.0), table)
   assert 'config.augment.scale=1.0' in text and '0.010% of what fc7' in text
-  (text,) = health.warnings(healthy(signal=lost), config)
+  (text,) = health.warnings(healthy(signal=lost), table)
   assert 'Most is lost in fc7' in text
-  config.model.init_std.conv4 = 0.01
-  (text,) = health.warnings(healthy(signal=lost), config)
-  assert 'conv4 start at 0.01' in text
-  (text,) = health.warnings(healthy(update={'fc8': 0.2}), config)
+  config.model.conv4.init_std = 0.01
+  table = read_table(config.model.to_dict())
+  (text,) = health.warnings(healthy(signal=lost), table)
+  assert 'conv4 start at 0.02' in text  # at a quarter of the width
+  (text,) = health.warnings(healthy(update={'fc8': 0.2}), table)
   assert 'fc8 by 20.0%' in text
 
 
 def test_the_alarm_is_for_the_loss_of_guessing():
-  config = default.get_config()
-  assert health.alarm(2.0, 10, healthy(), config) is None
-  text = health.alarm(2.29, 10, healthy(), config)
+  table = read_table(default.get_config().model.to_dict())
+  assert health.alarm(2.0, 10, healthy(), table) is None
+  text = health.alarm(2.29, 10, healthy(), table)
   assert text.startswith('the loss is 2.290, guessing has 2.303. ')
-  assert 'config.schedule.rate' in text
-  assert health.alarm(6.0, 1000, healthy(), config) is None
-  assert health.alarm(6.9, 1000, healthy(), config)
+  assert 'config.schedule.learning_rate' in text
+  assert health.alarm(6.0, 1000, healthy(), table) is None
+  assert health.alarm(6.9, 1000, healthy(), table)
 
 
 @pytest.mark.parametrize('stall', [False, True])

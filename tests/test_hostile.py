@@ -26,7 +26,7 @@ from alexnet_jax.data import builders, imagenet, photographs, preparation
 from alexnet_jax.data.stats import Statistics
 from alexnet_jax.runtime.cadence import Duration
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training import limits, state
+from alexnet_jax.training.settings import configure
 from configs import default
 
 CHANGES = st.lists(
@@ -229,7 +229,7 @@ KEYS = ('config', 'model', 'schedule', 'kind', 'environment', 'bad_records')
 @settings(max_examples=50, derandomize=True, database=None, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), JSON))
 def test_meta_data_of_another_form_are_not_ours(meta):
-  assert not state._is_ours(meta)
+  assert not saved._is_ours(meta)
 
 
 # ---- Values of the configuration.
@@ -275,8 +275,8 @@ def test_a_duration_of_any_size_is_exact(whole, thousandths):
     ('data.max_bad_records', -1),
     ('augment.color', float('nan')),
     ('model.lrn.size', 101),
-    ('model.init_std.conv3', float('inf')),
-    ('optimizer.rate_multipliers', (('(', 1.0),)),
+    ('model.conv3.init_std', float('inf')),
+    ('optimizer.learning_rate_multipliers', (('(', 1.0),)),
     ('optimizer.decay_multipliers', (('', float('nan')),)),
     ('schedule.factor', 0.0),
     ('schedule.drops', ('a',)),
@@ -294,4 +294,4 @@ def test_numbers_that_make_no_sense_are_refused(field, value):
   config = default.get_config()
   config.update_from_flattened_dict({field: value})
   with pytest.raises(UserError, match=f'config.{field}'):
-    limits.check(config)
+    configure(config)

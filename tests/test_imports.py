@@ -38,6 +38,7 @@ OWNERS = {
   'submitit': (),
   'tensorflow': ('export.py',),
   'onnx': ('formats/onnx.py',),
+  'google.protobuf': ('formats/caffe.py',),
   # What these load may be a program.
   'pickle': (),
   'cloudpickle': (),

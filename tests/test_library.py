@@ -13,7 +13,7 @@ from PIL import Image
 import alexnet_jax
 from alexnet_jax.data import builders, photographs
 from alexnet_jax.data.stats import Statistics
-from alexnet_jax.models import architectures
+from alexnet_jax.models import table
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import evaluation as evaluate
 from configs import imagenet2012
@@ -65,13 +65,17 @@ def test_a_run_is_loaded_without_its_data_set(
   assert moved.predict(validation[0]).shape == (13, small_runs.CLASSES)
 
 
-def test_an_older_run_asks_its_data_set(reference, model, tmp_path, data_dir):
-  old = shutil.copytree(reference, tmp_path / 'old')
-  (old / 'statistics.npz').unlink()
-  loaded = alexnet_jax.load(old)
+def test_statistics_are_those_of_the_data_set(model, data_dir):
   dataset = builders.open_dataset('pictures', data_dir)
-  for got in (loaded.statistics, model.statistics):
-    np.testing.assert_array_equal(got.mean_image, dataset.statistics.mean_image)
+  for name, value in vars(dataset.statistics).items():
+    np.testing.assert_array_equal(vars(model.statistics)[name], value)
+
+
+def test_missing_statistics_are_told(reference, tmp_path):
+  moved = shutil.copytree(reference, tmp_path / 'moved')
+  (moved / 'statistics.npz').unlink()
+  with pytest.raises(UserError, match=r'statistics\.npz is missing: put it'):
+    alexnet_jax.load(moved)
 
 
 def test_a_run_is_evaluated_with_its_own_mean(
@@ -189,4 +193,4 @@ def test_what_is_no_run_is_told(tmp_path):
 
 def test_alexnet_is_the_configuration_of_the_paper():
   paper = imagenet2012.get_config().model
-  assert architectures.architecture('alexnet').to_dict() == paper.to_dict()
+  assert table.get_architecture('alexnet').to_dict() == paper.to_dict()

@@ -13,8 +13,9 @@ from flax import nnx
 from PIL import Image
 
 import alexnet_jax
-from alexnet_jax.analysis import looking, pictures
-from alexnet_jax.data import builders, features, sources
+from alexnet_jax.analysis import examples, measures, pictures
+from alexnet_jax.data import builders, sources
+from alexnet_jax.data import feature_files as features
 from alexnet_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures('cached')
@@ -28,7 +29,7 @@ def test_nearest_is_brute_force():
   distances = np.linalg.norm(queries[:, None] - gallery[None], axis=-1)
   order = np.argsort(distances, axis=1, kind='stable')[:, :5]
   parts = (gallery[i : i + 40] for i in range(0, 101, 40))
-  found, places = looking.nearest(queries, parts, 5)
+  found, places = measures.find_nearest(queries, parts, 5)
   np.testing.assert_array_equal(places, order)
   assert places[0, :2].tolist() == [13, 70]
   np.testing.assert_allclose(found, np.sort(distances, 1)[:, :5], atol=1e-12)
@@ -36,13 +37,13 @@ def test_nearest_is_brute_force():
 
 def test_nearest_refuses_what_does_not_fit():
   with pytest.raises(UserError, match='length 4 .* those here have 3'):
-    looking.nearest(np.zeros((1, 3)), [np.zeros((2, 4))], 1)
+    measures.find_nearest(np.zeros((1, 3)), [np.zeros((2, 4))], 1)
   with pytest.raises(UserError, match='2 photographs to look among, 3 wanted'):
-    looking.nearest(np.zeros((1, 3)), [np.zeros((2, 3))], 3)
+    measures.find_nearest(np.zeros((1, 3)), [np.zeros((2, 3))], 3)
 
 
 def test_confusion_by_hand():
-  found = looking.confusion(
+  found = measures.count_confusions(
     np.array([0, 0, 1, 2, 2]), np.array([0, 2, 1, 0, 0]), 3
   )
   assert found.tolist() == [[1, 0, 1], [0, 1, 0], [2, 0, 0]]
@@ -56,7 +57,7 @@ def test_colour_by_hand():
   kernels[1, :, 0, :, 0] = [[2, 2, 2], [1, 0, 0]]  # 13, of which 12 + 1 / 3
   kernels[1, 0, 0, :, 1] = [3, 2, 1]  # 14, of which 12
   want = [[0, 2 / 3, 1], [2 / 39, 1 / 7, 0]]
-  np.testing.assert_allclose(looking.colour(kernels), want, atol=1e-12)
+  np.testing.assert_allclose(pictures.measure_colour(kernels), want, atol=1e-12)
 
 
 def test_the_colour_of_each_tower():
@@ -77,7 +78,7 @@ def test_occlusion_finds_the_only_pixel_that_counts():
     return np.stack([1 - one, one], 1)
 
   view = np.full((16, 16, 3), 0.75, np.float32)
-  drops = looking.occlusion(probabilities, view, 1, patch=4, stride=4)
+  drops = measures.measure_occlusion(probabilities, view, 1, patch=4, stride=4)
   want = np.zeros((4, 4))
   want[1, 2:4] = 0.75  # patches around (6, 10) and (6, 14) hide (5, 12)
   want[1, 2] = 0  # 10 + 2 is the first that is not hidden
@@ -87,9 +88,14 @@ def test_occlusion_finds_the_only_pixel_that_counts():
 
 def test_examples_are_taken_from_all_over(data_dir):
   dataset = builders.open_dataset('pictures', data_dir)
-  assert looking.spread(dataset, 'train', 4) == [4, 13, 22, 31]  # of 36
-  assert looking.spread(dataset, 'test', 99) == list(range(11))
-  _, labels = looking.read(dataset, 'test', [0, 10])
+  assert examples.spread_indices(dataset, 'train', 4) == [
+    4,
+    13,
+    22,
+    31,
+  ]  # of 36
+  assert examples.spread_indices(dataset, 'test', 99) == list(range(11))
+  _, labels = examples.read_examples(dataset, 'test', [0, 10])
   assert labels == [0, 5]
 
 

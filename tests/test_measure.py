@@ -15,11 +15,17 @@ import pytest
 import small_runs
 from conftest import max_norm_error
 
-from alexnet_jax.analysis import communication
-from alexnet_jax.benchmarks import by_layer, data, evaluation, flops, program
-from alexnet_jax.benchmarks.program import Seen
+from alexnet_jax.benchmarks import (
+  evaluation_speed,
+  input_speed,
+  layer_speed,
+  run_cost,
+)
+from alexnet_jax.benchmarks.run_cost import Seen
+from alexnet_jax.models.describe import describe
 from alexnet_jax.runtime import writers
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training.settings import configure
 from configs import default
 
 pytestmark = pytest.mark.usefixtures('cached')
@@ -41,40 +47,44 @@ def spread_of(row, field):
   return middle
 
 
-def narrow_setup():
+def narrow():
   config = default.get_config()
   config.update_from_flattened_dict(
     {'batch_size': 4, 'model.width': 0.05, 'augment.crop_size': 64}
   )
   config.mesh.data = config.mesh.towers = 1
-  return config, communication.abstract_setup(config, 7)
+  return configure(config)
+
+
+def described():
+  return describe(narrow().model, 7, 64)
 
 
 def test_an_evaluation_counts_an_image_once(monkeypatch):
-  monkeypatch.setattr(evaluation, 'VIEWS', (1, 2))
-  config, setup = narrow_setup()
-  one, two = evaluation.run(config, [(1, 1)], classes=7, repeats=2)
+  monkeypatch.setattr(evaluation_speed, 'VIEWS', (1, 2))
+  one, two = evaluation_speed.measure_evaluations(
+    narrow(), [(1, 1)], num_classes=7, repeats=2
+  )
   assert one.keys() >= ABOUT
   assert (one['name'], two['name']) == ('mesh 1,1, 1 view', 'mesh 1,1, 2 views')
-  forward = sum(layer.forward for layer in flops.of(setup))
+  forward = sum(layer.forward_flops for layer in described())
   for row, views in ((one, 1), (two, 2)):
     speed = spread_of(row, 'images_per_sec')
     assert row['gflops'] == pytest.approx(speed * views * forward / 1e9)
-    assert row['name'] in evaluation.table([one, two])
+    assert row['name'] in evaluation_speed.format_evaluations([one, two])
 
 
 def test_layers_are_those_of_the_network():
-  _, setup = narrow_setup()
-  found = {layer.name: layer for layer in by_layer.of(setup)}
+  found = {layer.name: layer for layer in layer_speed.list_layers(narrow(), 7)}
   assert ' '.join(found) == (
     'conv1 lrn1 pool1 conv2 lrn2 pool2 conv3 conv4 conv5 pool5 fc6 fc7 fc8'
   )
   towers, batch = 2, 4
-  for counted in flops.of(setup):
+  for counted in described():
     layer = found.pop(counted.name)
-    assert towers * layer.operations == batch * counted.forward
+    assert towers * layer.operations == batch * counted.forward_flops
     assert towers * layer.operations * len(layer.wanted) == (
-      batch * counted.training
+      batch * counted.training_flops
     )
   for layer in found.values():
     assert not layer.operations and len(layer.wanted) == 1
@@ -82,8 +92,7 @@ def test_layers_are_those_of_the_network():
 
 @pytest.mark.slow
 def test_both_ways_of_a_layer_are_the_same_function():
-  _, setup = narrow_setup()
-  for layer in by_layer.of(setup):
+  for layer in layer_speed.list_layers(narrow(), 7):
     keys = jax.random.split(jax.random.key(0), len(layer.args))
     args = [
       30 * jax.random.normal(key, arg.shape)
@@ -94,16 +103,15 @@ def test_both_ways_of_a_layer_are_the_same_function():
 
 @pytest.mark.slow
 def test_every_layer_is_measured_in_both_ways():
-  config, setup = narrow_setup()
-  rows = by_layer.run(config, 7, repeats=2)
-  layers = list(by_layer.of(setup))
+  rows = layer_speed.measure_layers(narrow(), 7, repeats=2)
+  layers = list(layer_speed.list_layers(narrow(), 7))
   assert [row['name'] for row in rows] == [layer.name for layer in layers]
   for row, layer in zip(rows, layers, strict=True):
     assert row.keys() >= ABOUT
     for way in ('', 'plain_'):
       spread_of(row, f'{way}forward_seconds')
       spread_of(row, f'{way}training_seconds')
-    assert row['name'] in by_layer.table(rows)
+    assert row['name'] in layer_speed.format_layers(rows)
     if layer.operations:
       whole = row['training_seconds']
       expected = len(layer.wanted) * layer.operations / whole / 1e9
@@ -113,23 +121,24 @@ def test_every_layer_is_measured_in_both_ways():
 @pytest.mark.slow
 def test_the_input_gives_every_image_of_a_batch(pictures):
   config = small_runs.small_config(pictures, mesh__data=1, mesh__towers=1)
-  rows = data.run(config, repeats=1)
+  rows = input_speed.measure_input(configure(config), repeats=1)
   assert [row['name'] for row in rows] == ['raw, batches', 'raw, views']
   for row in rows:
     assert row.keys() >= ABOUT
     assert (row['data'], row['batch'], row['workers']) == ('pictures', 8, 0)
     spread_of(row, 'images_per_sec')
     spread_of(row, 'images_per_sec_per_core')
-    assert row['name'] in data.table(rows)
+    assert row['name'] in input_speed.format_input(rows)
 
 
 def test_pictures_are_those_of_one_split(tmp_path):
   for split in ('test', 'train'):
     (tmp_path / split / 'hat').mkdir(parents=True)
     (tmp_path / split / 'hat' / '0.jpg').touch()
+  settings = configure(default.get_config())
   for folder, found in ((tmp_path, 0), (tmp_path / 'train', 1)):
     with pytest.raises(UserError, match=f'{found} files in <class>'):
-      data.run(default.get_config(), repeats=1, pictures=str(folder))
+      input_speed.measure_input(settings, repeats=1, pictures=str(folder))
 
 
 def test_a_sample_of_the_input_is_a_batch(pictures, monkeypatch):
@@ -159,14 +168,16 @@ def test_a_sample_of_the_input_is_a_batch(pictures, monkeypatch):
       times.system = 3 * times.user
       return [types.SimpleNamespace(cpu_times=lambda: times)]
 
-  monkeypatch.setattr(data, 'psutil', types.SimpleNamespace(Process=Process))
-  monkeypatch.setattr(data.timing, 'seconds', seconds)
   monkeypatch.setattr(
-    data.timing,
+    input_speed, 'psutil', types.SimpleNamespace(Process=Process)
+  )
+  monkeypatch.setattr(input_speed.timing, 'time_calls', seconds)
+  monkeypatch.setattr(
+    input_speed.timing,
     'alternate',
     lambda contenders, *_, **__: {c.name: [c.measure(2)] for c in contenders},
   )
-  rows = data.run(config, repeats=1)
+  rows = input_speed.measure_input(configure(config), repeats=1)
   assert [row['name'] for row in rows] == ['raw, batches', 'raw, views']
   for row in rows:
     assert spread_of(row, 'images_per_sec') == 8 / 0.25
@@ -254,7 +265,7 @@ time.sleep(60)
   script.chmod(0o755)
   clock = Clock(started)
   monkeypatch.setattr(sys, 'executable', str(script))
-  monkeypatch.setattr(program, 'time', clock)
+  monkeypatch.setattr(run_cost, 'time', clock)
   return clock
 
 
@@ -276,7 +287,8 @@ time.sleep(60)
   ],
 )
 def test_rows_of_a_run(clock, kind, names, shown):
-  rows = program.run(kind, default.get_config(), ['--config=x'], repeats=2)
+  settings = configure(default.get_config())
+  rows = run_cost.measure_runs(kind, settings, ['--config=x'], repeats=2)
   assert [row['name'] for row in rows] == names
   # Each repetition begins in an empty folder, and a second start in its.
   first, second = clock.folders()[0], clock.folders()[-1]
@@ -292,13 +304,14 @@ def test_rows_of_a_run(clock, kind, names, shown):
     assert row['images_per_sec'] == 30 and row['waiting'] == 0.3
     # Its own, whatever this process has; Python takes some 10 MB besides.
     assert 0.2 < row['peak_memory_gb'] < 0.25
-  assert re.search(shown, program.table(rows))
+  assert re.search(shown, run_cost.format_runs(rows))
 
 
 def test_a_run_that_ends_is_told():
-  config, arguments = default.get_config(), ['--config=configs/nowhere.py']
+  settings = configure(default.get_config())
+  arguments = ['--config=configs/nowhere.py']
   with pytest.raises(UserError, match='the run ended'):
-    program.run('memory', config, arguments, repeats=1)
+    run_cost.measure_runs('memory', settings, arguments, repeats=1)
 
 
 def measured(kind, pictures, tmp_path):

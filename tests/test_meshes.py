@@ -18,6 +18,7 @@ from conftest import max_norm_error
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from alexnet_jax.models.towers import TOWER
 from alexnet_jax.runtime import sharding
 from alexnet_jax.training import evaluation as evaluate
 from alexnet_jax.training import loop as train
@@ -159,7 +160,7 @@ def dropped(*mesh) -> np.ndarray:
     towers,
     **{'mesh.parallelism': parallelism},
   )
-  size = setup.config.augment.crop_size
+  size = setup.augment.crop_size
 
   def body(params, images):
     rows = test_towers.BATCH // setup.mesh.shape[sharding.DATA]
@@ -176,8 +177,8 @@ def dropped(*mesh) -> np.ndarray:
   mapped = jax.shard_map(
     body,
     mesh=setup.mesh,
-    in_specs=(setup.specs().params, P(setup.batch_axes)),
-    out_specs=P(sharding.TOWER, None, sharding.DATA),
+    in_specs=(setup.specs().params, P(setup.towers.batch_axes)),
+    out_specs=P(TOWER, None, sharding.DATA),
   )
   # Where every parameter is 1, only a unit that was dropped is 0.
   params = jax.tree.map(

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -12,10 +11,12 @@ from flax import nnx
 from alexnet_jax.models.alexnet import AlexNet
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training.optimizer import (
+  Rule,
   make_optimizer,
   multipliers,
   param_names,
 )
+from alexnet_jax.training.settings import configure
 from configs import default
 
 RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.01]  # a drop after three steps
@@ -33,17 +34,14 @@ def make_params():
   )
 
 
-def make_config(**overrides):
-  config = ml_collections.ConfigDict(
-    {
-      'momentum': MOMENTUM,
-      'weight_decay': DECAY,
-      'rate_multipliers': (('', 1.0),),
-      'decay_multipliers': (('bias', 0.0), ('', 1.0)),
-    }
-  )
-  config.update(overrides)
-  return config
+def make_rule(**overrides):
+  fields = {
+    'momentum': MOMENTUM,
+    'weight_decay': DECAY,
+    'learning_rate_multipliers': (('', 1.0),),
+    'decay_multipliers': (('bias', 0.0), ('', 1.0)),
+  }
+  return Rule(**fields | overrides)
 
 
 def gradients(step):
@@ -53,11 +51,11 @@ def gradients(step):
   )
 
 
-def run(config, images=1):
+def run(rule, images=1):
   params = make_params()
-  state = make_optimizer(config, params).init(params)
+  state = make_optimizer(rule, params).init(params)
   for step, rate in enumerate(RATES):
-    tx = make_optimizer(config, params, jnp.float32([rate]), images=images)
+    tx = make_optimizer(rule, params, jnp.float32([rate]), num_examples=images)
     sums = jax.tree.map(lambda g: images * g, gradients(step))
     updates, state = tx.update(sums, state, params)
     params = optax.apply_updates(params, updates)
@@ -92,19 +90,19 @@ def assert_equal(got, want):
 
 @pytest.mark.parametrize('images', [1, 125])
 def test_the_rule_across_a_drop_of_the_rate(images):
-  assert_equal(run(make_config(), images), by_hand())
+  assert_equal(run(make_rule(), images), by_hand())
 
 
 def test_two_steps_by_hand():
   """One weight of 2: gradient 3 at rate 0.5, then 1 at rate 0.25."""
   params = nnx.State({'fc8': {'kernel': nnx.Param(jnp.array([2.0]))}})
-  config = make_config(decay_multipliers=(('', 1.0),))
-  state = make_optimizer(config, params).init(params)
+  rule = make_rule(decay_multipliers=(('', 1.0),))
+  state = make_optimizer(rule, params).init(params)
   # v = -0.05 * 0.5 * 2 - 0.5 * 3 = -1.55 ; w = 0.45
   # v = 0.8 * -1.55 - 0.05 * 0.25 * 0.45 - 0.25 * 1 = -1.495625
   for rate, gradient, velocity in ((0.5, 3.0, -1.55), (0.25, 1.0, -1.495625)):
     grads = jax.tree.map(lambda w, g=gradient: jnp.full_like(w, g), params)
-    tx = make_optimizer(config, params, [rate])
+    tx = make_optimizer(rule, params, [rate])
     updates, state = tx.update(grads, state, params)
     params = optax.apply_updates(params, updates)
     assert max_norm_error(jax.tree.leaves(updates)[0], [velocity]) <= 1e-6
@@ -122,14 +120,14 @@ def test_it_is_not_optax_sgd():
   for step, rate in enumerate(RATES):
     updates, state = sgd(rate).update(gradients(step), state, params)
     params = optax.apply_updates(params, updates)
-  got = run(make_config(weight_decay=0.0))
+  got = run(make_rule(weight_decay=0.0))
   errors = [max_norm_error(w, got[name]) for name, w in named(params)]
   assert min(errors) > 1e-2
 
 
 def test_rules_per_parameter_first_match_wins():
-  config = make_config(
-    rate_multipliers=(('conv1/bias', 2.0), ('conv1', 0.5), ('', 1.0)),
+  rule = make_rule(
+    learning_rate_multipliers=(('conv1/bias', 2.0), ('conv1', 0.5), ('', 1.0)),
     decay_multipliers=(('fc8', 3.0), ('', 0.0)),
   )
   rates = {'conv1/bias': 2.0, 'conv1/kernel': 0.5}
@@ -139,7 +137,7 @@ def test_rules_per_parameter_first_match_wins():
     'conv1/kernel': 0.0,
     'conv1/bias': 0.0,
   }
-  assert_equal(run(config), by_hand(rates, decays))
+  assert_equal(run(rule), by_hand(rates, decays))
 
 
 # By step: of two rules, and of what they leave to the main rate.
@@ -149,15 +147,14 @@ OWN = {'conv1': [0.1, 0.02, 0.02, 0.0, 0.0, 0.3], 'bias': [0.2] * 6}
 def test_rates_of_their_own_and_what_stands_still():
   """conv1 is frozen whole for two steps, whatever its velocity; then it goes
   on with what nine tenths thrice have left of it."""
-  config, params = make_config(), make_params()
-  rules = [(pattern, ()) for pattern in OWN]
-  state = make_optimizer(config, params).init(params)
+  rule, params = make_rule(), make_params()
+  state = make_optimizer(rule, params).init(params)
   weights = {n: np.asarray(w, np.float64) for n, w in named(params)}
   velocity = {name: np.zeros_like(w) for name, w in weights.items()}
   for step, main in enumerate(RATES):
     before = dict(named(params))
     rates = jnp.float32([main, *(own[step] for own in OWN.values())])
-    tx = make_optimizer(config, params, rates, rules)
+    tx = make_optimizer(rule, params, rates, list(OWN))
     updates, state = tx.update(gradients(step), state, params)
     params = optax.apply_updates(params, updates)
     for name, grad in named(gradients(step)):
@@ -176,18 +173,18 @@ def test_rates_of_their_own_and_what_stands_still():
 
 
 def test_a_frozen_parameter_is_kept_from_a_gradient_that_is_not_finite():
-  config, params = make_config(), make_params()
-  state = make_optimizer(config, params).init(params)
+  rule, params = make_rule(), make_params()
+  state = make_optimizer(rule, params).init(params)
   bad = jax.tree.map(lambda w: jnp.full_like(w, jnp.nan), params)
-  tx = make_optimizer(config, params, jnp.float32([0]))
+  tx = make_optimizer(rule, params, jnp.float32([0]))
   updates, state = tx.update(bad, state, params)
   assert not any(jnp.any(x) for x in jax.tree.leaves((updates, state)))
 
 
 def test_names_of_the_network():
-  config = default.get_config()
+  settings = configure(default.get_config())
   model = nnx.eval_shape(
-    lambda: AlexNet(config.model, 10, 224, rngs=nnx.Rngs(params=0))
+    lambda: AlexNet(settings.model, 10, 224, rngs=nnx.Rngs(params=0))
   )
   params = nnx.state(model)
   layers = ['conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8']
@@ -196,10 +193,10 @@ def test_names_of_the_network():
     f'{layer}/{kind}' for layer in layers for kind in ('bias', 'kernel')
   ]
   # Of default.py: decay on weights only (§5), one rate for all.
-  decays = multipliers(config.optimizer.decay_multipliers, params)
+  decays = multipliers(settings.optimizer.decay_multipliers, params)
   for name, decay in zip(names, jax.tree.leaves(decays), strict=True):
     assert decay == (0.0 if name.endswith('bias') else 1.0)
-  rates = multipliers(config.optimizer.rate_multipliers, params)
+  rates = multipliers(settings.optimizer.learning_rate_multipliers, params)
   assert jax.tree.leaves(rates) == [1.0] * 16
 
 
@@ -212,7 +209,7 @@ def test_a_rule_that_decides_nothing_is_refused():
   with pytest.raises(UserError, match="'conv9'.*the names are.*conv1/bias"):
     multipliers((('conv9', 1.0), ('', 1.0)), make_params())
   with pytest.raises(UserError, match="'conv9'.*the names are.*conv1/bias"):
-    make_optimizer(make_config(), make_params(), rules=[('conv9', ())])
+    make_optimizer(make_rule(), make_params(), patterns=['conv9'])
   # Nor may one stand behind others that decide everything.
   for rules in (
     (('', 1.0), ('bias', 0.0)),
@@ -223,6 +220,6 @@ def test_a_rule_that_decides_nothing_is_refused():
 
 
 def test_a_bad_rule_is_refused_before_any_step():
-  for field in ('rate_multipliers', 'decay_multipliers'):
+  for field in ('learning_rate_multipliers', 'decay_multipliers'):
     with pytest.raises(UserError, match="no rule of .* 'conv1/bias'"):
-      make_optimizer(make_config(**{field: (('kernel', 1.0),)}), make_params())
+      make_optimizer(make_rule(**{field: (('kernel', 1.0),)}), make_params())

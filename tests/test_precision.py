@@ -14,8 +14,9 @@ from conftest import max_norm_error
 from flax import nnx
 from test_whole_steps import BATCH, CLASSES, CROP, make_config, make_weights
 
-from alexnet_jax.kernels import response_norm as normalization
+from alexnet_jax.kernels.response_norm import response_norm
 from alexnet_jax.models.alexnet import AlexNet
+from alexnet_jax.models.networks import read_table
 
 pytestmark = pytest.mark.usefixtures('cached')
 
@@ -43,10 +44,11 @@ def assert_rounded_once(got, want):
 def test_each_layer_is_numpys_but_for_its_roundings():
   config = make_config().model
   config.dropout = 0.5
+  table = read_table(config.to_dict())
   graphdef, shapes = nnx.split(
     nnx.eval_shape(
       lambda: AlexNet(
-        config, CLASSES, CROP, dtype='bfloat16', rngs=nnx.Rngs(params=0)
+        table, CLASSES, CROP, dtype='bfloat16', rngs=nnx.Rngs(params=0)
       )
     )
   )
@@ -95,7 +97,7 @@ def test_lrn_and_its_gradient_round_once(lowered_for, platform):
     for scale in (100, 1)
   )
   with jax.numpy_dtype_promotion('standard'):
-    got, pull = jax.vjp(lambda x: normalization.lrn(x, **LRN), x)
+    got, pull = jax.vjp(lambda x: response_norm(x, **LRN), x)
     (gradient,) = pull(g)
   want, back = step_oracle.lrn(wide(x), **LRN)
   assert_rounded_once(got, want)

@@ -9,10 +9,11 @@ from flax import nnx
 
 from alexnet_jax.data import builders
 from alexnet_jax.formats import safetensors
-from alexnet_jax.runtime import sharding
+from alexnet_jax.models.towers import MeshShape
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import loop as train
 from alexnet_jax.training import pretrained
+from alexnet_jax.training.settings import configure
 from alexnet_jax.training.state import make_setup
 
 pytestmark = pytest.mark.usefixtures('cached')
@@ -22,11 +23,11 @@ def started(config, mesh=(1, 1), num_classes=4):
   """By name: what a run begins with, and what it would without."""
   config.seed = 7
   dataset = builders.open_dataset(config.data.name, config.data.dir)
-  setup = make_setup(
-    config, sharding.make_mesh(*mesh, 2), num_classes, dataset.statistics
-  )
+  settings = configure(config)
+  place = MeshShape(*mesh).make_mesh(model_towers=2)
+  setup = make_setup(settings, place, num_classes, dataset.statistics)
   initial = setup.init_state()
-  got = pretrained.start(setup, initial)
+  got = pretrained.start(settings.pretrained, setup, initial)
   assert jax.tree.map(lambda x: x.sharding, got) == jax.tree.map(
     lambda x: x.sharding, setup.abstract_state()
   )
@@ -94,7 +95,7 @@ def test_only_the_first_step_looks_at_it(reference, config, tmp_path, capsys):
     {
       'mesh.towers': 1,
       'length': '1 step',
-      'schedule.rate': 0.0,
+      'schedule.learning_rate': 0.0,
       'pretrained.source': str(reference),
     }
   )
@@ -116,7 +117,7 @@ def test_only_the_first_step_looks_at_it(reference, config, tmp_path, capsys):
   ('fields', 'words'),
   [
     ({'pretrained.source': 'nowhere'}, 'no checkpoints in nowhere'),
-    ({'model.features.fc7': 1024}, r'fc7/kernel is .*pretrained\.fresh'),
+    ({'model.fc7.features': 1024}, r'fc7/kernel is .*pretrained\.fresh'),
     ({'pretrained.fresh': ()}, 'fc8/bias is'),
     ({'pretrained.fresh': ('fc9',)}, "fresh=.'fc9',.: the layers are .*'conv1"),
     ({'pretrained.checkpoint': '1000'}, '1000'),

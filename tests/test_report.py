@@ -16,7 +16,8 @@ from PIL import Image
 
 import alexnet_jax
 from alexnet_jax.data import builders
-from alexnet_jax.drawing import page, report
+from alexnet_jax.drawing import page, run_report
+from alexnet_jax.models.networks import read_table
 from alexnet_jax.runtime import writers
 from alexnet_jax.runtime.errors import UserError
 from configs import default
@@ -67,7 +68,7 @@ def run(reference, data_dir):
   _, meta = small_runs.saved(
     small_runs.small_config(data_dir), reference, model.step
   )
-  return report.Run(
+  return run_report.Run(
     'one & <only>',
     writers.read_rows(reference),
     meta,
@@ -97,7 +98,7 @@ def test_a_run_leaves_its_report(program, reference, tmp_path):
 
 
 def test_the_numbers_are_those_of_the_run(run):
-  found = Page(report.write([run], 11, 36))
+  found = Page(run_report.make_report([run], 11, 36))
   best = min(
     (row for row in run.rows if 'validation/loss' in row),
     key=lambda row: row['validation/top1_error'],
@@ -132,7 +133,7 @@ def test_several_runs_are_compared(run):
     raise UserError('no data set pictures')
 
   first = dataclasses.replace(run, open_data=gone)
-  found = Page(report.write([first, other], 11, 36))
+  found = Page(run_report.make_report([first, other], 11, 36))
   assert [name for name, _ in found.images] == [
     *('curves', 'kernels of conv1', 'kernels of conv1', 'health')
   ]
@@ -144,7 +145,7 @@ def test_several_runs_are_compared(run):
 
 
 def test_a_name_is_not_html():
-  text = page.page('<x>', [page.paragraph('a < b & "c"')])
+  text = page.document('<x>', [page.paragraph('a < b & "c"')])
   found = Page(text)
   assert 'a < b & "c"' in found.words
   assert '<x>' in found.words
@@ -185,6 +186,7 @@ def by_hand():
 
   class Model:
     config, class_names, step = default.get_config(), NAMES, 1
+    table = read_table(config.model.to_dict())
     kernels = np.zeros((2, 11, 11, 3, 4), np.float32)
     params = nnx.State({'conv1': {'kernel': nnx.Param(kernels)}})
 
@@ -196,9 +198,9 @@ def by_hand():
       return np.eye(9)[[taken[image[0, 0, 0]] for image in images]]
 
   environment = {'alexnet_jax': '1', 'commit': '', 'jax': '1', 'devices': ['x']}
-  run = report.Run(
+  run = run_report.Run(
     'by hand',
-    [{'epoch': 1.0, 'train/loss': 1.0, 'train/rate': 0.01}],
+    [{'epoch': 1.0, 'train/loss': 1.0, 'train/learning_rate': 0.01}],
     {'config': {}, 'environment': environment},
     Model(),
     Data,
@@ -212,7 +214,7 @@ def by_hand():
   drawn = page.chart
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(page, 'chart', chart)
-    text = report.write([run], photographs=12, gallery=5)
+    text = run_report.make_report([run], photographs=12, gallery=5)
   return types.SimpleNamespace(page=Page(text), figures=figures)
 
 
@@ -254,7 +256,7 @@ def test_the_page_shows_the_nearest(by_hand):
 
 def test_the_page_has_every_number_of_2012(by_hand):
   """Table 2 of the paper, and what the authors' program logged."""
-  assert [numbers for _, *numbers in report.PAPER] == [
+  assert [numbers for _, *numbers in run_report.PAPER] == [
     *([40.7, 18.2], [42.034, 19.362], [41.058, 18.51], [41.828, 19.33]),
     *([38.1, 16.4], [36.7, 15.4]),
   ]

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import test_communication
 
-from alexnet_jax.benchmarks import results, scaling, tpu, traffic
+from alexnet_jax.analysis import hlo
+from alexnet_jax.benchmarks import results, scaling_page, tpu
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training.settings import configure
 from configs import default
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +51,9 @@ def test_the_roofline_by_hand():
 
 
 def test_the_table_counts_by_image_and_chip():
-  cells = [c.strip() for c in tpu.table([row()]).splitlines()[2].split('|')]
+  cells = [
+    c.strip() for c in tpu.format_rooflines([row()]).splitlines()[2].split('|')
+  ]
   # 1,024 images on 8 chips: 128 each, in 3 ms.
   assert cells[1:-1] == [
     *('v5e:2x4', '8', '4,2', 'towers', '1,024', '1.54', '12.8', '4.00', '600'),
@@ -61,17 +65,17 @@ def test_where_splitting_the_network_stops_paying():
   # Half of 488 MB of gradients saved; 113 kB an image of its 128.
   split = row(received={'parameters': 244e6, 'activations': 128 * 113e3})
   whole = row(mesh='8,1', received={'parameters': 488e6, 'activations': 0})
-  assert scaling.crossing(split, whole) == pytest.approx(244e6 / 113e3)
-  assert [scaling.way(r) for r in (split, whole)] == ['towers', 'data']
+  assert scaling_page.crossing(split, whole) == pytest.approx(244e6 / 113e3)
+  assert [scaling_page.way_of(r) for r in (split, whole)] == ['towers', 'data']
 
 
 def test_points_that_have_rows_are_not_compiled_again():
-  (first, *rest) = scaling.POINTS
+  (first, *rest) = scaling_page.POINTS
   assert (first.chips, first.batch, first.mesh) == (1, 1024, (1, 1))
   one = row(chips=1, mesh='1,1', batch=1024)
-  assert scaling.missing([one]) == list(rest)
-  assert len({*scaling.POINTS}) == len(scaling.POINTS)
-  for point in scaling.POINTS:
+  assert scaling_page.missing_points([one]) == list(rest)
+  assert len({*scaling_page.POINTS}) == len(scaling_page.POINTS)
+  for point in scaling_page.POINTS:
     data, towers = point.mesh
     assert data * towers == point.chips
     rows, columns = point.topology.partition(':')[2].split('x')
@@ -82,20 +86,20 @@ def test_a_line_of_the_plot_goes_from_few_chips_to_many():
   rows = [
     row(chips=p.chips, mesh='{},{}'.format(*p.mesh), batch=p.batch)
     | {'parallelism': p.parallelism}
-    for p in reversed(scaling.POINTS)
+    for p in reversed(scaling_page.POINTS)
   ]
-  for lines in scaling.series(rows).values():
+  for lines in scaling_page.plotted_series(rows).values():
     for points in lines.values():
       assert [chips for chips, _ in points] == [1, 8, 32, 256]
 
 
 def test_the_page_is_that_of_the_rows():
   rows = results.read_json(ROWS)
-  assert not scaling.missing(rows)
+  assert not scaling_page.missing_points(rows)
   page = (ROOT / 'docs/scaling.md').read_text()
-  assert page == scaling.page(rows, results.read_csv(LEADS))
+  assert page == scaling_page.format_page(rows, results.read_csv(LEADS))
   assert 'Compiled, not run' in page
-  assert (ROOT / 'docs' / scaling.PICTURE).exists()
+  assert (ROOT / 'docs' / scaling_page.PICTURE).exists()
 
 
 def test_bytes_of_a_program_by_scope():
@@ -116,11 +120,11 @@ ENTRY %main (a: f32[8], b: bf16[4,2]) -> f32[8] {{
 }}
 """
   # A negation: 32 in, 32 out. The other: 32 + 16 in, 32 + 3 out.
-  assert traffic.by_scope(text) == {
+  assert hlo.bytes_by_scope(text) == {
     'x/lrn1/mul': 64,
     'transpose(jvp(pool1))/add': 83,
   }
-  assert tpu._by_layer(text, images=1) == {
+  assert tpu._bytes_by_layer(text, images=1) == {
     'lrn1': pytest.approx(64e-6),
     'pool1 backward': pytest.approx(83e-6),
   }
@@ -143,19 +147,19 @@ ENTRY %main (a: f32[8], b: f32[4]) -> f32[8] {{
 }}
 """
   # 32 and 8 are read into it, 32 are written from it.
-  assert traffic.by_scope(text) == {'update/add': 32 + 8 + 32}
+  assert hlo.bytes_by_scope(text) == {'update/add': 32 + 8 + 32}
 
 
 def test_another_chip_is_refused():
   with pytest.raises(UserError, match="--topology=h100:1: one of .'v4'"):
-    tpu.run(default.get_config(), 'h100:1', (1, 1), 10)
+    tpu.compile_step(configure(default.get_config()), 'h100:1', 10)
 
 
 def test_without_libtpu_it_says_what_to_install():
   if importlib.util.find_spec('libtpu'):
     pytest.skip('libtpu is here')
   with pytest.raises(UserError, match='make tpu-report'):
-    tpu.run(default.get_config(), 'v5e:2x2', (1, 1), 10)
+    tpu.compile_step(configure(default.get_config()), 'v5e:2x2', 10)
 
 
 @pytest.mark.slow
@@ -164,8 +168,11 @@ def test_a_small_step_compiles_for_a_tpu():
     pytest.skip('no libtpu here: .venv-tpu/bin/python of `make tpu-report`')
   config = default.get_config()
   config.batch_size, config.dtype = 8, 'bfloat16'
+  config.mesh.data = config.mesh.towers = 2
   config.augment.crop_size, config.model.width = 64, 0.125
-  found = tpu.run(config, 'v5e:2x2', (2, 2), test_communication.CLASSES)
+  found = tpu.compile_step(
+    configure(config), 'v5e:2x2', test_communication.CLASSES
+  )
   assert found['chips'] == 4 and found['flops'] > 0
   assert found['received']['parameters'] > found['received']['scalars'] > 0
   assert 0 < sum(found['layers'].values()) * 2e6 < 2 * found['bytes']

@@ -4,47 +4,50 @@ import json
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training.schedules import (
+  Plan,
   Planned,
   Plateau,
   dexp,
+  learning_rates,
   make_schedule,
-  rates,
   staircase,
 )
 from configs import default
 
 
+def make_plan(**overrides):
+  fields = default.get_config().schedule.to_dict()
+  return Plan(**fields | overrides)
+
+
 def test_staircase():
   schedule = Planned(staircase(0.02, (2.0, 3.5), 4.0))
   epochs = [0, 1.99, 2, 3.49, 3.5, 100]
-  rates = [schedule.rate(epoch) for epoch in epochs]
+  rates = [schedule.learning_rate(epoch) for epoch in epochs]
   expected = [2e-2, 2e-2, 5e-3, 5e-3, 1.25e-3, 1.25e-3]
   assert rates == pytest.approx(expected, rel=1e-12)
   for epoch in range(20):  # whatever the errors
     schedule.observe(epoch, 0.5)
-  assert schedule.rate(0) == 0.02
+  assert schedule.learning_rate(0) == 0.02
   assert not schedule.finished
   schedule.resume(json.loads(json.dumps(schedule.position())))
-  assert schedule.rate(2) == pytest.approx(5e-3, rel=1e-12)
+  assert schedule.learning_rate(2) == pytest.approx(5e-3, rel=1e-12)
 
 
 def test_staircase_without_drops_is_constant():
-  assert Planned(staircase(0.02, (), 10.0)).rate(1000) == 0.02
+  assert Planned(staircase(0.02, (), 10.0)).learning_rate(1000) == 0.02
 
 
 def test_staircase_refuses_drops_that_fall():
   with pytest.raises(UserError, match='must rise'):
-    staircase(0.01, (3.0, 2.0), 10.0)
+    make_plan(drops=(3.0, 2.0))
 
 
 def test_dexp_is_that_of_run_170():
-  config = default.get_config().schedule
-  config.update({'kind': 'dexp', 'factor': 250.0})
-  schedule = make_schedule(config)
+  schedule = make_schedule(make_plan(kind='dexp', factor=250.0))
   for first, last, rate in (
     (0, 23.74, 0.01),
     (23.75, 47.49, 0.0015874),
@@ -52,21 +55,23 @@ def test_dexp_is_that_of_run_170():
     (71.25, 200, 0.00004),
   ):
     for epoch in (first, last):
-      assert schedule.rate(epoch) == pytest.approx(rate, rel=1e-4)
+      assert schedule.learning_rate(epoch) == pytest.approx(rate, rel=1e-4)
   schedule.observe(3, 0.5)
   schedule.resume(json.loads(json.dumps(schedule.position())))
-  assert schedule.rate(0) == 0.01 and not schedule.finished
+  assert schedule.learning_rate(0) == 0.01 and not schedule.finished
   # That of its biases.
   assert dexp(0.02, 10, 2, 95) == ((0, 0.02), (47.5, pytest.approx(0.002)))
   assert dexp(0.02, 10, 1, 95) == ((0, 0.02),)
 
 
 def test_rates_of_rules():
-  config = default.get_config().schedule
-  assert rates(config, 3.0, 0.01).tolist() == [np.float32(0.01)]
-  config.rules = (
-    ('conv1', ((67.0, 1e-5), (72.0, 0.0))),
-    ('bias', ((0.0, 0.02),)),
+  got = learning_rates(make_plan(), 3.0, 0.01)
+  assert got.tolist() == [np.float32(0.01)]
+  plan = make_plan(
+    rules=(
+      ('conv1', ((67.0, 1e-5), (72.0, 0.0))),
+      ('bias', ((0.0, 0.02),)),
+    )
   )
   for epoch, main, own in (
     (0, 0.01, [0.01, 0.02]),
@@ -76,21 +81,20 @@ def test_rates_of_rules():
     (72, 1e-4, [0, 0.02]),
     (90, 1e-5, [0, 0.02]),
   ):
-    got = rates(config, epoch, main)
+    got = learning_rates(plan, epoch, main)
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, np.float32([main, *own]))
 
 
 @pytest.mark.parametrize('kind', ['staircase', 'plateau', 'dexp'])
 def test_an_error_at_the_target_ends_it(kind):
-  config = default.get_config().schedule
-  config.kind, config.target = kind, 0.25
-  schedule = make_schedule(config)
+  plan = make_plan(kind=kind, target=0.25)
+  schedule = make_schedule(plan)
   for epoch, error in enumerate([0.9, 0.3, 0.25]):
     assert not schedule.finished
     schedule.observe(epoch, error)
   assert schedule.finished
-  resumed = make_schedule(config)
+  resumed = make_schedule(plan)
   resumed.resume(json.loads(json.dumps(schedule.position())))
   assert resumed.finished
   assert resumed.position() == schedule.position()
@@ -129,7 +133,9 @@ def test_plateau(resumed):
       assert schedule.position() == position
     # Of the errors so far, not of the epoch that is asked for.
     for asked in (epoch, epoch + 50):
-      assert schedule.rate(asked) == pytest.approx(rate, rel=1e-12), epoch
+      assert schedule.learning_rate(asked) == pytest.approx(rate, rel=1e-12), (
+        epoch
+      )
     assert schedule.finished == finished, epoch
 
 
@@ -139,7 +145,7 @@ def test_plateau_counts_epochs_not_evaluations():
   rates = {}
   for quarter in range(1, 12):
     schedule.observe(quarter / 4, 0.5)
-    rates[quarter / 4] = schedule.rate(quarter / 4)
+    rates[quarter / 4] = schedule.learning_rate(quarter / 4)
   assert [epoch for epoch, rate in rates.items() if rate < 2.0] == [
     2.25,
     2.5,
@@ -152,9 +158,9 @@ def test_plateau_before_any_evaluation():
   position = json.loads(json.dumps(schedule.position(), allow_nan=False))
   schedule = plateau()
   schedule.resume(position)
-  assert schedule.rate(0) == 2.0 and not schedule.finished
+  assert schedule.learning_rate(0) == 2.0 and not schedule.finished
   schedule.observe(40, 1.0)  # the first is the best, however late or bad
-  assert schedule.rate(40) == 2.0
+  assert schedule.learning_rate(40) == 2.0
 
 
 def test_without_drops_the_first_plateau_is_the_end():
@@ -162,20 +168,19 @@ def test_without_drops_the_first_plateau_is_the_end():
   schedule.observe(1, 0.5)
   assert not schedule.finished
   schedule.observe(2, 0.5)
-  assert schedule.finished and schedule.rate(2) == 2.0
+  assert schedule.finished and schedule.learning_rate(2) == 2.0
 
 
 def test_make_schedule_reads_its_fields():
-  config = default.get_config().schedule
-  config.update({'rate': 2.0, 'factor': 4.0, 'drops': (1.0,)})
-  schedule = make_schedule(config)
-  assert [schedule.rate(0.5), schedule.rate(1)] == [2.0, 0.5]
-  config.update({'kind': 'plateau', 'patience': 3.0, 'max_drops': 1})
-  schedule = make_schedule(config)
+  fields = {'learning_rate': 2.0, 'factor': 4.0, 'drops': (1.0,)}
+  schedule = make_schedule(make_plan(**fields))
+  assert [schedule.learning_rate(0.5), schedule.learning_rate(1)] == [2.0, 0.5]
+  fields |= {'kind': 'plateau', 'patience': 3.0, 'max_drops': 1}
+  schedule = make_schedule(make_plan(**fields))
   course = []
   for epoch in range(1, 8):
     schedule.observe(epoch, 0.5)
-    course.append((schedule.rate(epoch), schedule.finished))
+    course.append((schedule.learning_rate(epoch), schedule.finished))
   assert course == [(2.0, False)] * 3 + [(0.5, False)] * 3 + [(0.5, True)]
-  with pytest.raises(UserError, match="'plateau' or 'dexp', not 'cosine'"):
-    make_schedule(ConfigDict({'kind': 'cosine'}))
+  with pytest.raises(UserError, match="schedule.kind is one of .*'cosine'"):
+    make_plan(kind='cosine')

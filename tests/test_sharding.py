@@ -13,18 +13,24 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from alexnet_jax.models import towers
+from alexnet_jax.models.towers import MeshShape, describe_mesh
 from alexnet_jax.runtime import backend, sharding
 from alexnet_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
 
-def grid(*sizes, devices=None):
-  return sharding.make_mesh(*sizes, devices).devices
+def make_mesh(data, spread, model_towers, devices=None):
+  return MeshShape(data, spread).make_mesh(model_towers, devices)
+
+
+def grid(*sizes):
+  return make_mesh(*sizes).devices
 
 
 def test_devices_fill_the_mesh_in_order():
-  mesh = sharding.make_mesh(2, 2, 2)
+  mesh = make_mesh(2, 2, 2)
   assert mesh.axis_names == ('data', 'tower')
   assert mesh.axis_types == (AxisType.Explicit,) * 2
   assert [[d.id for d in row] for row in mesh.devices] == [[0, 1], [2, 3]]
@@ -49,15 +55,15 @@ def test_what_is_left():
 )
 def test_accelerators(count, sizes, shape, monkeypatch):
   gpu = lambda i: types.SimpleNamespace(platform='gpu', id=i)  # noqa: E731
-  monkeypatch.setattr(sharding, 'Mesh', lambda devices, *_, **__: devices)
+  monkeypatch.setattr(towers, 'Mesh', lambda devices, *_, **__: devices)
   devices = [gpu(i) for i in range(count)]
-  got = sharding.make_mesh(*sizes, devices)
+  got = make_mesh(*sizes, devices)
   assert got.shape == shape
   assert [d.id for d in got.flat] == list(range(got.size))
 
 
 def test_device_maps():
-  four = sharding.device_map(sharding.make_mesh(2, 2, 2), 2)
+  four = describe_mesh(make_mesh(2, 2, 2), 2)
   assert four.splitlines() == [
     'mesh: data 2 x tower 2, cpu',
     '  cpu:0 (process 0): tower 1 of 2, part 1 of 2 of the batch',
@@ -65,14 +71,14 @@ def test_device_maps():
     '  cpu:2 (process 0): tower 1 of 2, part 2 of 2 of the batch',
     '  cpu:3 (process 0): tower 2 of 2, part 2 of 2 of the batch',
   ]
-  one = sharding.make_mesh(-1, 2, 2, jax.devices()[:1])
-  assert sharding.device_map(one, 2).splitlines() == [
+  one = make_mesh(-1, 2, 2, jax.devices()[:1])
+  assert describe_mesh(one, 2).splitlines() == [
     'mesh: data 1 x tower 1, cpu',
     '  cpu:0 (process 0): tower 1 and 2 of 2, part 1 of 1 of the batch',
     '  one device runs both towers; the numbers are the same',
   ]
   # A network of one tower has nothing to explain.
-  assert len(sharding.device_map(one, 1).splitlines()) == 2
+  assert len(describe_mesh(one, 1).splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -88,16 +94,16 @@ def test_device_maps():
 )
 def test_refused(sizes, message):
   with pytest.raises(UserError, match=message):
-    sharding.make_mesh(*sizes)
+    make_mesh(*sizes)
 
 
 def test_more_replicas_than_one_device_are_refused():
   with pytest.raises(UserError, match='4 devices, but there are 1: cpu:5'):
-    sharding.make_mesh(2, 2, 2, jax.devices()[5:6])
+    make_mesh(2, 2, 2, jax.devices()[5:6])
 
 
 def test_rows_and_batches():
-  mesh = sharding.make_mesh(2, 2, 2)
+  mesh = make_mesh(2, 2, 2)
   place = sharding.batch_sharding(mesh)
   assert sharding.local_rows(place, 6) == [0, 1, 2, 3, 4, 5]
   batch = {'image': np.arange(12).reshape(6, 2), 'label': np.arange(6)}
@@ -112,7 +118,7 @@ def test_rows_and_batches():
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-  place = sharding.batch_sharding(sharding.make_mesh(2, 1, 2))
+  place = sharding.batch_sharding(make_mesh(2, 1, 2))
   with pytest.raises(UserError, match='batch of 7 does not divide over 2'):
     sharding.local_rows(place, 7)
 
@@ -147,19 +153,20 @@ import jax, numpy as np
 port, process = map(int, sys.argv[1:])
 jax.config.update('jax_num_cpu_devices', 2)
 jax.distributed.initialize(f'localhost:{port}', 2, process)
+from alexnet_jax.models.towers import MeshShape
 from alexnet_jax.runtime import sharding
 devices, report = jax.devices(), []
-for data, towers, order in (
+for data, spread, order in (
   (2, 2, [0, 1, 2, 3]), (2, 2, [0, 2, 1, 3]), (4, 1, [0, 2, 3, 1])
 ):
-  mesh = sharding.make_mesh(data, towers, 2, [devices[i] for i in order])
+  mesh = MeshShape(data, spread).make_mesh(2, [devices[i] for i in order])
   place = sharding.batch_sharding(mesh)
   rows = sharding.local_rows(place, 8)
   put = sharding.put_batch(place, rows, 8, 10 * np.asarray(rows))
   held = [shard.data.tolist() for shard in put.addressable_shards]
   report.append([rows, held])
 try:
-  sharding.make_mesh(1, 2, 2)
+  MeshShape(1, 2).make_mesh(2)
 except ValueError as error:
   report.append(str(error))
 print(json.dumps(report))

@@ -1,5 +1,8 @@
 """The choices of `config.model`'s table, each against NumPy."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +11,11 @@ import pytest
 from conftest import max_norm_error
 from flax import nnx
 from test_alexnet import count, make, photographs
-from test_configs import flat
 
-from alexnet_jax.kernels import windows
-from alexnet_jax.models import layers, table
+from alexnet_jax.kernels import geometry, windows
+from alexnet_jax.kernels.convolution import plain_convolution
+from alexnet_jax.models import table
 from alexnet_jax.runtime.errors import UserError
-from configs import default
 
 pytestmark = pytest.mark.usefixtures('cached')
 
@@ -28,22 +30,32 @@ def shapes(model):
   return {n: a['kernel'].shape for n, a in nnx.state(model).items()}
 
 
-def test_fields_that_came_later_are_the_papers_in_default():
-  fields = flat(default.get_config().model)
-  assert {name: fields[name] for name in table.SINCE} == table.SINCE
+def test_every_row_is_that_of_the_paper():
+  """§3.5, typed from the paper: maps, size, stride and what is read."""
+  model = table.alexnet()
+  convs = {
+    'conv1': (48, 11, 4, 'image', ('act', 'norm', 'pool')),
+    'conv2': (128, 5, 1, 'own', ('act', 'norm', 'pool')),
+    'conv3': (192, 3, 1, 'both', ('act',)),
+    'conv4': (192, 3, 1, 'own', ('act',)),
+    'conv5': (128, 3, 1, 'own', ('act', 'pool')),
+  }
+  fields = ('features', 'kernel', 'stride', 'reads', 'then')
+  for name, row in convs.items():
+    assert tuple(model[name][field] for field in fields) == row, name
+  for name in ('fc6', 'fc7'):
+    row = model[name]
+    assert (row.features, row.reads) == (2048, 'both')
+    assert row.then == ('act', 'dropout')
+  assert model.layers == (*convs, 'fc6', 'fc7', 'fc8')
 
 
-def test_a_configuration_without_them_is_the_same_network():
-  now = default.get_config().model
-  old = now.copy_and_resolve_references()
-  with old.unlocked():
-    for name in {name.split('.')[0] for name in table.SINCE}:
-      if name not in ('lrn', 'init_std', 'init_bias'):
-        del old[name]
-    del old.lrn['across_towers'], old.init_std['conv6'], old.init_bias['conv6']
-  assert table.completed(old).to_dict() == now.to_dict()
-  assert table.rows(old) == table.rows(now)
-  assert 'talk' not in old  # a copy was completed
+def test_the_table_needs_no_jax():
+  check = (
+    'import sys, alexnet_jax.models.table; '
+    "assert not {'jax', 'flax'} & set(sys.modules)"
+  )
+  subprocess.run([sys.executable, '-c', check], check=True)
 
 
 @pytest.mark.parametrize(
@@ -55,21 +67,21 @@ def test_rounding_down_leaves_the_last_window_out(size, window, stride, pad):
   x = rng.normal(size=(2, size, size, 3))
   kernel, bias = rng.normal(size=(window, window, 3, 4)), rng.normal(size=4)
   number = len(range(0, size + 2 * pad - window + 1, stride))
-  assert windows.full_size(size, window, stride, pad) == number
+  assert geometry.full_size(size, window, stride, pad) == number
   whole = oracle.conv(x, kernel, bias, 1, pad)
   x, kernel, bias = (jnp.asarray(a, jnp.float32) for a in (x, kernel, bias))
   x = windows.full_windows(x, window, stride, pad)
-  got = layers.conv(x, kernel, stride, 0) + bias
+  got = plain_convolution(x, kernel, stride) + bias
   want = whole[:, ::stride, ::stride]
   assert want.shape[1] == number
   assert max_norm_error(got, want) <= 1e-5
 
 
-def plain(model, params, images, then, talk, across=False):
+def plain(params, images, then, both, across=False):
   """The convolutional layers in NumPy, tower by tower; what fc6 reads."""
   xs = [images, images]
   for name, steps in then.items():
-    if name in talk:
+    if name in both:
       xs = [np.concatenate(xs, -1)] * 2
     stride, pad = {'conv1': (4, 0), 'conv2': (1, 2)}.get(name, (1, 1))
     kernel, bias = params[name]['kernel'], params[name]['bias']
@@ -95,7 +107,7 @@ NETWORKS = {
       **dict.fromkeys(('conv1', 'conv2'), ('act', 'pool', 'norm')),
       **{'conv3': ('act',), 'conv4': ('act',), 'conv5': LAST},
     },
-    'talk': ('conv3', 'fc6', 'fc7'),
+    'both': ('conv3',),
   },
   'six': {
     'model': {},
@@ -104,40 +116,42 @@ NETWORKS = {
       **{'conv3': ('act',), 'conv4': ('act',), 'conv5': LAST},
       'conv6': ('act',),
     },
-    'talk': ('conv3', 'conv6', 'fc6', 'fc7'),
+    'both': ('conv3', 'conv6'),
   },
   'shallow': {
     'model': {},
     'then': {'conv1': LAST, 'conv2': LAST, 'conv4': ('act',), 'conv5': LAST},
-    'talk': ('conv2', 'conv4', 'fc6', 'fc7'),
+    'both': ('conv2', 'conv4'),
   },
 }
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_what_is_there_what_follows_and_who_talks(name):
-  then, talk = NETWORKS[name]['then'], NETWORKS[name]['talk']
-  fields = {f'then.{layer}': steps for layer, steps in then.items()}
-  model = make(
-    **SMALL,
-    **{'convs': tuple(then), 'talk': talk, **fields},
-    **NETWORKS[name]['model'],
-  )
+def test_what_is_there_what_follows_and_who_reads_both(name):
+  then, both = NETWORKS[name]['then'], NETWORKS[name]['both']
+  fields = {f'{layer}.then': steps for layer, steps in then.items()}
+  for layer in tuple(then)[1:]:
+    fields[f'{layer}.reads'] = 'both' if layer in both else 'own'
+  fields['layers'] = (*then, 'fc6', 'fc7', 'fc8')
+  model = make(**SMALL, **fields, **NETWORKS[name]['model'])
   images = photographs(2, 96)
   out = model.activations(jnp.asarray(images))
   across = 'lrn.across_towers' in NETWORKS[name]['model']
-  want = plain(model, parameters(model), images, then, talk, across)
+  want = plain(parameters(model), images, then, both, across)
   last = list(out)[-4]  # before fc6, fc7 and fc8
   for got, maps in zip(out[last], want, strict=True):
     assert max_norm_error(got, maps) <= 1e-5
 
 
+SILENT = {f'{layer}.reads': 'own' for layer in ('conv3', 'fc6', 'fc7')}
+
+
 def test_towers_that_do_not_talk_are_two_networks():
   """Until fc8 adds what they say: the logits are a sum of one of each."""
-  model = make(**SMALL, talk=())
+  model = make(**SMALL, **SILENT)
   images = jnp.asarray(photographs(2, 96))
   logits, params = model(images), nnx.state(model)
-  graphdef = nnx.graphdef(make(**SMALL, talk=(), towers=1))
+  graphdef = nnx.graphdef(make(**SMALL, **SILENT, towers=1))
   total = -params['fc8']['bias'][...]  # else it counts twice
   for t in (0, 1):
     cut = lambda a, t=t: a[t : t + 1] if a.ndim > 1 else a  # noqa: E731
@@ -147,7 +161,7 @@ def test_towers_that_do_not_talk_are_two_networks():
 
 def test_widths_follow_the_table():
   model = nnx.eval_shape(
-    lambda: make(**{'features.conv2': 160, 'features.fc6': 4096, 'talk': ()})
+    lambda: make(**{'conv2.features': 160, 'fc6.features': 4096, **SILENT})
   )
   got = shapes(model)
   assert got['conv2'] == (2, 5, 5, 48, 160)
@@ -160,14 +174,25 @@ def test_widths_follow_the_table():
 @pytest.mark.parametrize(
   ('overrides', 'message'),
   [
-    ({'convs': ('conv2', 'conv1')}, r"model.convs=\('conv2', 'conv1'\)"),
-    ({'convs': ()}, r'model.convs=\(\): conv1 and some of'),
-    ({'talk': ('conv1',)}, 'the layers that can read both towers'),
-    ({'talk': ('conv6',)}, 'the layers that can read both towers'),
-    ({'then.conv1': ('act', 'lrn')}, r"then.conv1=\('act', 'lrn'\): 'act' and"),
-    ({'then.conv1': ('pool',)}, "then.conv1=.*: 'act' and some of"),
-    ({'then.conv3': ('act', 'act')}, 'each once'),
-    ({'rounding': 'off'}, "rounding is 'up' or 'down', not 'off'"),
+    ({'layers': ('conv2', 'conv1', 'fc8')}, r"layers=\('conv2', .* first"),
+    ({'layers': ()}, r'layers=\(\): conv1 first'),
+    ({'layers': ('conv1', 'fc6')}, 'fc8 last'),
+    ({'layers': ('conv1', 'fc6', 'conv2', 'fc8')}, 'convolutions before'),
+    ({'layers': ('conv1', 'conv9', 'fc8')}, 'there are .*conv6'),
+    ({'layers': ('conv1', 'conv1', 'fc8')}, 'each once'),
+    ({'conv1.reads': 'both'}, "conv1 reads the 'image'"),
+    ({'conv2.reads': 'image'}, "conv1 reads the 'image'"),
+    ({'conv3.reads': 'none'}, "conv3.reads is one of .* not 'none'"),
+    ({'fc8.reads': 'own'}, "fc8.reads='own': the classes are of 'both'"),
+    ({'conv6.features': 5}, 'conv6.features=5 is read by nothing.*layers'),
+    ({'map_norm.k': 3.0}, "map_norm.k=3.0 is read by .*'map_norm' in its"),
+    ({'batch_norm.momentum': 0.5}, "'batch_norm' in its `then`"),
+    ({'conv2.features': 0}, 'conv2.features=0 is not in 1 to'),
+    ({'fc6.then': ('dropout',)}, "fc6.then=.*'act' and some of"),
+    ({'conv1.then': ('act', 'lrn')}, r"conv1.then=\('act', 'lrn'\): 'act' and"),
+    ({'conv1.then': ('pool',)}, "conv1.then=.*: 'act' and some of"),
+    ({'conv3.then': ('act', 'act')}, 'each once'),
+    ({'rounding': 'off'}, "rounding is one of .'down', 'up'., not 'off'"),
   ],
 )
 def test_bad_tables_are_refused(overrides, message):

@@ -42,9 +42,9 @@ def test_top_1_decides_where_the_others_disagree(config, tmp_path, monkeypatch):
   assert not left
   # A drop one epoch after the best, at the third.
   rates = [
-    row['train/rate']
+    row['train/learning_rate']
     for row in small_runs.rows(tmp_path / 'run')
-    if 'train/rate' in row
+    if 'train/learning_rate' in row
   ]
   assert rates == pytest.approx([0.01] * 14 + [0.001])
   names = {int(path.name) for path in (tmp_path / 'run/checkpoints').iterdir()}

@@ -12,9 +12,10 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.kernels import relu_norm_pool
-from alexnet_jax.models import towers
+from alexnet_jax.models import layers, towers
+from alexnet_jax.models.towers import MeshShape
 from alexnet_jax.runtime import sharding
+from alexnet_jax.training.settings import configure
 from alexnet_jax.training.state import make_setup
 from alexnet_jax.training.step import TrainStep
 from configs import default
@@ -38,13 +39,13 @@ def make(data, spread, width=0.125, crop=96, num_classes=7, **overrides):
     eigenvalues=np.array([4000.0, 300.0, 60.0]),
     eigenvectors=np.linalg.qr(rng.normal(size=(3, 3)))[0],
   )
-  mesh = sharding.make_mesh(data, spread, config.model.towers)
-  return make_setup(config, mesh, num_classes, statistics)
+  mesh = MeshShape(data, spread).make_mesh(config.model.towers)
+  return make_setup(configure(config), mesh, num_classes, statistics)
 
 
 def batch(setup, step):
   rng = np.random.default_rng(step)
-  size = setup.config.augment.crop_size + 32
+  size = setup.augment.crop_size + 32
   coarse = rng.integers(0, 256, (BATCH, size // 16, size // 16, 3), np.uint8)
   rows = sharding.local_rows(setup.batch_sharding, BATCH)
   images = coarse.repeat(16, 1).repeat(16, 2)
@@ -63,7 +64,7 @@ def of_one_device():
 def logits_and_gradients(setup):
   """Of the initial network on central views, without dropout."""
   params = setup.init_state().params
-  size = setup.config.augment.crop_size
+  size = setup.augment.crop_size
 
   def body(params, batch):
     images = batch['image'][:, :size, :size].astype(jnp.float32) - 125.0
@@ -167,16 +168,16 @@ def test_one_function_after_conv1_is_the_three_it_stands_for(
   """128 images of a device take `relu_norm_pool`, until nothing fits it."""
   monkeypatch.setitem(globals(), 'BATCH', 128)
   setup = make(1, spread, width=1 / 3)  # conv1 has 16 maps
-  calls, whole = [], relu_norm_pool.relu_norm_pool
+  calls, whole = [], layers.relu_norm_pool
   monkeypatch.setattr(
-    relu_norm_pool,
+    layers,
     'relu_norm_pool',
     lambda *args: calls.append(1) or whole(*args),
   )
   got = three_steps(setup)
   assert calls
   calls.clear()
-  monkeypatch.setattr(relu_norm_pool, 'fits', lambda *args, **options: False)
+  monkeypatch.setattr(layers, 'fits', lambda *args, **options: False)
   want = three_steps(setup)
   assert not calls
   assert_close(got, want)
@@ -188,7 +189,7 @@ def test_tower_parameters_lie_on_their_tower_only():
   for tree in (state.params, state.opt_state):
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
       readout_bias = leaf.ndim == 1
-      spec = P() if readout_bias else P(sharding.TOWER)
+      spec = P() if readout_bias else P(towers.TOWER)
       assert leaf.sharding.spec == spec, jax.tree_util.keystr(path)
       if not readout_bias:
         assert {s.data.shape[0] for s in leaf.addressable_shards} == {1}
@@ -196,18 +197,20 @@ def test_tower_parameters_lie_on_their_tower_only():
 
 @pytest.mark.parametrize('spread', [1, 2])
 def test_exchange_and_total_follow_the_order_of_the_towers(spread):
-  mesh = sharding.make_mesh(1, spread, 2)
+  mesh = MeshShape(1, spread).make_mesh(2)
   held = 2 // spread
 
   def body(x):  # [held, 3]
     xs = list(x)
-    joined = towers.exchange(xs, sharding.TOWER)
+    own = towers.Towers(towers.TOWER)
+    joined = own.read_maps(xs, 'both')
+    assert len(joined) == held
     numbers = jnp.stack(
-      [jnp.asarray(i, jnp.float32) for i in towers.indices(held, 'tower')]
+      [jnp.asarray(i, jnp.float32) for i in own.numbers(held)]
     )
-    return joined[None], towers.total(xs, sharding.TOWER), numbers
+    return joined[0][None], own.sum_halves(xs), numbers
 
-  tower = P(sharding.TOWER)
+  tower = P(towers.TOWER)
   mapped = jax.shard_map(
     body, mesh=mesh, in_specs=tower, out_specs=(tower, P(), tower)
   )
@@ -223,11 +226,12 @@ def test_exchange_and_total_follow_the_order_of_the_towers(spread):
 @pytest.mark.parametrize('spread', [1, 2])
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
 def test_a_narrow_exchange_rounds_maps_and_their_gradients(dtype, spread):
-  mesh = sharding.make_mesh(1, spread, 2)
-  tower = P(sharding.TOWER)
+  mesh = MeshShape(1, spread).make_mesh(2)
+  tower = P(towers.TOWER)
 
   def body(x, g):  # [held, 3] of towers, [1, 6] of devices
-    read = lambda x: towers.exchange(list(x), sharding.TOWER, dtype)  # noqa: E731
+    own = towers.Towers(towers.TOWER, exchange_dtype=dtype)
+    read = lambda x: own.read_maps(list(x), 'both')[0]  # noqa: E731
     joined, pull = jax.vjp(read, x)
     return joined[None], pull(g[0])[0]
 
@@ -250,6 +254,9 @@ def test_a_narrow_exchange_rounds_maps_and_their_gradients(dtype, spread):
 
 def test_without_a_mesh_all_towers_are_here():
   xs = [jnp.ones(2), jnp.zeros(2)]
-  np.testing.assert_array_equal(towers.exchange(xs, None), [1, 1, 0, 0])
-  np.testing.assert_array_equal(towers.total(xs, None), [1, 1])
-  assert towers.indices(2, None) == [0, 1]
+  own = towers.Towers()
+  for joined in own.read_maps(xs, 'both'):
+    np.testing.assert_array_equal(joined, [1, 1, 0, 0])
+  assert own.read_maps(xs, 'own') is xs
+  np.testing.assert_array_equal(own.sum_halves(xs), [1, 1])
+  assert own.numbers(2) == [0, 1]

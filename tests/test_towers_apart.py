@@ -19,7 +19,9 @@ from test_whole_steps import (
   state_of,
 )
 
+from alexnet_jax.models.towers import MeshShape
 from alexnet_jax.runtime import sharding
+from alexnet_jax.training.settings import configure
 from alexnet_jax.training.state import make_setup
 
 pytestmark = pytest.mark.usefixtures('cached')
@@ -31,11 +33,11 @@ NETWORKS = {
     'model.lrn.k': 1.0,
     'model.lrn.alpha_over': 'mean',
     'model.lrn.across_towers': True,
-    'model.then.conv1': ('act', 'pool', 'norm'),
-    'model.then.conv2': ('act', 'pool', 'norm'),
+    'model.conv1.then': ('act', 'pool', 'norm'),
+    'model.conv2.then': ('act', 'pool', 'norm'),
   },
   # fc6 on the rows of all devices, of the maps of its own tower.
-  'owt': {'mesh.parallelism': 'owt', 'model.talk': ('conv3', 'fc7')},
+  'owt': {'mesh.parallelism': 'owt', 'model.fc6.reads': 'own'},
 }
 
 
@@ -43,15 +45,15 @@ NETWORKS = {
 def test_logits_of_a_tower_on_each_device(name):
   config = make_config()
   config.update_from_flattened_dict(NETWORKS[name])
-  mesh = sharding.make_mesh(1, 2, 2)
-  setup = make_setup(config, mesh, CLASSES, make_statistics())
+  mesh = MeshShape(1, 2).make_mesh(2)
+  setup = make_setup(configure(config), mesh, CLASSES, make_statistics())
   weights = make_weights(setup.abstract_state().params)
   rng = np.random.default_rng(0)
   views = (60 * rng.normal(size=(BATCH, CROP, CROP, 3))).astype(np.float32)
   mapped = jax.shard_map(
     lambda params, views: nnx.merge(setup.graphdef, params)(views),
     mesh=mesh,
-    in_specs=(setup.specs().params, P(setup.batch_axes)),
+    in_specs=(setup.specs().params, P(setup.towers.batch_axes)),
     out_specs=P(sharding.DATA),
   )
   place = setup.batch_sharding

@@ -65,8 +65,8 @@ def test_the_rate_of_a_row_is_the_plateau_rules(reference):
   """The rule of §5 by hand, from the errors in the file."""
   rate, best, since, drops = 0.01, np.inf, 0.0, 0
   for row in small_runs.rows(reference):
-    if 'train/rate' in row:
-      assert row['train/rate'] == pytest.approx(rate, rel=1e-12)
+    if 'train/learning_rate' in row:
+      assert row['train/learning_rate'] == pytest.approx(rate, rel=1e-12)
     elif 'validation/loss' in row:
       # The step that ends an epoch may be a part of a step late.
       epoch = float(int(row['epoch']))
@@ -135,9 +135,11 @@ def test_rates_of_rules_and_noise_that_ends(config, tmp_path, monkeypatch):
   # Epochs at which the steps begin: 0, 0.22, 0.44, 0.67, 0.89, 1.11, 1.33, ...
   main = [0.01] * 5 + [0.001] * 5
   conv1 = [0.01] * 3 + [1e-3] * 3 + [0.0] * 4
-  rows = [r for r in small_runs.rows(tmp_path / 'run') if 'train/rate' in r]
+  rows = [
+    r for r in small_runs.rows(tmp_path / 'run') if 'train/learning_rate' in r
+  ]
   for name, want in (('', main), ('/conv1', conv1), ('/bias', [0.02] * 10)):
-    found = [row[f'train/rate{name}'] for row in rows]
+    found = [row[f'train/learning_rate{name}'] for row in rows]
     assert found == pytest.approx(want, rel=1e-6), name
   np.testing.assert_allclose(seen[4][2], [0.01, 1e-3, 0.02], 1e-6)
   noise = [np.abs(constants.components).sum() > 0 for constants, *_ in seen]
@@ -155,7 +157,12 @@ def test_rates_of_rules_and_noise_that_ends(config, tmp_path, monkeypatch):
 def test_tensorboard_shows_the_rows(reference):
   events = event_accumulator.EventAccumulator(str(reference))
   events.Reload()
-  for key in ('train/loss', 'train/rate', 'validation/top1_error', 'test/loss'):
+  for key in (
+    'train/loss',
+    'train/learning_rate',
+    'validation/top1_error',
+    'test/loss',
+  ):
     rows = [row for row in small_runs.rows(reference) if key in row]
     scalars = events.Scalars(key)
     assert [scalar.step for scalar in scalars] == [row['step'] for row in rows]
@@ -221,12 +228,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 ):
   workdir = shutil.copytree(reference, tmp_path / 'run')
   config.length = '24 steps'
-  config.schedule.rate = 1e30
+  config.schedule.learning_rate = 1e30
   out = program(workdir, config).run(status=2)
   (message,) = re.findall('^error: .*', out, re.MULTILINE)
   bad = int(re.search(r'step (\d+) is not finite', message)[1])
   assert bad in (19, 20)  # huge weights, or already their loss
-  assert 'config.schedule.rate' in message  # what to try
+  assert 'config.schedule.learning_rate' in message  # what to try
   assert small_runs.last_step(workdir) < bad
   folder = workdir / 'checkpoints'
   for step in [int(path.name) for path in folder.iterdir()]:
@@ -245,7 +252,7 @@ def test_a_changed_rate_goes_on_and_is_logged(
   config, reference, tmp_path, caplog
 ):
   workdir = shutil.copytree(reference, tmp_path / 'run')
-  config.schedule.rate = 0.02
+  config.schedule.learning_rate = 0.02
   config.optimizer.momentum = 0.8
   config.length = '20 steps'
   assert train.train_and_evaluate(config, workdir) == 0
@@ -253,11 +260,13 @@ def test_a_changed_rate_goes_on_and_is_logged(
   assert rows[: len(small_runs.rows(reference))] == small_runs.rows(reference)
   # Three drops are behind it.
   rates = [
-    r['train/rate'] for r in rows if r['step'] > 18 and 'train/rate' in r
+    r['train/learning_rate']
+    for r in rows
+    if r['step'] > 18 and 'train/learning_rate' in r
   ]
   assert rates == pytest.approx([2e-5, 2e-5])
   for change in (
-    'schedule.rate = 0.02, before 0.01',
+    'schedule.learning_rate = 0.02, before 0.01',
     'optimizer.momentum = 0.8, before 0.9',
     "length = '20 steps', before '4 epochs'",
   ):
@@ -323,7 +332,7 @@ def test_a_mistyped_profile_is_one_message(steps, program, tmp_path):
     ({'model__activation': 'gelu'}, ['config.model.activation', "'gelu'"]),
     ({'dtype': 'float16'}, ['config.dtype', "'float16'"]),
     (
-      {'optimizer__rate_multipliers': (('kernel', 1.0),)},
+      {'optimizer__learning_rate_multipliers': (('kernel', 1.0),)},
       ['no rule', 'conv1/bias'],
     ),
     ({'checkpoint__keep': 0}, ['keep at least 1']),

@@ -1,5 +1,7 @@
 """Weights in and out: round trips to the bit, other programs' logits."""
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +16,8 @@ from conftest import max_norm_error
 import alexnet_jax
 from alexnet_jax import library
 from alexnet_jax.data import stats
-from alexnet_jax.formats import conversion, names
+from alexnet_jax.formats import conversion
+from alexnet_jax.formats.names import Network, join
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import evaluation as evaluate
 from configs import caffe_alexnet, caffenet, default, torchvision
@@ -29,35 +32,31 @@ def network():
   config.augment.crop_size = 96  # pool5 is 2x2: its rows are not its columns
   config.model.width = 0.05
   rng = np.random.default_rng(5)
-  _, template = names.abstract(config, 6)
+  mean = stats.of_mean(rng.uniform(0, 255, (256, 256, 3)))
+  network = Network(as_json(config), {}, tuple('abcdef'), mean, step=7)
   params = {
     name: rng.normal(0, 0.1, x.shape).astype(np.float32)
-    for name, x in names.flatten(template).items()
+    for name, x in network.shapes().items()
   }
-  mean = rng.uniform(0, 255, (256, 256, 3))
-  return names.Network(
-    config, params, tuple('abcdef'), stats.of_mean(mean), step=7
-  )
+  return dataclasses.replace(network, params=params)
 
 
 @pytest.fixture(scope='module')
 def model(network):
-  return library.Model(
-    network.config,
-    names.state(network),
-    network.class_names,
-    network.statistics,
-    network.step,
-  )
+  return library.Model(network)
 
 
-def assert_same(a: names.Network, b: names.Network) -> None:
+def as_json(config):
+  return json.loads(config.to_json())
+
+
+def assert_same(a: Network, b: Network) -> None:
   assert a.params.keys() == b.params.keys()
   for name, x in a.params.items():
     assert x.dtype == np.float32 and x.shape == b.params[name].shape, name
     assert x.tobytes() == b.params[name].tobytes(), name
   assert a.class_names == b.class_names
-  assert a.config.to_json() == b.config.to_json()
+  assert a.config == b.config
 
 
 # ---- Files of ours.
@@ -130,7 +129,7 @@ def small(config):
   """A tenth of the width, on views of 99 pixels, whose pool5 is 2x2."""
   config.augment.crop_size = 99
   config.model.width = 0.1
-  return config
+  return as_json(config)
 
 
 @pytest.fixture(scope='module')
@@ -156,12 +155,7 @@ def test_caffes_file_gives_caffes_logits(config, blobs, tmp_path, old):
   network = conversion.read(
     file, 'caffe', config=small(config.get_config()), classes='6'
   )
-  model = library.Model(
-    network.config,
-    names.state(network),
-    network.class_names,
-    network.statistics,
-  )
+  model = library.Model(network)
   rng = np.random.default_rng(2)
   image = rng.integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
   low = (256 - 99) // 2
@@ -248,14 +242,9 @@ def test_torchvisions_weights_give_its_logits(peer, tmp_path, suffix):
   else:
     arrays = {name: x.numpy() for name, x in state.items()}
     safetensors.numpy.save_file(arrays, file)
-  config = torchvision.get_config()
+  config = as_json(torchvision.get_config())
   network = conversion.read(file, 'torchvision', config=config, classes='7')
-  model = library.Model(
-    network.config,
-    names.state(network),
-    network.class_names,
-    network.statistics,
-  )
+  model = library.Model(network)
   rng = np.random.default_rng(6)
   images = rng.integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)
   cut = images[:, 16:240, 16:240] / 255.0
@@ -293,11 +282,10 @@ def test_a_pickle_bomb_is_refused_by_pytorch(peer, tmp_path):
     def __reduce__(self):
       return os.mkdir, (str(mark),)
 
+  config = as_json(torchvision.get_config())
   peer[0].save({'features.0.weight': Bomb()}, tmp_path / 'bomb.pth')
   with pytest.raises(UserError, match='is not a state dict'):
-    conversion.read(
-      tmp_path / 'bomb.pth', 'torchvision', config=torchvision.get_config()
-    )
+    conversion.read(tmp_path / 'bomb.pth', 'torchvision', config=config)
   assert not mark.exists()
 
 
@@ -331,7 +319,8 @@ def test_torchvisions_weights_give_its_logits_in_numpy(tmp_path):
   safetensors.numpy.save_file(state, file)
   config = torchvision.get_config()
   config.augment.crop_size, config.model.width = 95, 1 / 16
-  network = conversion.read(file, 'torchvision', config=config, classes='6')
+  plain = as_json(config)
+  network = conversion.read(file, 'torchvision', config=plain, classes='6')
 
   def logits(arrays, views, **options):
     padded = np.pad(views, ((0, 0), (2, 2), (2, 2), (0, 0)))
@@ -341,6 +330,6 @@ def test_torchvisions_weights_give_its_logits_in_numpy(tmp_path):
   views = rng.uniform(0, 255, (1, 95, 95, 3))
   theirs = (views / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
   mine = views - network.statistics.mean_image[80:175, 80:175]
-  found = logits(names.join(network.params), mine)
+  found = logits(join(network.params), mine)
   expected = logits(arrays, theirs, channel_first=True)
   assert max_norm_error(found, expected) < 1e-5

@@ -13,7 +13,9 @@ import pytest
 import step_oracle
 from conftest import max_norm_error
 
+from alexnet_jax.models.towers import MeshShape
 from alexnet_jax.runtime import sharding
+from alexnet_jax.training.settings import configure
 from alexnet_jax.training.state import make_setup
 from alexnet_jax.training.step import TrainStep
 from configs import default
@@ -42,8 +44,9 @@ def make_config():
   config.augment.color_divisor = 1.1
   config.model.width = 1.0
   config.model.dropout = 0.4
-  config.model.features.update(FEATURES)
-  config.optimizer.rate_multipliers = (('bias', 2.0), ('', 1.0))
+  for layer, features in FEATURES.items():
+    config.model[layer].features = features
+  config.optimizer.learning_rate_multipliers = (('bias', 2.0), ('', 1.0))
   return config
 
 
@@ -114,8 +117,8 @@ def assert_close(got, want, tolerance=TOLERANCE):
 def test_steps_are_numpys():
   """Four, with a rate that drops; then two that are not finite."""
   config, statistics = make_config(), make_statistics()
-  mesh = sharding.make_mesh(1, 1, 2)
-  setup = make_setup(config, mesh, CLASSES, statistics)
+  mesh = MeshShape(1, 1).make_mesh(2)
+  setup = make_setup(configure(config), mesh, CLASSES, statistics)
   weights = make_weights(setup.abstract_state().params)
   state, step = state_of(setup, weights), TrainStep(setup)
   velocity = jax.tree.map(np.zeros_like, weights)

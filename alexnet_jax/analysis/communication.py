@@ -2,40 +2,37 @@
 
 The claim of the 2012 design is that the towers talk only before conv3 and the
 fully connected layers. Here it is read off the compiled programs and set
-beside what the shapes demand.
+beside what the network's table demands.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
-from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.analysis.hlo import Collective, read_collectives
 from alexnet_jax.data import stats
 from alexnet_jax.data.photographs import SIZE
-from alexnet_jax.models.table import CONVS, DENSES
+from alexnet_jax.models import describe
+from alexnet_jax.models.rows import Table
 from alexnet_jax.runtime import sharding
 from alexnet_jax.training.evaluation import make_eval_step
+from alexnet_jax.training.settings import Settings
 from alexnet_jax.training.state import Setup, make_setup
 from alexnet_jax.training.step import jitted_step
 
-_NORMS = tuple(name.replace('conv', 'lrn') for name in CONVS)
-_PAIRS = zip(CONVS, _NORMS, strict=True)
-_LAYERS = (*(name for pair in _PAIRS for name in pair), *DENSES, 'fc8')
-Needs = dict[tuple[str, str], int]
+Needs = Mapping[tuple[str, str], int]  # of `describe.needed_bytes`
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Transfer:
   """Collectives of one kind, layer and direction.
 
   Attributes:
@@ -61,24 +58,27 @@ class Row:
   bytes: int = 0
 
 
+def on_mesh(settings: Settings, data: int, towers: int) -> Settings:
+  """The same settings on another mesh."""
+  mesh = dataclasses.replace(settings.mesh, data=data, towers=towers)
+  return dataclasses.replace(settings, mesh=mesh)
+
+
 def abstract_setup(
-  config: ml_collections.ConfigDict,
+  settings: Settings,
   num_classes: int,
-  mesh: Any = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Setup:
   """A setup without a data set, to compile for, or to look at.
 
   Args:
-    config: as configs/default.py describes it.
+    settings: of `configure`.
     num_classes: outputs of fc8.
-    mesh: ('data', 'tower'), abstract or not; None: `config.mesh` on the
-      devices there are.
+    devices: of the mesh, which need not be here; None: those there are.
   """
-  mesh = mesh or sharding.make_mesh(
-    config.mesh.data, config.mesh.towers, config.model.towers
-  )
+  mesh = settings.mesh.make_mesh(settings.model.towers, devices)
   black = stats.Sums.of([np.zeros((SIZE, SIZE, 3), np.uint8)])
-  return make_setup(config, mesh, num_classes, black.statistics())
+  return make_setup(settings, mesh, num_classes, black.statistics())
 
 
 def compile_training(setup: Setup) -> jax.stages.Compiled:
@@ -91,90 +91,69 @@ def compile_training(setup: Setup) -> jax.stages.Compiled:
   )
   lowered = jitted_step(setup).lower(
     setup.abstract_state(),
-    _batch(setup, setup.config.batch_size),
-    jax.ShapeDtypeStruct((1 + len(setup.config.schedule.rules),), jnp.float32),
+    _batch(setup, setup.batch_size),
+    jax.ShapeDtypeStruct((1 + len(setup.schedule.rules),), jnp.float32),
     constants,
   )
   return lowered.compile()
 
 
-def of_training(setup: Setup) -> list[Row]:
+def training_transfers(setup: Setup) -> list[Transfer]:
   """What one training step sends."""
-  return rows_of(setup, compile_training(setup))
+  return read_transfers(setup, compile_training(setup))
 
 
-def of_evaluation(setup: Setup, views: int = 1) -> list[Row]:
+def evaluation_transfers(
+  setup: Setup, batch_size: int, views: int = 1
+) -> list[Transfer]:
   """What one step of an evaluation sends."""
   step = make_eval_step(setup, views)
-  config = setup.config
-  batch = _batch(setup, config.evals.batch_size or config.batch_size, 'mask')
+  batch = _batch(setup, batch_size, 'mask')
   params = setup.abstract_state().params
   jitted = cast(jax.stages.Wrapped, step.func)
-  return rows_of(
+  return read_transfers(
     setup, jitted.lower((params,), batch, **step.keywords).compile()
   )
 
 
-def rows_of(setup: Setup, compiled: jax.stages.Compiled) -> list[Row]:
-  """Alike collectives of a program as one row, in the order of the network."""
+def read_transfers(
+  setup: Setup, compiled: jax.stages.Compiled
+) -> list[Transfer]:
+  """Alike collectives of a program as one, in the order of the network."""
   text = compiled.as_text()
   assert text is not None
-  rows: dict[tuple, Row] = {}
-  for found in read_collectives(text, setup.mesh.shape):
-    key = (*_place(found), found.operation, found.axes, found.dtype)
-    row = rows.get(key, Row(*key))
-    rows[key] = dataclasses.replace(
-      row,
-      elements=row.elements + found.elements * found.times,
-      bytes=row.bytes + found.bytes,
+  layers = _scopes(setup.table)
+  found: dict[tuple, Transfer] = {}
+  for one in read_collectives(text, setup.mesh.shape):
+    key = (*_place(one, layers), one.operation, one.axes, one.dtype)
+    before = found.get(key, Transfer(*key))
+    found[key] = dataclasses.replace(
+      before,
+      elements=before.elements + one.elements * one.times,
+      bytes=before.bytes + one.bytes,
     )
-  return sorted(rows.values(), key=_order)
+
+  def order(one: Transfer) -> tuple:
+    backward = one.direction == 'backward'
+    known = one.layer in layers
+    place = layers.index(one.layer) if known else len(layers)
+    return (one.kind, backward, -place if backward else place, one.axes)
+
+  return sorted(found.values(), key=order)
 
 
-def minimum(setup: Setup) -> Needs:
-  """Bytes a device must receive per image, by (layer, direction).
+def needed_bytes(settings: Settings, num_classes: int, spread: int) -> Needs:
+  """The least that a device must receive per image, by (layer, direction).
 
-  A layer that reads all towers needs the maps of those that live elsewhere,
-  and gives back their gradient. fc8 needs the others' part of the logits, and
-  gives back nothing.
+  Args:
+    settings: of `configure`.
+    num_classes: outputs of fc8.
+    spread: devices that the towers are spread over.
   """
-
-  model = nnx.merge(setup.graphdef, setup.abstract_state().params)
-  # With 'owt' the convolutions of all towers are on each device; fc6 needs the
-  # maps of the others' images, of its own tower at least.
-  readers = {row.name for row in model.denses if row.talk}
-  regrouped = {'fc6'} - readers if setup.owt else set()
-  if not setup.owt:
-    readers |= {row.name for row in model.convs if row.talk}
-    if model.has_lrn and model.lrn_across:
-      normed = (row for row in model.convs if 'norm' in row.then)
-      readers |= {row.follower('norm', 'lrn') for row in normed}
-
-  def talk(params: nnx.State, images: jax.Array) -> dict[str, Any]:
-    """What each layer reads of all towers, as it would be sent."""
-    model = nnx.merge(setup.graphdef, params)
-    model.tower_axis = None
-    outputs = model.activations(images)
-    inputs = dict(zip(list(outputs)[1:], outputs.values(), strict=False))
-    dtype = model.exchange_dtype or model.dtype
-    sent = {
-      name: [x.astype(dtype) for x in inputs[name]]
-      for name in readers | regrouped
-    }
-    return sent | {'fc8': outputs['fc8']}
-
-  size = setup.config.augment.crop_size
-  image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-  maps = jax.eval_shape(talk, jax.eval_shape(setup.init).params, image)
-  spread = setup.mesh.shape[sharding.TOWER]
-  needs = {}
-  for name in readers | regrouped:
-    read = _bytes(maps[name]) // (spread if name in regrouped else 1)
-    others = read * (spread - 1) // spread
-    needs[name, 'forward'] = needs[name, 'backward'] = others
-  # Each sum of the logits goes out again: for two towers, the other's part.
-  needs['fc8', 'forward'] = 2 * _bytes(maps['fc8']) * (spread - 1) // spread
-  return needs
+  table, size = settings.model, settings.augment.crop_size
+  layers = describe.describe(table, num_classes, size)
+  towers = settings.mesh.make_towers()
+  return describe.needed_bytes(layers, table, towers, spread, settings.dtype)
 
 
 def parameters_on_a_device(setup: Setup) -> int:
@@ -183,23 +162,28 @@ def parameters_on_a_device(setup: Setup) -> int:
   return sum(math.prod(x.sharding.shard_shape(x.shape)) for x in leaves)
 
 
-def table(setup: Setup, rows: Iterable[Row]) -> str:
-  """What `rows` say of one program, for people to read."""
-  config, rows = setup.config, list(rows)
-  images = config.batch_size // setup.mesh.shape[sharding.DATA]
-  needs = minimum(setup)
+def format_transfers(
+  setup: Setup, transfers: Iterable[Transfer], needs: Needs
+) -> str:
+  """What a program sends, for people to read.
+
+  Args:
+    setup: of the program.
+    transfers: of `training_transfers` or `evaluation_transfers`.
+    needs: of `needed_bytes`.
+  """
+  transfers = list(transfers)
+  images = setup.batch_size // setup.mesh.shape[sharding.DATA]
   form = '{:<6} {:<9} {:<15} {:<11} {:<5} {:>12} {:>9}'.format
   head = ('layer', 'direction', 'operation', 'axis', 'dtype')
   lines = [form(*head, 'bytes/image', 'minimum')]
-  for row in rows:
-    if row.kind == 'activations':
-      need = needs.get((row.layer, row.direction), 0)
-      each = f'{row.bytes / images:,.0f}'
-      axis = ','.join(row.axes)
+  for one in transfers:
+    if one.kind == 'activations':
+      need = needs.get((one.layer, one.direction), 0)
       lines.append(
         form(
-          *(row.layer, row.direction, row.operation, axis, row.dtype),
-          *(each, f'{need:,}'),
+          *(one.layer, one.direction, one.operation, ','.join(one.axes)),
+          *(one.dtype, f'{one.bytes / images:,.0f}', f'{need:,}'),
         )
       )
   for kind, words in (
@@ -207,11 +191,11 @@ def table(setup: Setup, rows: Iterable[Row]) -> str:
     ('labels', 'labels'),
     ('scalars', 'scalars of metrics'),
   ):
-    for axes in sorted({row.axes for row in rows if row.kind == kind}):
-      those = [r for r in rows if r.kind == kind and r.axes == axes]
+    for axes in sorted({one.axes for one in transfers if one.kind == kind}):
+      those = [x for x in transfers if (x.kind, x.axes) == (kind, axes)]
       lines.append(
-        f'{words} over {",".join(axes)}: {sum(r.elements for r in those):,} '
-        f'numbers, {sum(r.bytes for r in those):,} bytes a step'
+        f'{words} over {",".join(axes)}: {sum(x.elements for x in those):,} '
+        f'numbers, {sum(x.bytes for x in those):,} bytes a step'
       )
   held = parameters_on_a_device(setup)
   lines.append(f'each device holds {held:,} parameters')
@@ -231,7 +215,17 @@ def _batch(setup: Setup, size: int, *flags: str) -> dict[str, Any]:
   }
 
 
-def _place(found: Collective) -> tuple[str, str, str]:
+def _scopes(table: Table) -> list[str]:
+  """The names that the network gives its layers and their steps, in order."""
+  names = []
+  for row in table.rows:
+    names.append(row.name)
+    if row in table.convs:
+      names += [row.output(step) for step in table.steps(row)]
+  return list(dict.fromkeys(names))
+
+
+def _place(found: Collective, layers: Sequence[str]) -> tuple[str, str, str]:
   """(kind, layer, direction), from the name stack."""
   if found.elements == 1:
     return 'scalars', '', ''
@@ -240,23 +234,10 @@ def _place(found: Collective) -> tuple[str, str, str]:
     return 'labels', '', ''
   for part in parts:
     name = re.sub(r'\w+\(|\)', '', part)
-    if name in _LAYERS:
+    if name in layers:
       backward = 'transpose(' in part
       # The sum in a backward pass is that of a gradient all devices need.
       summed = backward and primitive.startswith('psum')
       kind = 'parameters' if summed else 'activations'
       return kind, name, 'backward' if backward else 'forward'
   return 'activations', f'? {found.scope}', 'forward'
-
-
-def _order(row: Row) -> tuple:
-  backward = row.direction == 'backward'
-  known = row.layer in _LAYERS
-  place = _LAYERS.index(row.layer) if known else len(_LAYERS)
-  return (row.kind, backward, -place if backward else place, row.axes)
-
-
-def _bytes(maps: Any) -> int:
-  return sum(
-    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(maps)
-  )

@@ -1,32 +1,35 @@
-"""What a compiled program sends between devices, read from its text.
+"""What a compiled program sends and moves, read from its text.
 
 XLA's text of the optimized program is the one account of its communication:
-what was asked for may have been removed, combined or repeated in a loop.
+what was asked for may have been removed, combined or repeated in a loop. It is
+also the one account of memory by layer, for XLA's own sum ('bytes accessed')
+has no layers in it.
 """
 
 import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 _BITS = {'pred': 8, 'bf16': 16}  # else the digits of the name: f32, s8
-_KINDS = {
-  'all-gather',
-  'all-reduce',
-  'all-to-all',
-  'collective-broadcast',
-  'collective-permute',
-  'ragged-all-to-all',
-  'reduce-scatter',
+_COLLECTIVES = {
+  *('all-gather', 'all-reduce', 'all-to-all', 'collective-broadcast'),
+  *('collective-permute', 'ragged-all-to-all', 'reduce-scatter'),
 }
+# These move nothing.
+_FREE = {'bitcast', 'constant', 'get-tuple-element', 'parameter', 'tuple'}
+_ON_CHIP = 'S(1)'  # a layout's memory space: a TPU's vector memory
 # %name = type opcode(operands), attributes
 _INSTRUCTION = re.compile(
-  r'\s+(?:ROOT )?%(?P<name>\S+) = (?P<type>\(.*?\)|\S+) (?P<opcode>[\w-]+)\('
+  r'\s+(?:ROOT )?%(?P<name>\S+) = (?P<type>\(.*?\)|\S+) (?P<opcode>[\w-]+)'
+  r'\((?P<operands>.*?)\)(?:[,\s]|$)'
 )
-_ARRAY = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
+_ARRAY = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?')
 _CALLED = re.compile(
   r'(?:calls|to_apply|body|condition|branch_computations|called_computations'
   r'|true_computation|false_computation)=(?:\{([^}]*)\}|(%[\w.-]+))'
@@ -91,12 +94,9 @@ def read_collectives(
   found = []
   for name, times in _runs(computations):
     lines = computations[name]
-    for line in lines:
-      match = _INSTRUCTION.match(line)
-      if match is None:
-        continue
-      operation = match['opcode'].removesuffix('-start')
-      if operation not in _KINDS:
+    for one in _instructions(lines):
+      line, operation = one.string, one['opcode'].removesuffix('-start')
+      if operation not in _COLLECTIVES:
         continue
       groups = _groups(line, math.prod(mesh_shape.values()))
       size = groups.shape[1]
@@ -104,21 +104,57 @@ def read_collectives(
         continue
       if not times:
         raise ValueError(f'in a loop of unknown length: {line.strip()}')
-      scopes = _scopes(match['name'], line, lines)
-      arrays = _results(match['type'], match['opcode'])
-      for index, (dtype, elements) in enumerate(arrays):
+      scopes = _scopes(one, lines)
+      for index, array in enumerate(_results(one)):
         found.append(
           Collective(
             operation=operation,
             scope=scopes.get(index, scopes[None]),
             axes=_axes(groups, mesh_shape, line),
-            dtype=dtype,
-            elements=elements,
+            dtype=array.dtype,
+            elements=math.prod(array.shape),
             group=size,
             times=times,
           )
         )
   return found
+
+
+def bytes_by_scope(text: str) -> dict[str, int]:
+  """What a program moves to and from memory: {JAX's name stack: bytes}.
+
+  Each instruction of the program's entry, most of which are fusions, counts
+  those of its operands and results that lie in a TPU's HBM once; what is inside
+  a fusion stays on the chip. XLA's own sum counts what lies in vector memory,
+  too. A loop counts all that it carries, in and out.
+  """
+  sizes: dict[str, int] = {}
+  reads: dict[str, int] = {}  # of copies that go on beside other work
+  moved: dict[str, int] = defaultdict(int)
+  for one in _instructions(_computations(text)['']):
+    name, opcode = one['name'], one['opcode']
+    size = sizes[name] = _size(one['type'])
+    if opcode in _FREE:
+      continue
+    operands = re.findall(r'%([\w.-]+)', one['operands'])
+    read = sum(sizes.get(operand, 0) for operand in operands)
+    if opcode.endswith('-start'):
+      reads[name] = read
+      continue
+    if opcode.endswith('-done'):  # it reads no more than what arrives
+      arrives = _size(one['type'], anywhere=True)
+      read = min(arrives, sum(reads.get(operand, 0) for operand in operands))
+    moved[_scope(one.string)] += size + read
+  return dict(moved)
+
+
+# -- the text
+
+
+class _Array(NamedTuple):
+  dtype: str
+  shape: tuple[int, ...]
+  layout: str
 
 
 def _computations(text: str) -> dict[str, list[str]]:
@@ -132,6 +168,45 @@ def _computations(text: str) -> dict[str, list[str]]:
     else:
       lines.append(line)
   return computations
+
+
+def _instructions(lines: Iterable[str]) -> Iterator[re.Match[str]]:
+  """Those lines that are instructions, as `_INSTRUCTION` matches them."""
+  return filter(None, map(_INSTRUCTION.match, lines))
+
+
+def _arrays(type_: str) -> list[_Array]:
+  """The arrays of a type, which may be a tuple of them."""
+  return [
+    _Array(dtype, tuple(_ints(dims)) if dims else (), layout)
+    for dtype, dims, layout in _ARRAY.findall(type_)
+  ]
+
+
+def _scope(line: str) -> str:
+  found = re.search(r'op_name="(.*?)"', line)
+  return found[1] if found else ''
+
+
+def _size(type_: str, anywhere: bool = False) -> int:
+  """Bytes of a type's arrays in HBM, or of all; scalars do not count."""
+  return sum(
+    math.prod(array.shape) * _bits(array.dtype) // 8
+    for array in _arrays(type_)
+    if array.shape and (anywhere or _ON_CHIP not in array.layout)
+  )
+
+
+def _bits(dtype: str) -> int:
+  digits = re.search(r'\d+', dtype)
+  return _BITS[dtype] if dtype in _BITS else int(digits[0]) if digits else 8
+
+
+def _ints(text: str) -> list[int]:
+  return [int(number) for number in text.split(',')]
+
+
+# -- collectives
 
 
 def _runs(computations: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
@@ -174,10 +249,6 @@ def _numbers(text: str) -> np.ndarray:
   return np.array([_ints(row) for row in re.findall(r'\{([\d,]+)\}?', text)])
 
 
-def _ints(text: str) -> list[int]:
-  return [int(number) for number in text.split(',')]
-
-
 def _axes(
   groups: np.ndarray, mesh_shape: Mapping[str, int], line: str
 ) -> tuple[str, ...]:
@@ -191,13 +262,13 @@ def _axes(
   return axes
 
 
-def _scopes(name: str, line: str, lines: list[str]) -> dict[int | None, str]:
+def _scopes(one: re.Match[str], lines: list[str]) -> dict[int | None, str]:
   """Scopes of a collective's results: XLA combines collectives of different
   scopes, and leaves those to the instructions that take the results out."""
-  scopes: dict[int | None, str] = {None: _scope(line)}
-  if ' all-to-all' in line:  # its results are the parts of one
+  scopes: dict[int | None, str] = {None: _scope(one.string)}
+  if ' all-to-all' in one.string:  # its results are the parts of one
     return scopes
-  taken = f' get-tuple-element(%{name}), index='
+  taken = f' get-tuple-element(%{one["name"]}), index='
   for other in lines:
     if taken in other:
       index = re.match(r'\d+', other.partition(taken)[2])
@@ -206,24 +277,11 @@ def _scopes(name: str, line: str, lines: list[str]) -> dict[int | None, str]:
   return scopes
 
 
-def _scope(line: str) -> str:
-  found = re.search(r'op_name="(.*?)"', line)
-  return found[1] if found else ''
-
-
-def _results(type_: str, opcode: str) -> list[tuple[str, int]]:
-  """(dtype, elements) of each array that a collective gives."""
-  arrays = [
-    (dtype, math.prod(_ints(dims)) if dims else 1)
-    for dtype, dims in _ARRAY.findall(type_)
-  ]
-  if opcode in ('all-gather-start', 'collective-permute-start'):
+def _results(one: re.Match[str]) -> list[_Array]:
+  """Each array that a collective gives."""
+  arrays = _arrays(one['type'])
+  if one['opcode'] in ('all-gather-start', 'collective-permute-start'):
     # (operands, results[, contexts])
-    arrays = [array for array in arrays if array != ('u32', 1)]
+    arrays = [a for a in arrays if a[:2] != ('u32', ())]
     arrays = arrays[len(arrays) // 2 :]
   return arrays
-
-
-def _bits(dtype: str) -> int:
-  digits = re.search(r'\d+', dtype)
-  return _BITS[dtype] if dtype in _BITS else int(digits[0]) if digits else 8

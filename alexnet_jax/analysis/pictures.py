@@ -4,8 +4,6 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from alexnet_jax.analysis import looking
-
 
 def conv1_kernels(params: nnx.State, columns: int = 16) -> np.ndarray:
   """The kernels of conv1, tower above tower as in figure 3.
@@ -44,12 +42,32 @@ def conv1_colour(params: nnx.State) -> tuple[np.ndarray, np.ndarray]:
     params: of the network; with several processes all call this.
 
   Returns:
-    [towers], the mean of `looking.colour` over a tower's kernels, and the
+    [towers], the mean of `measure_colour` over a tower's kernels, and the
     standard error of that mean.
   """
-  shares = looking.colour(_conv1(params))
+  shares = measure_colour(_conv1(params))
   deviation = shares.std(1, ddof=1) if shares.shape[1] > 1 else shares * 0
   return shares.mean(1), deviation / np.sqrt(shares.shape[1])
+
+
+def measure_colour(kernels: np.ndarray) -> np.ndarray:
+  """The share of each kernel's energy that is outside the grey axis.
+
+  In figure 3 the kernels of one tower are "largely color-agnostic", those of
+  the other "largely color-specific". Energy is the sum of squares; that of a
+  pixel along grey is its share along (1, 1, 1). A grey kernel has 0, one of
+  one channel 2/3, as random weights have, one that compares two channels 1.
+
+  Args:
+    kernels: [T, h, w, 3, F].
+
+  Returns:
+    float64 [T, F]; 0 for a kernel that is 0.
+  """
+  kernels = kernels.astype(np.float64)
+  whole = np.square(kernels).sum((1, 2, 3))
+  grey = 3 * np.square(kernels.mean(3)).sum((1, 2))
+  return (whole - grey) / np.where(whole, whole, 1)
 
 
 def _conv1(params: nnx.State) -> np.ndarray:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.kernels import windows
-from alexnet_jax.models import table
+from alexnet_jax.benchmarks.timing import Sample
+from alexnet_jax.models.describe import Layer, describe
+from alexnet_jax.models.rows import Table
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training.state import Setup
 
@@ -46,9 +47,17 @@ class Peer:
       'needs a Python with torch: --peer_python=PATH'
     )
 
+  def measure(self, question: str, times: int) -> Sample:
+    """The answer to a question that does its work so many times."""
+    return self.ask(question, times=times)
+
+  def peak_memory(self) -> float:
+    """The most memory the process has had, in GB."""
+    return self.ask('memory')['gigabytes']
+
 
 @contextlib.contextmanager
-def started(python: str | None) -> Iterator[Peer]:
+def start_peer(python: str | None) -> Iterator[Peer]:
   """Starts a peer, which ends with the block.
 
   Args:
@@ -68,7 +77,7 @@ def started(python: str | None) -> Iterator[Peer]:
     process.communicate()
 
 
-def load(
+def load_network(
   peer: Peer,
   setup: Setup,
   params: dict[str, np.ndarray],
@@ -79,7 +88,7 @@ def load(
   """Gives a peer our network and our batch.
 
   Args:
-    peer: of `started`.
+    peer: of `start_peer`.
     setup: of `make_setup`.
     params: {'conv1/kernel': [towers, k, k, in, out], ...}.
     views: float32 [B, crop, crop, 3].
@@ -91,13 +100,14 @@ def load(
   """
   with tempfile.TemporaryDirectory() as folder:
     file = Path(folder) / 'peer.npz'
-    spec = describe(setup, params)
+    num_classes = params[f'{setup.table.logits.name}/bias'].size
+    spec = describe_for_peer(setup, num_classes)
     arrays = {'spec': np.array(json.dumps(spec)), **_weights(spec, params)}
     np.savez(file, allow_pickle=False, views=views, labels=labels, **arrays)
     return peer.ask('load', file=str(file), compiled=compiled)
 
 
-def logits(peer: Peer) -> np.ndarray:
+def ask_logits(peer: Peer) -> np.ndarray:
   """The peer's, of its batch, as at test time: [B, classes]."""
   with tempfile.TemporaryDirectory() as folder:
     file = Path(folder) / 'logits.npy'
@@ -105,69 +115,69 @@ def logits(peer: Peer) -> np.ndarray:
     return np.load(file)
 
 
-def describe(setup: Setup, params: dict[str, np.ndarray]) -> dict[str, Any]:
+def describe_for_peer(setup: Setup, num_classes: int) -> dict[str, Any]:
   """The network as `torch_peer.AlexNet` takes it: plain numbers.
 
   Raises:
     UserError: it has what the peer has not.
   """
-  model, config = setup.config.model, setup.config
-  if model.activation != 'relu':
+  table = setup.table
+  if table.activation != 'relu':
     raise UserError('--peer: PyTorch stands by with ReLU only')
-  rows, readers = table.rows(model)
-  usual = ('act', 'norm', 'pool')
-  if (
-    any([s for s in usual if s in r.then] != list(r.then) for r in rows)
-    or not all(row.talk for row in readers)
-    or (model.rounding, model.lrn.across_towers) != ('up', False)
-  ):
+  if not _is_usual(table):
     raise UserError('--peer: PyTorch stands by with the order of §3 only')
-  convs, size = [], config.augment.crop_size
-  for row in rows:
-    kernel = params[f'{row.name}/kernel']
-    outputs = windows.output_size(size, row.kernel, row.stride, row.pad)
-    hang = (outputs - 1) * row.stride + row.kernel - size - row.pad
-    convs.append(
-      {
-        'name': row.name,
-        'features': kernel.shape[0] * kernel.shape[-1],
-        'kernel': row.kernel,
-        'stride': row.stride,
-        'edges': (row.pad, hang),
-        'talk': row.talk,
-        'lrn': 'norm' in row.then and model.lrn.enabled,
-        'pool': 'pool' in row.then,
-      }
-    )
-    size = outputs
-    if 'pool' in row.then:
-      size = windows.output_size(size, model.pool.window, model.pool.stride)
-  denses = []
-  for name in (*(row.name for row in readers), 'fc8'):
-    towers, inputs, outputs = params[f'{name}/kernel'].shape
-    last = name == 'fc8'  # split by input, the others by output
-    denses.append(
-      (
-        name,
-        inputs * (towers if last else 1),
-        outputs * (1 if last else towers),
-      )
-    )
+  assert table.lrn is not None
+  layers = describe(table, num_classes, setup.augment.crop_size)
+  number = len(table.convs)
   return {
-    'towers': model.towers,
-    'convs': convs,
-    'denses': denses,
-    'maps': size,  # side of the last ones
-    'lrn': model.lrn.to_dict(),
-    'pool': {'kernel_size': model.pool.window, 'stride': model.pool.stride},
-    'dropout': model.dropout,
-    'dropout_form': model.dropout_form,
+    'towers': table.towers,
+    'convs': [_describe_conv(layer) for layer in layers[:number]],
+    'denses': [_describe_dense(layer) for layer in layers[number:]],
+    'maps': layers[number - 1].after[0],  # side of the last ones
+    'lrn': table.lrn.arguments,
+    'pool': {'kernel_size': table.pool.window, 'stride': table.pool.stride},
+    'dropout': table.dropout,
+    'dropout_form': table.dropout_form,
     'optimizer': {
-      'momentum': config.optimizer.momentum,
-      'weight_decay': config.optimizer.weight_decay,
-      'rate': config.schedule.rate,
+      'momentum': setup.optimizer.momentum,
+      'weight_decay': setup.optimizer.weight_decay,
+      'learning_rate': setup.schedule.learning_rate,
     },
   }
+
+
+def _is_usual(table: Table) -> bool:
+  usual = ('act', 'norm', 'pool')
+  return (
+    all(tuple(s for s in usual if s in r.then) == r.then for r in table.convs)
+    and all(row.reads == 'both' for row in table.denses)
+    and table.rounding == 'up'
+    and table.lrn is not None
+    and not table.lrn.across_towers
+  )
+
+
+def _describe_conv(layer: Layer) -> dict[str, Any]:
+  kinds = [step.kind for step in layer.then]
+  return {
+    'name': layer.name,
+    'features': layer.towers * layer.kernel[-1],
+    'kernel': layer.kernel[0],
+    'stride': layer.stride,
+    'edges': layer.edges,
+    'reads_both': layer.reads_both,
+    'lrn': 'norm' in kinds,
+    'pool': 'pool' in kinds,
+  }
+
+
+def _describe_dense(layer: Layer) -> tuple[str, int, int]:
+  """Its name, inputs and outputs; the logits are split by input, other layers
+  by output."""
+  inputs, outputs = layer.kernel
+  if layer.is_logits:
+    return layer.name, inputs * layer.towers, outputs
+  return layer.name, inputs, outputs * layer.towers
 
 
 def _weights(

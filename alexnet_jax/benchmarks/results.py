@@ -4,7 +4,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from etils import epath
@@ -15,7 +15,7 @@ from alexnet_jax.runtime.files import explained, write_atomically
 Row = dict[str, Any]
 
 
-def about(row: Row) -> str:
+def describe_row(row: Row) -> str:
   """What a row was made with, in a line."""
   return (
     f'{row["machine"]}, {row["cores"]} cores; {row["versions"]}; commit '
@@ -24,11 +24,18 @@ def about(row: Row) -> str:
   )
 
 
-def spread(row: Row, field: str, digits: int = 1) -> str:
+def format_spread(row: Row, field: str, digits: int = 1) -> str:
   """'13.2 (12.9-13.4)'."""
   values = [row[field], row[f'{field}_low'], row[f'{field}_high']]
   median, low, high = (f'{value:.{digits}f}' for value in values)
   return f'{median} ({low}-{high})'
+
+
+def format_markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+  """A table of Markdown."""
+  lines = [f'| {" | ".join(head)} |', '|' + '---|' * len(head)]
+  lines += [f'| {" | ".join(map(str, cells))} |' for cells in rows]
+  return '\n'.join(lines)
 
 
 def write_json(path: str, rows: Sequence[Row]) -> None:

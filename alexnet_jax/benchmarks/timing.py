@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax.runtime import backend
+from alexnet_jax.training.settings import Settings
 
-# Of one unit of work: 'seconds', and perhaps the parts of them.
+# One unit of work: 'seconds', and perhaps the parts of them.
 Sample = dict[str, float]
 _GEMM = 2048  # rows and columns
 
@@ -82,14 +83,14 @@ class Spread:
     return {name: self.median, low: self.low, high: self.high}
 
 
-def gemm() -> Contender:
+def make_gemm() -> Contender:
   """A float32 product of matrices, as XLA does it."""
   a = jax.random.normal(jax.random.key(0), (_GEMM, _GEMM))
   product = jax.jit(
     lambda a, b: jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)
   )
   return Contender(
-    'GEMM', lambda times: {'seconds': seconds(lambda: product(a, a), times)}
+    'GEMM', lambda times: {'seconds': time_calls(lambda: product(a, a), times)}
   )
 
 
@@ -98,8 +99,8 @@ def gemm_rate(samples: Sequence[Sample]) -> float:
   return 2 * _GEMM**3 / min(sample['seconds'] for sample in samples)
 
 
-def seconds(work: Callable[[], Any], times: int = 1) -> float:
-  """Of one, on average; waits for arrays to be computed."""
+def time_calls(work: Callable[[], Any], times: int = 1) -> float:
+  """Seconds of one call, on average; waits for arrays to be computed."""
   start = time.perf_counter()
   for _ in range(times):
     jax.block_until_ready(work())
@@ -111,7 +112,21 @@ def peak_memory() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def environment() -> dict[str, Any]:
+def describe_run(
+  benchmark: str, settings: Settings, repeats: int
+) -> dict[str, Any]:
+  """What a row of results begins with: what was measured, where, and how."""
+  return {
+    'benchmark': benchmark,
+    **describe_machine(),
+    'batch': settings.batch_size,
+    'width': settings.model.width,
+    'dtype': settings.dtype,
+    'repeats': repeats,
+  }
+
+
+def describe_machine() -> dict[str, Any]:
   """Machine, versions and commit, for a row of results."""
   found = backend.describe()
   devices = sorted(set(found['devices']))

@@ -25,7 +25,7 @@ class AlexNet(nn.Module):
   """Two towers as grouped convolutions, the way PyTorch users write them.
 
   Args:
-    spec: of `peer.describe`: the table, with the sizes of the layers.
+    spec: of `peer.describe_for_peer`: the table, with the sizes of the layers.
   """
 
   def __init__(self, spec):
@@ -33,7 +33,7 @@ class AlexNet(nn.Module):
     self.spec = spec
     features = 3
     for number, row in enumerate(spec['convs']):
-      own = number and not row['talk']
+      own = number and not row['reads_both']
       conv = nn.Conv2d(
         features,
         row['features'],
@@ -154,7 +154,7 @@ class Server:
         {'params': weights, 'weight_decay': rule['weight_decay']},
         {'params': biases, 'weight_decay': 0.0},
       ],
-      lr=rule['rate'],
+      lr=rule['learning_rate'],
       momentum=rule['momentum'],
       fused=True,
     )

@@ -9,15 +9,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import ml_collections
+import jax
 from jax.experimental import topologies
 
-from alexnet_jax.analysis import communication
-from alexnet_jax.benchmarks import timing, traffic
+from alexnet_jax.analysis import communication, hlo
+from alexnet_jax.benchmarks import results, timing
 from alexnet_jax.benchmarks.results import Row
-from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training.state import Setup
+from alexnet_jax.training.settings import Settings
 
 _LAYER = re.compile(r'(conv|fc|lrn|pool)\d|augment|update|loss')
 
@@ -46,19 +45,13 @@ CHIPS = {
 }
 
 
-def run(
-  config: ml_collections.ConfigDict,
-  topology: str,
-  mesh: tuple[int, int],
-  classes: int,
-) -> Row:
+def compile_step(settings: Settings, topology: str, num_classes: int) -> Row:
   """Compiles the training step for a topology.
 
   Args:
-    config: as configs/default.py describes it; `batch_size` over all chips.
+    settings: of `configure`; `batch_size` over all chips of the mesh.
     topology: such as 'v5e:2x4', of which the mesh takes the first chips.
-    mesh: (data, tower).
-    classes: outputs of fc8.
+    num_classes: outputs of fc8.
 
   Returns:
     FLOPs and bytes of one chip and step as XLA counts them, bytes by layer,
@@ -70,34 +63,36 @@ def run(
   chip = topology.partition(':')[0]
   if chip not in CHIPS:
     raise UserError(f'--topology={topology}: one of {sorted(CHIPS)} first')
-  setup = _setup(config, topology, mesh, classes)
+  devices = _open_topology(topology)
+  setup = communication.abstract_setup(settings, num_classes, devices)
   compiled = communication.compile_training(setup)
   cost: Any = compiled.cost_analysis()
   memory: Any = compiled.memory_analysis()
   text = compiled.as_text()
   assert text is not None
-  chips = mesh[0] * mesh[1]
-  sent = communication.rows_of(setup, compiled)
-  versions = timing.environment()
+  mesh, chips = settings.mesh, setup.mesh.size
+  sent = communication.read_transfers(setup, compiled)
+  about = timing.describe_machine()
   return {
     'benchmark': 'tpu',
-    'commit': versions['commit'],
-    'versions': f'{versions["versions"]}, libtpu {_libtpu()}',
+    'commit': about['commit'],
+    'versions': f'{about["versions"]}, libtpu '
+    f'{importlib.metadata.version("libtpu")}',
     'topology': topology,
     'chips': chips,
-    'mesh': f'{mesh[0]},{mesh[1]}',
-    'parallelism': config.mesh.parallelism,
-    'dtype': config.dtype,
-    'batch': config.batch_size,
+    'mesh': f'{mesh.data},{mesh.towers}',
+    'parallelism': mesh.parallelism,
+    'dtype': settings.dtype,
+    'batch': settings.batch_size,
     'flops': cost['flops'],
     'bytes': cost['bytes accessed'],
     'received': {
-      kind: sum(row.bytes for row in sent if row.kind == kind)
+      kind: sum(one.bytes for one in sent if one.kind == kind)
       for kind in ('parameters', 'activations', 'labels', 'scalars')
     },
     'temporary': memory.temp_size_in_bytes,
     'arguments': memory.argument_size_in_bytes,
-    'layers': _by_layer(text, config.batch_size / chips),
+    'layers': _bytes_by_layer(text, settings.batch_size / chips),
   }
 
 
@@ -117,7 +112,7 @@ class Roofline:
 
   @classmethod
   def of(cls, row: Row, chip: str | None = None) -> 'Roofline':
-    """Of what `run` found; `chip`: another one than it was compiled for."""
+    """Of a row of `compile_step`; `chip`: another than it was compiled for."""
     figures = CHIPS[chip or row['topology'].partition(':')[0]]
     return cls(
       row['flops'] / figures.flops,
@@ -141,71 +136,56 @@ class Roofline:
     return max(vars(self), key=lambda name: vars(self)[name])
 
 
-def table(rows: Sequence[Row]) -> str:
-  """What `run` found, for people to read, as Markdown."""
+def format_rooflines(rows: Sequence[Row]) -> str:
+  """What `compile_step` found, for people to read, as Markdown."""
   head = (
     *('topology', 'chips', 'mesh', 'parallelism', 'batch'),
     *('GFLOP/image', 'MB/image', 'memory, GB', 'received, MB'),
     *('products, ms', 'memory, ms', 'links, ms', 'binds', 'images/s at most'),
   )
-  lines = [f'| {" | ".join(head)} |', '|' + '---|' * len(head)]
-  for row in rows:
-    time = Roofline.of(row)
-    images = row['batch'] / row['chips']
-    cells = (
-      *(row[name] for name in ('topology', 'chips', 'mesh', 'parallelism')),
-      f'{row["batch"]:,}',
-      f'{row["flops"] / images / 1e9:.2f}',
-      f'{row["bytes"] / images / 1e6:.1f}',
-      f'{(row["temporary"] + row["arguments"]) / 1e9:.2f}',
-      f'{sum(row["received"].values()) / 1e6:.0f}',
-      *(f'{1e3 * t:.2f}' for t in (time.products, time.memory, time.links)),
-      time.binds,
-      f'{row["batch"] / time.hidden:,.0f}',
-    )
-    lines.append(f'| {" | ".join(map(str, cells))} |')
-  return '\n'.join(lines)
+  return results.format_markdown(head, map(_roofline_cells, rows))
 
 
-def layers(row: Row) -> str:
+def _roofline_cells(row: Row) -> list[Any]:
+  time = Roofline.of(row)
+  images = row['batch'] / row['chips']
+  return [
+    *(row[name] for name in ('topology', 'chips', 'mesh', 'parallelism')),
+    f'{row["batch"]:,}',
+    f'{row["flops"] / images / 1e9:.2f}',
+    f'{row["bytes"] / images / 1e6:.1f}',
+    f'{(row["temporary"] + row["arguments"]) / 1e9:.2f}',
+    f'{sum(row["received"].values()) / 1e6:.0f}',
+    *(f'{1e3 * t:.2f}' for t in (time.products, time.memory, time.links)),
+    time.binds,
+    f'{row["batch"] / time.hidden:,.0f}',
+  ]
+
+
+def format_layer_bytes(row: Row) -> str:
   """MB an image by layer, most first."""
   ordered = sorted(row['layers'].items(), key=lambda item: -item[1])
   return '\n'.join(f'{name:<18} {mb:8.2f}' for name, mb in ordered)
 
 
-def _setup(
-  config: ml_collections.ConfigDict,
-  topology: str,
-  mesh: tuple[int, int],
-  classes: int,
-) -> Setup:
-  config.mesh.data, config.mesh.towers = mesh
+def _open_topology(topology: str) -> list[jax.Device]:
   # There is no machine of TPUs to ask, and no TPU that two could want.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   try:
-    devices = list(
-      topologies.get_topology_desc(
-        platform='tpu', topology_name=topology
-      ).devices
-    )
+    found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
+    return list(found.devices)
   except Exception as error:  # libtpu's, of many kinds
     raise UserError(
       f'--topology={topology}: {str(error)[:300]}. It needs libtpu: '
       '`make tpu-report`, or pip install "jax[tpu]"'
     ) from error
-  made = sharding.make_mesh(*mesh, config.model.towers, devices)
-  return communication.abstract_setup(config, classes, made)
 
 
-def _libtpu() -> str:
-  return importlib.metadata.version('libtpu')
-
-
-def _by_layer(text: str, images: float) -> dict[str, float]:
+def _bytes_by_layer(text: str, images: float) -> dict[str, float]:
   """MB an image by layer and direction: this program's count, not XLA's."""
   found: dict[str, float] = defaultdict(float)
-  for scope, moved in traffic.by_scope(text).items():
+  for scope, moved in hlo.bytes_by_scope(text).items():
     layer = _LAYER.search(scope)
     name = layer[0] if layer else 'rest'
     back = ' backward' if 'transpose(' in scope else ''

@@ -30,6 +30,7 @@ from alexnet_jax.runtime.writers import Progress
 
 _STATISTICS = 'statistics.npz'
 DESCRIPTION = 'dataset_info.json'  # TFDS's
+FORMAT_VERSION = 2  # in the fingerprint of a data set
 SHARD = 1024  # examples per file: 200 MB of raw pixels
 # Photographs hardly compress (17 % with zstd) and are read 3 times slower then.
 _OPTIONS = 'group_size:1,uncompressed'
@@ -155,7 +156,7 @@ def open_dataset(name: str, data_dir: epath.PathLike) -> Dataset:
 
   Raises:
     UserError: there is none; the message has the command that makes it. Or
-      its description is damaged.
+      its description is damaged, or another version wrote it.
   """
   path = dataset_path(name, data_dir)
   if not is_there(path):
@@ -169,15 +170,21 @@ def open_dataset(name: str, data_dir: epath.PathLike) -> Dataset:
     )
   try:
     info = tfds.builder_from_directory(path).info
-    return Dataset(
-      name=name,
-      path=path,
-      class_names=tuple(info.features['label'].names),
-      statistics=Statistics.load(path / _STATISTICS),
-      fingerprint=dict(info.metadata),
-    )
+    version = info.metadata.get('format_version', 1)
+    if version == FORMAT_VERSION:
+      return Dataset(
+        name=name,
+        path=path,
+        class_names=tuple(info.features['label'].names),
+        statistics=Statistics.load(path / _STATISTICS),
+        fingerprint=dict(info.metadata),
+      )
   except Exception as error:  # damaged bytes may be anything
     raise _damaged(path, error) from error
+  raise UserError(
+    f'{path} is of format {version}, and this program reads format '
+    f'{FORMAT_VERSION}: prepare it anew with --overwrite'
+  )
 
 
 def dataset_path(name: str, data_dir: epath.PathLike) -> epath.Path:
@@ -235,6 +242,7 @@ class Photographs(dataset_builder.FileReaderBuilder):
       features=tfds.features.FeaturesDict({'image': image, 'label': label}),
       disable_shuffling=True,  # the order of reading is Grain's
       metadata=tfds.core.MetadataDict(
+        format_version=FORMAT_VERSION,
         request=self._request,
         filter=photographs.FILTER,
         decoder=photographs.decoder(),

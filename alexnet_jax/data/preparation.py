@@ -130,8 +130,7 @@ def prepare(
 
 
 def _reuse(dataset: Dataset, request: dict[str, Any]) -> Dataset:
-  # Data sets made before there was a choice say nothing of it.
-  was = {'size': photographs.SIZE} | dataset.fingerprint['request']
+  was = dataset.fingerprint['request']
   for key in was | request:
     if was.get(key) != request.get(key):
       raise UserError(

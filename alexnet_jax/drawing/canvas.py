@@ -1,9 +1,7 @@
 """Matplotlib, without a window or global state: figures in, files out."""
 
-import base64
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -60,9 +58,9 @@ def grid(fig: Figure, rows: int, columns: int) -> np.ndarray:
   return axes
 
 
-def photograph(ax: Axes, image: np.ndarray, **options: Any) -> None:
-  """Shows uint8 [H, W, 3], or a map [H, W] with a colour scale."""
-  ax.imshow(image, interpolation='nearest', **options)
+def photograph(ax: Axes, image: np.ndarray) -> None:
+  """Shows uint8 [H, W, 3]."""
+  ax.imshow(image, interpolation='nearest')
 
 
 def clipped(text: str, length: int) -> str:
@@ -106,11 +104,6 @@ def check_kind(path: epath.PathLike) -> None:
     raise UserError(f'{path}: a picture ends in one of {kinds}')
 
 
-def data_uri(data: bytes, kind: str = 'png') -> str:
-  """The content of a picture as an address that needs no network."""
-  return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
-
-
 def thumbnail(image: np.ndarray, size: int = 160) -> bytes:
   """uint8 [H, W, 3] as a small JPEG."""
   buffer = io.BytesIO()
@@ -123,7 +116,7 @@ def colour(number: int) -> str:
   return COLOURS[number % len(COLOURS)]
 
 
-def names_of(paths: Sequence[epath.PathLike]) -> list[str]:
+def short_names(paths: Sequence[epath.PathLike]) -> list[str]:
   """A short name of each folder, longer where two have the same."""
   parts = [epath.Path(path).absolute().parts for path in paths]
   for length in range(1, max(map(len, parts)) + 1):

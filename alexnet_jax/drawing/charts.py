@@ -1,4 +1,5 @@
-"""Numbers of runs as curves and tables: errors, loss, rate, confusion."""
+"""Numbers as curves and tables: loss, errors, learning rate, confusion, and
+speed by number of chips."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,29 +11,30 @@ from matplotlib.figure import Figure
 from alexnet_jax.drawing import canvas
 
 Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
+# {way: [(chips, images per second)]}
+Series = Mapping[str, Sequence[tuple[int, float]]]
 _SPLITS = {'train': (0, (1, 1)), 'validation': '-', 'test': 'o'}
 _SMOOTH = 40  # points left of a long training curve
 _MOST_CLASSES = 30  # that a matrix has room to name
 
 
 def curves(runs: Mapping[str, Rows]) -> Figure:
-  """Loss, errors and rate by epoch; training dotted, validation solid.
+  """Loss, errors and learning rate by epoch; training dotted, validation solid.
 
   Args:
     runs: {name: rows of its metrics.jsonl}.
   """
   fig = canvas.figure(9.6, 2.9)
-  axes = dict(
-    zip(('loss', 'top1_error', 'rate'), fig.subplots(1, 3), strict=True)
-  )
-  titles = ('loss', 'top-1 error', 'rate')
+  quantities = ('loss', 'top1_error', 'learning_rate')
+  axes = dict(zip(quantities, fig.subplots(1, 3), strict=True))
+  titles = ('loss', 'top-1 error', 'learning rate')
   for (quantity, ax), title in zip(axes.items(), titles, strict=True):
     for number, rows in enumerate(runs.values()):
       _lines(ax, rows, quantity, canvas.colour(number))
     ax.set_title(title, loc='left')
     ax.set_xlabel('epoch')
     ax.set_xlim(left=0)
-  axes['rate'].set_yscale('log')
+  axes['learning_rate'].set_yscale('log')
   axes['loss'].set_ylim(bottom=0)
   axes['top1_error'].set_ylim(0, 1)
   axes['top1_error'].yaxis.set_major_formatter(lambda y, _: f'{y:.0%}')
@@ -74,8 +76,8 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
   """How often each class was taken for which.
 
   Args:
-    counts: int [C, C], of `analysis.looking.confusion`: row i is class i,
-      column j what it was taken for.
+    counts: int [C, C], of `analysis.measures.count_confusions`: row i is
+      class i, column j what it was taken for.
     names: of the classes.
   """
   few = len(names) <= _MOST_CLASSES
@@ -100,6 +102,43 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
   return fig
 
 
+def throughput(panels: Mapping[str, Series], note: str) -> Figure:
+  """Images per second by chips, a panel for each kind of scaling; both axes
+  are logarithmic.
+
+  Args:
+    panels: {title: series}; a grey line leads on from the first point of one
+      chip, as if every chip did as much.
+    note: stands below.
+  """
+  fig = canvas.figure(8, 3.4)
+  axes = fig.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+  for ax, (title, series) in zip(axes, panels.items(), strict=True):
+    last = max(chips for points in series.values() for chips, _ in points)
+    ones = [s for points in series.values() for c, s in points if c == 1]
+    if ones:
+      ax.plot([1, last], [ones[0], ones[0] * last], color=canvas.FAINT, lw=0.8)
+    for number, (way, points) in enumerate(series.items()):
+      ax.plot(
+        *zip(*points, strict=True),
+        marker='osD'[number % 3],
+        markersize=5,
+        mfc='none',
+        color=canvas.colour(number),
+        label=way,
+      )
+    chips = sorted({c for points in series.values() for c, _ in points})
+    ax.set_xscale('log', base=2)
+    ax.set_yscale('log')
+    ax.set_xticks(chips, [f'{c}' for c in chips])
+    ax.set_xlabel('chips')
+    ax.set_title(title, loc='left')
+  axes[0].set_ylabel('images/s at most')
+  axes[0].legend()
+  fig.supxlabel(note, fontsize=8, color=canvas.FAINT)
+  return fig
+
+
 def _lines(ax: Axes, rows: Rows, quantity: str, ink: str) -> None:
   """One run's lines of a quantity: a split each."""
   for split, style in _SPLITS.items():
@@ -108,10 +147,11 @@ def _lines(ax: Axes, rows: Rows, quantity: str, ink: str) -> None:
       continue
     if style == 'o':
       ax.plot(x, y, style, color=ink, markersize=4, zorder=3)
-    elif split == 'train' and quantity != 'rate':
+    elif split == 'train' and quantity != 'learning_rate':
       ax.plot(*_smooth(x, y), linestyle=style, color=ink, lw=1.1)
     else:
-      steps = 'steps-mid' if quantity == 'rate' else 'default'
+      held = quantity == 'learning_rate'
+      steps = 'steps-mid' if held else 'default'
       ax.plot(x, y, '-', color=ink, lw=1.6, drawstyle=steps)
 
 

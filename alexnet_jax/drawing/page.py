@@ -1,5 +1,6 @@
 """One HTML page that needs nothing else: no network, no script."""
 
+import base64
 import html
 from collections.abc import Iterable, Sequence
 
@@ -49,7 +50,7 @@ code { font-size: .85rem; overflow-wrap: anywhere; }
 """
 
 
-def page(title: str, body: Iterable[str]) -> str:
+def document(title: str, body: Iterable[str]) -> str:
   """A whole document; `body` is HTML."""
   return (
     '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -73,7 +74,8 @@ def paragraph(words: str, faint: bool = False) -> str:
 
 
 def picture(data: bytes, alt: str, kind: str = 'png', style: str = '') -> str:
-  uri = canvas.data_uri(data, kind)
+  """The content of a picture file as HTML that needs no network."""
+  uri = f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
   return f'<img src="{uri}" alt="{text(alt)}" class="{style}">'
 
 

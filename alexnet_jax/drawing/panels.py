@@ -174,7 +174,7 @@ def occlusion(
 
   Args:
     images: uint8 [H, W, 3] each, the views that the network saw.
-    drops: float [h, w] each, of `analysis.looking.occlusion`.
+    drops: float [h, w] each, of `analysis.measures.measure_occlusion`.
     captions: a line above each.
   """
   columns = min(4, len(images))

@@ -1,13 +1,15 @@
 """From a file of any format to a network, and back."""
 
+import dataclasses
+from typing import Any
+
 import jax
-import ml_collections
 import numpy as np
 from etils import epath
 
 from alexnet_jax.data import photographs, stats
 from alexnet_jax.formats import caffe, names, safetensors, torchvision
-from alexnet_jax.formats.names import Arrays, Layout, Network
+from alexnet_jax.formats.names import Arrays, Network
 from alexnet_jax.runtime.errors import UserError
 
 LAYOUTS = {'caffe': caffe.LAYOUT, 'torchvision': torchvision.LAYOUT}
@@ -19,7 +21,7 @@ def read(
   file: epath.PathLike,
   form: str,
   *,
-  config: ml_collections.ConfigDict | None = None,
+  config: dict[str, Any] | None = None,
   classes: str = '1000',
   mean: str | None = None,
 ) -> Network:
@@ -28,7 +30,7 @@ def read(
   Args:
     file: to read.
     form: 'safetensors', 'grouped', 'caffe' or 'torchvision'.
-    config: of the network; the first two formats hold it.
+    config: of the network, as JSON has it; the first two formats hold it.
     classes: how many, or a file with a name on each line.
     mean: Caffe's, a `.binaryproto` or 'R,G,B'.
 
@@ -51,7 +53,7 @@ def read(
 def _read_foreign(
   path: epath.Path,
   form: str,
-  config: ml_collections.ConfigDict | None,
+  config: dict[str, Any] | None,
   classes: str,
   mean: str | None,
 ) -> Network:
@@ -61,21 +63,20 @@ def _read_foreign(
       f'a file of {form} does not say which network it is of: give --config, '
       'such as configs/caffe_alexnet.py'
     )
-  class_names = _class_names(classes)
-  layout = LAYOUTS[form]
-  template = names.flatten(names.abstract(config, len(class_names))[1])
-  grouped = jax.eval_shape(names.join, template)
-  wanted = jax.eval_shape(layout.do, grouped)
+  if form == 'torchvision':
+    mean = ','.join(map(str, torchvision.MEAN))
+  statistics = stats.of_mean(_read_mean(mean or _CAFFE_MEAN))
+  network = Network(config, {}, _read_class_names(classes), statistics)
+  grouped = jax.eval_shape(names.join, network.shapes())
+  wanted = jax.eval_shape(LAYOUTS[form].convert, grouped)
   if form == 'caffe':
     arrays: Arrays = caffe.read_weights(path)
     names.check(path, {name: x.shape for name, x in arrays.items()}, wanted)
-    statistics = stats.of_mean(_mean(mean or _CAFFE_MEAN))
   else:
     arrays = torchvision.read_weights(path, wanted)
-    statistics = stats.of_mean(_mean(','.join(map(str, torchvision.MEAN))))
-  towers = template['conv1/bias'].shape[0]
-  params = names.split(layout.undo(arrays, grouped), towers)
-  return Network(config, _whole(params), class_names, statistics)
+  grouped = LAYOUTS[form].convert_back(arrays, grouped)
+  params = names.split(grouped, network.table.towers)
+  return dataclasses.replace(network, params=_make_contiguous(params))
 
 
 def write(file: epath.PathLike, form: str, network: Network) -> None:
@@ -89,24 +90,24 @@ def write(file: epath.PathLike, form: str, network: Network) -> None:
     kind = 'grouped' if form == 'grouped' else 'towers'
     safetensors.write(path, network, kind)
     return
-  layout: Layout = LAYOUTS[form]
-  arrays = _whole(layout.do(names.join(network.params)))
+  arrays = LAYOUTS[form].convert(names.join(network.params))
+  arrays = _make_contiguous(arrays)
   if form == 'caffe':
     caffe.write_weights(path, arrays, 'AlexNet')
     return
-  if network.config.model.towers > 1:
+  if network.table.towers > 1:
     raise UserError(
       "torchvision's alexnet has one tower without groups, this network "
-      f'{network.config.model.towers}: export it with --format=grouped'
+      f'{network.table.towers}: export it with --format=grouped'
     )
   torchvision.write_weights(path, arrays)
 
 
-def _whole(arrays: Arrays) -> Arrays:
+def _make_contiguous(arrays: Arrays) -> Arrays:
   return {name: np.ascontiguousarray(x) for name, x in arrays.items()}
 
 
-def _class_names(text: str) -> tuple[str, ...]:
+def _read_class_names(text: str) -> tuple[str, ...]:
   if text.isdecimal() and 0 < int(text) <= 1_000_000:
     return tuple(map(str, range(int(text))))
   try:
@@ -121,7 +122,7 @@ def _class_names(text: str) -> tuple[str, ...]:
   return found
 
 
-def _mean(text: str) -> np.ndarray:
+def _read_mean(text: str) -> np.ndarray:
   """The mean image, float64 [256, 256, 3]."""
   size = photographs.SIZE
   if text.endswith('.binaryproto'):

@@ -1,42 +1,32 @@
 """The names and layouts of a network's parameters, here and elsewhere.
 
 Ours are those of the two towers (`models.alexnet`): {'conv2/kernel': [towers,
-5, 5, 48, 128], ...}. From them every other is made in two steps: `join` puts
+5, 5, 48, 128], ...}. Two steps make every other form from them: `join` puts
 the towers side by side, as programs for one device have them (grouped
-convolutions), and a `Layout` turns axes and renames. `split` and `Layout.undo`
-go back; only orders change, so that a round trip is exact to the bit.
+convolutions), and a `Layout` turns axes and renames. `split` and
+`Layout.convert_back` go back. Only orders change, so a round trip is exact to
+the bit.
 
-Every function below uses methods that NumPy arrays and JAX's tracers share:
+The functions below use only methods that NumPy arrays and JAX's tracers share:
 `jax.eval_shape` of one gives the shapes that a file must have.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from flax import nnx, traverse_util
 
 from alexnet_jax.data.stats import Statistics
-from alexnet_jax.models import get_model
+from alexnet_jax.models.networks import make_network, read_table
+from alexnet_jax.models.rows import Table
 from alexnet_jax.runtime.errors import UserError
 
 Arrays = dict[str, Any]
-
-# A layer's name in torchvision's `alexnet`; Caffe's are ours.
-TORCHVISION = {
-  'conv1': 'features.0',
-  'conv2': 'features.3',
-  'conv3': 'features.6',
-  'conv4': 'features.8',
-  'conv5': 'features.10',
-  'fc6': 'classifier.1',
-  'fc7': 'classifier.4',
-  'fc8': 'classifier.6',
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,43 +34,50 @@ class Network:
   """What a file or a run holds of a network, on the host.
 
   Attributes:
-    config: the whole configuration.
-    params: our names and layouts, float32.
+    config: the whole configuration, as JSON has it.
+    params: by our names, in our layouts, float32.
     class_names: by the number of the output.
     statistics: of the images it is used to.
     step: training steps done.
   """
 
-  config: ml_collections.ConfigDict
+  config: dict[str, Any]
   params: Arrays
   class_names: tuple[str, ...]
   statistics: Statistics
   step: int = 0
 
+  @functools.cached_property
+  def table(self) -> Table:
+    """The layers of `config.model`, checked."""
+    return read_table(self.config['model'])
 
-def abstract(
-  config: ml_collections.ConfigDict, num_classes: int
-) -> tuple[nnx.GraphDef, nnx.State]:
-  """The network of a configuration on one device: its structure, and the
-  shapes of its parameters.
+  @property
+  def image_size(self) -> int:
+    """Side of its views, pixels."""
+    return self.config['augment']['crop_size']
 
-  Raises:
-    UserError: a field of `config.model` has no such value.
-  """
-
-  return nnx.split(nnx.eval_shape(lambda: make(config, num_classes)))
-
-
-def make(config: ml_collections.ConfigDict, num_classes: int) -> nnx.Module:
-  """The network of a configuration, started, on one device."""
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    # Wherever it was trained, by whichever version.
-    config.mesh = ml_collections.ConfigDict(
-      {'parallelism': 'towers', 'exchange_dtype': 'float32'}
+  def make(self) -> nnx.Module:
+    """The module on one device, with the initial weights of `config.seed`."""
+    return make_network(
+      self.table,
+      len(self.class_names),
+      self.image_size,
+      dtype=self.config['dtype'],
+      rngs=nnx.Rngs(params=self.config['seed']),
     )
-    config.model.name = config.model.get('name', 'alexnet')
-  return get_model(config, num_classes, rngs=nnx.Rngs(params=config.seed))
+
+  def abstract(self) -> tuple[nnx.GraphDef, nnx.State]:
+    """The structure of the module, and the shapes of its parameters."""
+    return nnx.split(nnx.eval_shape(self.make))
+
+  def shapes(self) -> Arrays:
+    """The shapes of the parameters by our names."""
+    return flatten(self.abstract()[1])
+
+  def state(self) -> nnx.State:
+    """The parameters, on the default device."""
+    return filled(self.abstract()[1], jax.device_put(self.params))
 
 
 def flatten(params: nnx.State) -> Arrays:
@@ -88,23 +85,11 @@ def flatten(params: nnx.State) -> Arrays:
   return traverse_util.flatten_dict(nnx.to_pure_dict(params), sep='/')
 
 
-def state(network: Network) -> nnx.State:
-  """The parameters of a network, on the default device."""
-  _, template = abstract(network.config, len(network.class_names))
-  put = {name: jax.device_put(x) for name, x in network.params.items()}
-  return filled(template, put)
-
-
-def filled(template: nnx.State, arrays: Mapping[str, Any]) -> nnx.State:
-  """Parameters with these arrays where there is one of their name."""
-
-  def fill(path: Any, variable: Any) -> Any:
-    name = '/'.join(key.key for key in path)
-    return variable.replace(arrays[name]) if name in arrays else variable
-
-  return jax.tree_util.tree_map_with_path(
-    fill, template, is_leaf=lambda node: isinstance(node, nnx.Variable)
-  )
+def filled(template: nnx.State, arrays: Arrays) -> nnx.State:
+  """A copy of `template` with these arrays in place of those of their name."""
+  state = jax.tree.map(lambda x: x, template)
+  nnx.replace_by_pure_dict(state, traverse_util.unflatten_dict(arrays, sep='/'))
+  return state
 
 
 # -- two towers, and one device
@@ -116,6 +101,9 @@ def join(params: Arrays) -> Arrays:
   Returns:
     conv: [k, k, in of one group, out of all]; fc6: [h * w * maps, out], height
     before width before maps; fc7, fc8: [in, out]; biases [out].
+
+  Raises:
+    UserError: this network has no such form.
   """
   normed = any('/batch_norm/' in name for name in params)
   if normed or 'fc8/bias' not in params:
@@ -123,7 +111,7 @@ def join(params: Arrays) -> Arrays:
       'only AlexNet without batch_norm has a form for one device: '
       '--format=safetensors holds this network as it is'
     )
-  num, maps = params[f'{_last_conv(params)}/bias'].shape
+  towers, maps = params[f'{_last_conv(params)}/bias'].shape
   out: Arrays = {}
   for name, x in params.items():
     layer, part = name.split('/')
@@ -135,10 +123,9 @@ def join(params: Arrays) -> Arrays:
       # [towers, ..., out] -> [..., towers * out]
       axes = (*range(1, x.ndim - 1), 0, x.ndim - 1)
       x = x.transpose(axes).reshape(*x.shape[1:-1], -1)
-      if layer == 'fc6':  # [towers * h * w * maps, out]
-        side = _side(x.shape[0], num * maps)
-        x = x.reshape(num, side, side, maps, -1).transpose(1, 2, 0, 3, 4)
-        x = x.reshape(side * side * num * maps, -1)
+      if layer == 'fc6':
+        side = _side(x.shape[0], towers * maps)
+        x = _reorder_inputs(x, (towers, side, side, maps), (1, 2, 0, 3))
       out[name] = x
   return out
 
@@ -158,16 +145,15 @@ def split(grouped: Arrays, towers: int) -> Arrays:
     else:
       if layer == 'fc6':
         side = _side(x.shape[0], channels)
-        x = x.reshape(side, side, towers, channels // towers, -1)
-        x = x.transpose(2, 0, 1, 3, 4).reshape(side * side * channels, -1)
-      shape = x.shape
-      x = x.reshape(*shape[:-1], towers, shape[-1] // towers)
+        maps = channels // towers
+        x = _reorder_inputs(x, (side, side, towers, maps), (2, 0, 1, 3))
+      x = x.reshape(*x.shape[:-1], towers, x.shape[-1] // towers)
       out[name] = x.transpose(x.ndim - 2, *range(x.ndim - 2), x.ndim - 1)
   return out
 
 
-def _last_conv(params: Arrays) -> str:
-  return max(n.split('/')[0] for n in params if n.startswith('conv'))
+def _last_conv(names: Mapping[str, Any]) -> str:
+  return max(n.split('/')[0] for n in names if n.startswith('conv'))
 
 
 def _side(inputs: int, maps: int) -> int:
@@ -178,6 +164,14 @@ def _side(inputs: int, maps: int) -> int:
       'towers: this network has no grouped form'
     )
   return side
+
+
+def _reorder_inputs(
+  x: Any, shape: tuple[int, ...], axes: tuple[int, ...]
+) -> Any:
+  """A kernel [in, out] whose inputs, of this shape, have another order."""
+  turned = x.reshape(*shape, x.shape[-1]).transpose(*axes, len(shape))
+  return turned.reshape(x.shape)
 
 
 # -- axes and names
@@ -200,7 +194,7 @@ class Layout:
   bgr: bool = False
   divisors: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-  def do(self, grouped: Arrays) -> Arrays:
+  def convert(self, grouped: Arrays) -> Arrays:
     """Grouped form to this: conv [out, in, k, k], fc [out, in], channels
     before height before width."""
     channels = grouped[f'{_last_conv(grouped)}/bias'].shape[0]
@@ -209,9 +203,9 @@ class Layout:
       for name, x in grouped.items()
     }
 
-  def undo(self, arrays: Arrays, names: Mapping[str, Any]) -> Arrays:
-    """What `do` was given, of the names in `names`."""
-    channels = arrays[self._name(f'{_last_conv(dict(names))}/bias')].shape[0]
+  def convert_back(self, arrays: Arrays, names: Mapping[str, Any]) -> Arrays:
+    """What `convert` was given, of the names in `names`."""
+    channels = arrays[self._name(f'{_last_conv(names)}/bias')].shape[0]
     return {
       name: self._turn_back(name, arrays[self._name(name)], channels)
       for name in names
@@ -222,34 +216,31 @@ class Layout:
     return self.names.get(layer, layer) + self.parts[part]
 
   def _turn(self, name: str, x: Any, channels: int) -> Any:
-    layer, part = name.split('/')
-    if part == 'bias':
+    if name.endswith('/bias'):
       return x
     if x.ndim == 4:
-      if layer == 'conv1':
-        x = self._rgb(x * self._scale())
+      if name == 'conv1/kernel':
+        x = self._swap_colors(x * self._scale())
       return x.transpose(3, 2, 0, 1)
-    if layer == 'fc6':
+    if name == 'fc6/kernel':
       side = _side(x.shape[0], channels)
-      x = x.reshape(side, side, channels, -1).transpose(2, 0, 1, 3)
-      x = x.reshape(side * side * channels, -1)
+      x = _reorder_inputs(x, (side, side, channels), (2, 0, 1))
     return x.transpose(1, 0)
 
   def _turn_back(self, name: str, x: Any, channels: int) -> Any:
-    layer, part = name.split('/')
-    if part == 'bias':
+    if name.endswith('/bias'):
       return x
     if x.ndim == 4:
       x = x.transpose(2, 3, 1, 0)
-      return self._rgb(x) / self._scale() if layer == 'conv1' else x
+      first = name == 'conv1/kernel'
+      return self._swap_colors(x) / self._scale() if first else x
     x = x.transpose(1, 0)
-    if layer == 'fc6':
+    if name == 'fc6/kernel':
       side = _side(x.shape[0], channels)
-      x = x.reshape(channels, side, side, -1).transpose(1, 2, 0, 3)
-      x = x.reshape(side * side * channels, -1)
+      x = _reorder_inputs(x, (channels, side, side), (1, 2, 0))
     return x
 
-  def _rgb(self, x: Any) -> Any:
+  def _swap_colors(self, x: Any) -> Any:
     return x[:, :, ::-1] if self.bgr else x
 
   def _scale(self) -> np.ndarray:

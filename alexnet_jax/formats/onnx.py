@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from alexnet_jax.formats.names import Network, make
-from alexnet_jax.kernels import windows
-from alexnet_jax.models.alexnet import AlexNet
+from alexnet_jax.formats.names import Network
+from alexnet_jax.models.rows import Conv, Dense, ResponseNorm
 from alexnet_jax.runtime import files
 from alexnet_jax.runtime.errors import UserError
 
@@ -39,7 +38,7 @@ def write(path: epath.Path, network: Network, mean: np.ndarray) -> None:
     ) from None
   graph = _Graph(onnx, network, mean)
   with files.explained(path):
-    files.write_atomically(path, graph.model().SerializeToString())
+    files.write_atomically(path, graph.make_model().SerializeToString())
 
 
 class _Graph:
@@ -47,133 +46,101 @@ class _Graph:
 
   def __init__(self, onnx: Any, network: Network, mean: np.ndarray):
     self._onnx, self._params, self._mean = onnx, network.params, mean
-    self._size = network.config.augment.crop_size
+    self._table, self._size = network.table, network.image_size
     self._classes = len(network.class_names)
-    from flax import nnx
-
-    model = nnx.eval_shape(lambda: make(network.config, self._classes))
-    if not isinstance(model, AlexNet):
+    if self._table.name != 'alexnet':
       raise UserError('--format=onnx is for AlexNet alone')
-    self._net = model
+    for row in self._table.convs:
+      if unknown := set(row.then) - {'act', 'norm', 'pool'}:
+        raise UserError(
+          f'--format=onnx has no operator for {sorted(unknown)} of '
+          f'config.model.{row.name}.then'
+        )
     self._nodes: list[Any] = []
     self._constants: list[Any] = []
 
-  def model(self) -> Any:
+  def make_model(self) -> Any:
     helper, kind = self._onnx.helper, self._onnx.TensorProto
-    self._forward()
-    side = self._size
+    self._add_layers()
+    shapes = {
+      'images': ['batch', self._size, self._size, 3],
+      'logits': ['batch', self._classes],
+    }
+    values = [
+      helper.make_tensor_value_info(name, kind.FLOAT, shape)
+      for name, shape in shapes.items()
+    ]
     graph = helper.make_graph(
-      self._nodes,
-      'alexnet',
-      [
-        helper.make_tensor_value_info(
-          'images', kind.FLOAT, ['batch', side, side, 3]
-        )
-      ],
-      [
-        helper.make_tensor_value_info(
-          'logits', kind.FLOAT, ['batch', self._classes]
-        )
-      ],
-      self._constants,
+      self._nodes, 'alexnet', values[:1], values[1:], self._constants
     )
     opset = helper.make_opsetid('', _OPSET)
     model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
     self._onnx.checker.check_model(model)
     return model
 
-  def _forward(self) -> None:
-    net, towers = self._net, range(len(self._params['conv1/bias']))
-    size = self._size
+  def _add_layers(self) -> None:
+    table, size = self._table, self._size
     mean = self._constant('mean', self._mean.astype(np.float32))
     x = self._node('Sub', ['images', mean], 'centred')
     x = self._node('Transpose', [x], 'view', perm=[0, 3, 1, 2])
-    xs = [x for _ in towers]
-    for row in net.convs:
-      if row.talk:
-        xs = [self._concat(xs, f'{row.name}_in')] * len(xs)
-      pads, size = self._fit(size, row.kernel, row.stride, row.pad)
-      xs = [
-        self._node(
-          'Conv',
-          [x, *self._weights(row.name, t)],
-          f'{row.name}_{t}',
-          strides=[row.stride] * 2,
-          pads=pads,
-        )
-        for t, x in enumerate(xs)
-      ]
-      for step in row.then:
+    xs = [x] * table.towers
+    for row, sides in zip(table.convs, table.sides(size), strict=True):
+      window = (row.kernel, row.stride, row.pad)
+      xs = self._layer('Conv', xs, row, **_place(size, sides[0], *window))
+      for step in table.steps(row):
         name = f'{row.name}_{step}'
         if step == 'act':
-          xs = self._each(_ACTIVATIONS[net.activation], xs, name)
-        elif step == 'pool':
-          window, stride = net.pool['window'], net.pool['stride']
-          pads, size = self._fit(size, window, stride)
-          shape = {'kernel_shape': [window] * 2, 'strides': [stride] * 2}
-          xs = self._each('MaxPool', xs, name, pads=pads, **shape)
-        elif step == 'norm' and net.has_lrn:
-          xs = self._norm(xs, name)
-        elif step == 'map_norm':
-          raise UserError('ONNX has no operator for config.model.map_norm')
-        elif step == 'batch_norm':
-          raise UserError('--format=onnx does not know batch_norm')
+          xs = self._each(_ACTIVATIONS[table.activation], xs, name)
+        elif step == 'norm' and table.lrn:
+          xs = self._norm(table.lrn, xs, name)
+        else:
+          window = (table.pool.window, table.pool.stride, 0)
+          xs = self._each('MaxPool', xs, name, **_place(*sides, *window))
+      size = sides[1]
     # Flat as ours: rows, columns, maps.
     xs = self._each('Transpose', xs, 'last', perm=[0, 2, 3, 1])
     xs = self._each('Flatten', xs, 'flat')
-    for dense in net.denses:
-      if dense.talk:
-        xs = [self._concat(xs, f'{dense.name}_in')] * len(xs)
-      xs = [
-        self._node(
-          'Gemm', [x, *self._weights(dense.name, t)], f'{dense.name}_{t}'
-        )
-        for t, x in enumerate(xs)
-      ]
-      xs = self._each(_ACTIVATIONS[net.activation], xs, f'{dense.name}_act')
-      if net.dropout_form == 'paper':  # §4.2
-        share = np.float32(1 - net.dropout)
-        kept = self._constant(f'{dense.name}_kept', np.asarray(share))
-        xs = [
-          self._node('Mul', [x, kept], f'{dense.name}_kept_{t}')
-          for t, x in enumerate(xs)
-        ]
+    for dense in table.denses:
+      xs = self._layer('Gemm', xs, dense)
+      for step in dense.then:
+        name = f'{dense.name}_{step}'
+        if step == 'act':
+          xs = self._each(_ACTIVATIONS[table.activation], xs, name)
+        elif table.dropout_form == 'paper':  # §4.2
+          share = self._constant(name, np.float32(1 - table.dropout))
+          xs = self._each('Mul', xs, name, share)
     kernel = self._params['fc8/kernel'].reshape(-1, self._classes)
     weights = self._constant('fc8_kernel', kernel)
     bias = self._constant('fc8_bias', self._params['fc8/bias'])
     self._node('Gemm', [self._concat(xs, 'fc8_in'), weights, bias], 'logits')
 
-  def _norm(self, xs: list[str], name: str) -> list[str]:
-    lrn = self._net.lrn
+  def _layer(
+    self, kind: str, xs: list[str], row: Conv | Dense, **options
+  ) -> list[str]:
+    """A layer with weights, of what it reads."""
+    if row.reads == 'both':
+      xs = [self._concat(xs, f'{row.name}_in')] * len(xs)
+    return [
+      self._node(
+        kind, [x, *self._weights(row.name, t)], f'{row.name}_{t}', **options
+      )
+      for t, x in enumerate(xs)
+    ]
+
+  def _norm(self, lrn: ResponseNorm, xs: list[str], name: str) -> list[str]:
     # ONNX divides alpha by the size.
-    scale = lrn['size'] if lrn['alpha_over'] == 'sum' else 1
-    options = {
-      'size': lrn['size'],
-      'bias': lrn['k'],
-      'alpha': lrn['alpha'] * scale,
-      'beta': lrn['beta'],
-    }
-    if not self._net.lrn_across:
+    alpha = lrn.alpha * (lrn.size if lrn.alpha_over == 'sum' else 1)
+    options = {'size': lrn.size, 'bias': lrn.k, 'alpha': alpha}
+    options['beta'] = lrn.beta
+    if not lrn.across_towers:
       return self._each('LRN', xs, name, **options)
-    joined = self._node(
-      'LRN', [self._concat(xs, f'{name}_in')], name, **options
-    )
+    joined = self._concat(xs, f'{name}_in')
+    joined = self._node('LRN', [joined], name, **options)
     names = [f'{name}_{t}' for t in range(len(xs))]
     self._nodes.append(
       self._onnx.helper.make_node('Split', [joined], names, axis=1)
     )
     return names
-
-  def _fit(
-    self, size: int, window: int, stride: int, pad: int = 0
-  ) -> tuple[list[int], int]:
-    """Padding that makes ONNX's positions ours, and how many there are."""
-    up = self._net.rounding == 'up'
-    fitted = windows.output_size if up else windows.full_size
-    places = fitted(size, window, stride, pad)
-    after = (places - 1) * stride + window - size - pad
-    # Windows that do not reach the edge leave some of it: no padding there.
-    return [pad, pad, max(after, 0), max(after, 0)], places
 
   def _weights(self, name: str, tower: int) -> list[str]:
     kernel = self._params[f'{name}/kernel'][tower]
@@ -188,9 +155,12 @@ class _Graph:
   def _concat(self, xs: list[str], name: str) -> str:
     return self._node('Concat', xs, name, axis=1) if len(xs) > 1 else xs[0]
 
-  def _each(self, kind: str, xs: list[str], name: str, **options) -> list[str]:
+  def _each(
+    self, kind: str, xs: list[str], name: str, *more: str, **options
+  ) -> list[str]:
     return [
-      self._node(kind, [x], f'{name}_{t}', **options) for t, x in enumerate(xs)
+      self._node(kind, [x, *more], f'{name}_{t}', **options)
+      for t, x in enumerate(xs)
     ]
 
   def _node(self, kind: str, inputs: list[str], name: str, **options) -> str:
@@ -199,11 +169,20 @@ class _Graph:
     )
     return name
 
-  def _constant(self, name: str, array: np.ndarray) -> str:
-    # As it is: `from_array` copies memory in C order.
-    self._constants.append(
-      self._onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
-      if array.ndim
-      else self._onnx.numpy_helper.from_array(array, name)
-    )
+  def _constant(self, name: str, array: np.ndarray | np.float32) -> str:
+    whole = np.asarray(array, order='C')
+    self._constants.append(self._onnx.numpy_helper.from_array(whole, name))
     return name
+
+
+def _place(
+  size: int, places: int, window: int, stride: int, pad: int
+) -> dict[str, list[int]]:
+  """Attributes that make ONNX's windows over `size` pixels ours."""
+  after = (places - 1) * stride + window - size - pad
+  # Windows that do not reach the edge leave some of it: no padding there.
+  return {
+    'kernel_shape': [window] * 2,
+    'strides': [stride] * 2,
+    'pads': [pad, pad, max(after, 0), max(after, 0)],
+  }

@@ -12,18 +12,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import safetensors
 import safetensors.numpy
 from etils import epath
 
-from alexnet_jax.data.stats import Statistics
+from alexnet_jax.data.stats import Statistics, of_mean
 from alexnet_jax.formats import names
 from alexnet_jax.formats.names import Arrays, Network
 from alexnet_jax.runtime import files
 from alexnet_jax.runtime.errors import UserError
 
+FORMAT_VERSION = '2'
 _STATISTICS = 'statistics/'
 _FORMS = ('towers', 'grouped')
 
@@ -39,8 +39,9 @@ def write(path: epath.Path, network: Network, form: str = 'towers') -> None:
   }
   header = {
     'format': 'alexnet_jax',
+    'format_version': FORMAT_VERSION,
     'form': form,
-    'config': network.config.to_json(),
+    'config': json.dumps(network.config),
     'class_names': json.dumps(network.class_names),
     'step': str(network.step),
   }
@@ -51,10 +52,9 @@ def write_arrays(
   path: epath.Path, arrays: Arrays, header: dict[str, str] | None = None
 ) -> None:
   # The library writes an array's memory as it lies, whatever its strides.
-  flat = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
-  flat = {name: x.reshape(arrays[name].shape) for name, x in flat.items()}
+  whole = {name: np.asarray(x, order='C') for name, x in arrays.items()}
   with files.explained(path):
-    files.write_atomically(path, safetensors.numpy.save(flat, header))
+    files.write_atomically(path, safetensors.numpy.save(whole, header))
 
 
 def read(path: epath.Path) -> Network:
@@ -63,33 +63,43 @@ def read(path: epath.Path) -> Network:
   Raises:
     UserError: the file is damaged, or not of this program.
   """
-  with _opened(path) as file:
+  with _open(path) as file:
     header = file.metadata() or {}
     if header.get('format') != 'alexnet_jax':
       raise UserError(
         f'{path} has no configuration of ours in its header: is it of another '
         '--format?'
       )
+    version = header.get('format_version', '1')
+    if version != FORMAT_VERSION:
+      raise UserError(
+        f'{path} is of format {version}, and this program reads format '
+        f'{FORMAT_VERSION}: export it anew'
+      )
     try:
-      config = ml_collections.ConfigDict(json.loads(header['config']))
       class_names = tuple(json.loads(header['class_names']))
-      step, form = int(header['step']), header['form']
+      form = header['form']
       if form not in _FORMS or not all(isinstance(n, str) for n in class_names):
         raise ValueError(f'a form {form!r}, classes {class_names[:3]!r}')
-      template = names.flatten(names.abstract(config, len(class_names))[1])
+      # Numbers follow once their shapes are known to be right.
+      network = Network(
+        *(json.loads(header['config']), {}, class_names),
+        of_mean(np.zeros((1, 1, 3))),
+        int(header['step']),
+      )
+      wanted = network.shapes()
     except Exception as error:  # whatever the JSON holds
       raise UserError(
         f'the header of {path} makes no sense: {error}'
       ) from error
-    wanted: Arrays = template
     if form == 'grouped':
-      wanted = jax.eval_shape(names.join, template)
-    keys = [key for key in _keys(file) if not key.startswith(_STATISTICS)]
+      wanted = jax.eval_shape(names.join, wanted)
+    keys = [k for k in list(file.keys()) if not k.startswith(_STATISTICS)]
     params = _take(path, file, keys, wanted)
     if form == 'grouped':
-      params = names.split(params, config.model.towers)
-    statistics = _statistics(path, file)
-  return Network(config, params, class_names, statistics, step)
+      params = names.split(params, network.table.towers)
+    statistics = _read_statistics(path, file)
+  return dataclasses.replace(network, params=params, statistics=statistics)
 
 
 def read_arrays(path: epath.Path, wanted: Mapping[str, Any]) -> Arrays:
@@ -99,15 +109,13 @@ def read_arrays(path: epath.Path, wanted: Mapping[str, Any]) -> Arrays:
     path: of the file.
     wanted: anything with shapes by name.
   """
-  with _opened(path) as file:
-    return _take(path, file, _keys(file), dict(wanted))
+  with _open(path) as file:
+    return _take(path, file, list(file.keys()), dict(wanted))
 
 
-def _keys(file: Any) -> list[str]:
-  return list(file.keys())
-
-
-def _take(path: epath.Path, file: Any, keys: list[str], wanted: Arrays):
+def _take(
+  path: epath.Path, file: Any, keys: list[str], wanted: Arrays
+) -> Arrays:
   """float32 arrays, read once their shapes are known to be right."""
   slices = {key: file.get_slice(key) for key in keys}
   shapes = {key: tuple(s.get_shape()) for key, s in slices.items()}
@@ -120,22 +128,15 @@ def _take(path: epath.Path, file: Any, keys: list[str], wanted: Arrays):
   return {key: file.get_tensor(key) for key in keys}
 
 
-def _statistics(path: epath.Path, file: Any) -> Statistics:
+def _read_statistics(path: epath.Path, file: Any) -> Statistics:
   try:
     fields = {
       field.name: file.get_tensor(_STATISTICS + field.name)
       for field in dataclasses.fields(Statistics)
     }
-    size = fields['mean_image'].shape[0]
-    shapes = {
-      'count': (),
-      'mean_image': (size, size, 3),
-      'rgb_mean': (3,),
-      'rgb_covariance': (3, 3),
-      'eigenvalues': (3,),
-      'eigenvectors': (3, 3),
-    }
-    if any(fields[name].shape != shape for name, shape in shapes.items()):
+    mean = fields['mean_image']
+    wanted = vars(of_mean(mean.reshape(len(mean), len(mean), 3)))
+    if any(x.shape != np.shape(wanted[name]) for name, x in fields.items()):
       raise ValueError('their shapes are wrong')
     return Statistics(**{**fields, 'count': int(fields['count'])})
   except Exception as error:  # the library's, NumPy's
@@ -145,7 +146,7 @@ def _statistics(path: epath.Path, file: Any) -> Statistics:
 
 
 @contextmanager
-def _opened(path: epath.Path) -> Iterator[Any]:
+def _open(path: epath.Path) -> Iterator[Any]:
   try:
     with safetensors.safe_open(str(path), 'np') as file:
       yield file

@@ -3,6 +3,7 @@ dict, as safetensors, or as `.pth` where PyTorch is installed.
 """
 
 import importlib.util
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,11 @@ from alexnet_jax.runtime.errors import UserError
 # It sees images of 0 to 1, minus this mean, over these deviations.
 MEAN = tuple(255 * x for x in (0.485, 0.456, 0.406))
 LAYOUT = Layout(
-  names=names.TORCHVISION,
+  names={
+    **{'conv1': 'features.0', 'conv2': 'features.3', 'conv3': 'features.6'},
+    **{'conv4': 'features.8', 'conv5': 'features.10', 'fc6': 'classifier.1'},
+    **{'fc7': 'classifier.4', 'fc8': 'classifier.6'},
+  },
   parts={'kernel': '.weight', 'bias': '.bias'},
   divisors=(255 * 0.229, 255 * 0.224, 255 * 0.225),
 )
@@ -36,7 +41,7 @@ def read_weights(path: epath.Path, wanted: Mapping[str, Any]) -> Arrays:
   """
   if path.suffix not in ('.pth', '.pt'):
     return safetensors.read_arrays(path, wanted)
-  torch = _torch(path)
+  torch = _import_torch(path)
   try:
     # Numbers only: PyTorch refuses whatever else a pickle asks for.
     state = torch.load(str(path), map_location='cpu', weights_only=True)
@@ -55,18 +60,15 @@ def write_weights(path: epath.Path, arrays: Arrays) -> None:
   if path.suffix not in ('.pth', '.pt'):
     safetensors.write_arrays(path, arrays)
     return
-  torch = _torch(path)
-  state = {
-    name: torch.from_numpy(np.array(array)) for name, array in arrays.items()
-  }
-  temporary = path.parent / f'.{path.name}.tmp'
-  with files.explained(path, Exception):
-    torch.save(state, str(temporary))
-    files.flush(temporary)
-    temporary.replace(path)
+  torch = _import_torch(path)
+  state = {name: torch.from_numpy(np.array(x)) for name, x in arrays.items()}
+  buffer = io.BytesIO()
+  torch.save(state, buffer)
+  with files.explained(path):
+    files.write_atomically(path, buffer.getvalue())
 
 
-def _torch(path: epath.Path) -> Any:
+def _import_torch(path: epath.Path) -> Any:
   if importlib.util.find_spec('torch') is None:
     raise UserError(
       f'{path} is a pickle, which only PyTorch can look into safely, and it is '

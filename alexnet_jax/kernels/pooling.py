@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from alexnet_jax.kernels import dispatch, windows
+from alexnet_jax.kernels import dispatch, geometry, windows
 from alexnet_jax.kernels.dispatch import Lowering
 
 
@@ -28,7 +28,7 @@ def max_pooling(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
 def plain_max_pooling(x: jax.Array, window: int, stride: int) -> jax.Array:
   """`max_pooling` as XLA computes it, with JAX's own gradient: to the first
   of the largest in a window."""
-  edges = [windows.edges(extent, window, stride) for extent in x.shape[1:3]]
+  edges = [geometry.edges(extent, window, stride) for extent in x.shape[1:3]]
   return lax.reduce_window(
     x,
     np.array(-np.inf, x.dtype),

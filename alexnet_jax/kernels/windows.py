@@ -1,4 +1,4 @@
-"""Windows over maps: how many there are, where they lie, sums over them."""
+"""Windows over maps: what they cover, and sums over them."""
 
 import functools
 
@@ -6,46 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.kernels.geometry import edges
 
 # Zeros above and below, left and right of maps.
 Edges = tuple[tuple[int, int], ...]
-
-
-def output_size(size: int, window: int, stride: int, pad: int = 0) -> int:
-  """Positions of a window along an axis, rounded up.
-
-  The authors' program lets the last window hang over the far edge, which is
-  how an 11-pixel filter at stride 4 makes 55 positions of 224 pixels.
-
-  Args:
-    size: pixels along the axis.
-    window: pixels a window covers.
-    stride: pixels between windows.
-    pad: zeros put on each side first.
-
-  Raises:
-    UserError: the padded axis is shorter than one window.
-  """
-  room = size + 2 * pad - window
-  if room < 0:
-    raise UserError(
-      f'a window of {window} does not fit {size} pixels padded by {pad}'
-    )
-  return 1 + -(-room // stride)
-
-
-def edges(size: int, window: int, stride: int, pad: int = 0) -> tuple[int, int]:
-  """Padding before and after an axis that makes `output_size` exact."""
-  last = (output_size(size, window, stride, pad) - 1) * stride + window
-  return pad, last - size - pad
-
-
-def full_size(size: int, window: int, stride: int, pad: int = 0) -> int:
-  """Positions of a window along an axis, rounded down: `output_size` of what
-  `full_windows` leaves."""
-  output_size(size, window, stride, pad)  # refuses what is too small
-  return 1 + (size + 2 * pad - window) // stride
 
 
 def full_windows(

@@ -1,5 +1,5 @@
 """Batch normalization (Ioffe and Szegedy 2015), which the paper did not know:
-a step of `config.model.then` that can stand in for §3.3's response norm."""
+a step of a row's `then` that can stand in for §3.3's response norm."""
 
 import math
 
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from alexnet_jax.models.towers import TowerAverage, TowerParam
+from alexnet_jax.models import rows
+from alexnet_jax.models.towers import Maps, TowerAverage, TowerParam
 
 
 class BatchNorm(nnx.Module):
@@ -30,25 +31,24 @@ class BatchNorm(nnx.Module):
 
   def __call__(
     self,
-    xs: list[jax.Array],
-    *,
-    momentum: float,
-    epsilon: float,
+    xs: Maps,
+    options: rows.BatchNorm,
     training: bool,
     axes: tuple[str, ...] = (),
-  ) -> list[jax.Array]:
+  ) -> Maps:
     """In training moves the running averages, too.
 
     Args:
       xs: [b, H, W, features] of each tower held here.
-      momentum: share of a running average that a step leaves.
-      epsilon: added to the variance.
+      options: the share of a running average that a step leaves, and what is
+        added to the variance.
       training: normalize by the batch's own mean and variance.
       axes: of the mesh, that the rows of the batch are spread over.
 
     Returns:
       Arrays as `xs`, of their dtype; statistics are taken in float32.
     """
+    momentum, epsilon = options.momentum, options.epsilon
     mean, var = self.mean[...], self.var[...]
     if training:
       found = [moments(x, axes) for x in xs]

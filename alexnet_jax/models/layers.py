@@ -1,52 +1,184 @@
-"""The layers of §3 as pure functions of one tower's feature maps.
+"""The layers of §3 on one tower: parameters, and what is computed of them.
 
-Feature maps are [batch, height, width, channels]. `kernels/` computes them.
+Feature maps are [batch, height, width, channels]. The formula stands here; how
+a platform computes it is the business of `alexnet_jax.kernels`.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+from jax import lax
 
-from alexnet_jax.kernels import windows
+from alexnet_jax.kernels import geometry, windows
 from alexnet_jax.kernels.convolution import convolution
-from alexnet_jax.kernels.dispatch import varying_alike as varying_alike
-from alexnet_jax.kernels.locally_connected import locally_connected
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.kernels.pooling import average_pooling, max_pooling
+from alexnet_jax.kernels.relu_norm_pool import fits, relu_norm_pool
+from alexnet_jax.kernels.response_norm import map_norm, response_norm
+from alexnet_jax.models.batch_norm import BatchNorm
+from alexnet_jax.models.rows import Conv, Dense, Table
+from alexnet_jax.models.towers import Maps, TowerParam, Towers
 
-local = locally_connected
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  'relu': jax.nn.relu,  # §3.1
-  'tanh': jnp.tanh,  # what §3.1 compares it with
-}
+Row = Conv | Dense
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: int, pad: int) -> jax.Array:
-  """Convolution with the authors' ceil geometry (`windows.output_size`).
+class Affine(nnx.Module):
+  """Weights and biases of one layer on every tower (§5).
+
+  Attributes:
+    kernel: [towers, *shape], the last axis being features; normal.
+    bias: [towers, features]; constant.
+  """
+
+  def __init__(
+    self, towers: int, shape: tuple[int, ...], row: Row, key: jax.Array
+  ):
+    # One key per tower: the draw does not depend on where a tower lives.
+    draw = jax.vmap(lambda key: row.init_std * jax.random.normal(key, shape))
+    self.kernel = TowerParam(draw(jax.random.split(key, towers)))
+    bias = jnp.full((towers, shape[-1]), row.init_bias, jnp.float32)
+    self.bias = TowerParam(bias)
+    if 'batch_norm' in row.then:
+      self.batch_norm = BatchNorm(towers, shape[-1])
+
+  def on_towers(self, dtype: str) -> Iterator[tuple[jax.Array, jax.Array]]:
+    """Kernel and bias of each tower held here, in the dtype to compute in."""
+    kernel, bias = self.kernel[...], self.bias[...]
+    for i in range(kernel.shape[0]):
+      yield kernel[i].astype(dtype), bias[i].astype(dtype)
+
+
+class Readout(nnx.Module):
+  """fc8, split by input: each tower multiplies its half, one bias for all.
+
+  Attributes:
+    kernel: [towers, features per tower, classes].
+    bias: [classes], the same everywhere.
+  """
+
+  def __init__(
+    self, towers: int, shape: tuple[int, ...], row: Row, key: jax.Array
+  ):
+    half = Affine(towers, shape, row, key)
+    self.kernel = half.kernel
+    self.bias = nnx.Param(half.bias[0])
+
+  def halves(self, xs: Maps, dtype: str) -> Maps:
+    """Each local tower's part of the logits, float32 [B, classes]."""
+    kernel = self.kernel[...].astype(dtype)
+    return [
+      jnp.dot(x, kernel[i], preferred_element_type=jnp.float32)
+      for i, x in enumerate(xs)
+    ]
+
+
+def conv(
+  x: jax.Array, kernel: jax.Array, row: Conv, rounding: str = 'up'
+) -> jax.Array:
+  """The sums of a convolution, `y[p] = sum_q x[stride p + q - pad] kernel[q]`.
 
   Args:
     x: [B, H, W, in].
     kernel: [k, k, in, out].
-    stride: pixels between windows.
-    pad: zeros on each side, before what the last window hangs over.
+    row: of the table, for stride and padding.
+    rounding: 'up', the last window may hang over the far edge, where zeros
+      are, as in the authors' program; 'down'.
 
   Returns:
     [B, H', W', out].
   """
-  edges = tuple(
-    windows.edges(extent, kernel.shape[0], stride, pad)
+  pad = row.pad
+  if rounding == 'down':
+    x, pad = windows.full_windows(x, row.kernel, row.stride, pad), 0
+  top, left = (
+    geometry.edges(extent, row.kernel, row.stride, pad)
     for extent in x.shape[1:3]
   )
-  return convolution(x, kernel, stride, edges)
+  return convolution(x, kernel, row.stride, (top, left))
+
+
+def activations(xs: Maps, table: Table, towers: Towers) -> Maps:
+  """ReLU (§3.1), or tanh, which §3.1 compares it with."""
+  del towers
+  function = {'relu': jax.nn.relu, 'tanh': jnp.tanh}[table.activation]
+  return [function(x) for x in xs]
+
+
+def response_norms(xs: Maps, table: Table, towers: Towers) -> Maps:
+  """Local response normalization (§3.3) over the maps of each tower.
+
+  With `lrn.across_towers`, over those of both, as Caffe's copy of the network
+  on one device has it.
+  """
+  options = table.lrn.arguments
+  if not table.lrn.across_towers:
+    return [response_norm(x, **options) for x in xs]
+  width = xs[0].shape[-1]
+  x = response_norm(towers.read_maps(xs, 'both')[0], **options)
+  return [
+    lax.dynamic_slice_in_dim(x, i * width, width, axis=-1)
+    for i in towers.numbers(len(xs), convs=True)
+  ]
+
+
+def map_norms(xs: Maps, table: Table, towers: Towers) -> Maps:
+  """Response normalization within each map, of the authors' program."""
+  del towers
+  return [map_norm(x, **vars(table.map_norm)) for x in xs]
+
+
+def max_pools(xs: Maps, table: Table, towers: Towers) -> Maps:
+  """Overlapping pooling (§3.4): the maximum of each window of `table.pool`.
+
+  Windows round up or down as those of `conv`; what is outside never wins.
+  """
+  del towers
+  return [max_pooling(_windows(x, table), **vars(table.pool)) for x in xs]
+
+
+def avg_pools(xs: Maps, table: Table, towers: Towers) -> Maps:
+  """The mean of each window's pixels inside the map; else as `max_pools`."""
+  del towers
+  return [average_pooling(_windows(x, table), **vars(table.pool)) for x in xs]
+
+
+def _windows(x: jax.Array, table: Table) -> jax.Array:
+  down = table.rounding == 'down'
+  return windows.full_windows(x, **vars(table.pool)) if down else x
+
+
+# What the steps of a row's `then` do to the maps [B, H, W, C] of each tower.
+STEPS: dict[str, Callable[[Maps, Table, Towers], Maps]] = {
+  'act': activations,
+  'norm': response_norms,
+  'map_norm': map_norms,
+  'pool': max_pools,
+  'avg_pool': avg_pools,
+}
+
+
+def is_one_kernel(table: Table, steps: tuple[str, ...], x: jax.Array) -> bool:
+  """Whether `relu_norm_pools` computes these steps on maps such as `x`."""
+  return (
+    steps == ('act', 'norm', 'pool')
+    and (table.activation, table.rounding) == ('relu', 'up')
+    and not table.lrn.across_towers
+    and fits(x, **vars(table.pool))
+  )
+
+
+def relu_norm_pools(table: Table, sums: Maps, biases: Maps) -> Maps:
+  """Bias, ReLU, LRN and pooling after the sums of conv1 and conv2, in one."""
+  norm, pool = table.lrn.arguments, vars(table.pool)
+  return [
+    relu_norm_pool(x, bias, norm, pool)
+    for x, bias in zip(sums, biases, strict=True)
+  ]
 
 
 def dropout(
-  x: jax.Array,
-  rate: float,
-  keys: jax.Array | None,
-  form: Literal['paper', 'inverted'] = 'paper',
+  x: jax.Array, rate: float, keys: jax.Array | None, form: str = 'paper'
 ) -> jax.Array:
   """Dropout (§4.2).
 
@@ -63,17 +195,25 @@ def dropout(
 
   Returns:
     [B, features].
-
-  Raises:
-    UserError: another `form`.
   """
-  if form not in ('paper', 'inverted'):
-    raise UserError(
-      f"model.dropout_form is 'paper' or 'inverted', not {form!r}"
-    )
   if keys is None:
     return x * (1 - rate) if form == 'paper' else x
   keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(
     keys
   )
   return jnp.where(keep, x if form == 'paper' else x / (1 - rate), 0)
+
+
+fold = jax.vmap(jax.random.fold_in, (0, None))  # a number into many keys
+
+
+def dropouts(
+  xs: Maps, table: Table, keys: jax.Array | None, towers: Towers
+) -> Maps:
+  """`dropout` on each local tower, with a mask for each example and tower."""
+  rate, form = table.dropout, table.dropout_form
+  numbers = towers.numbers(len(xs))
+  return [
+    dropout(x, rate, None if keys is None else fold(keys, tower), form)
+    for x, tower in zip(xs, numbers, strict=True)
+  ]

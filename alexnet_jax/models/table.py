@@ -1,185 +1,258 @@
-"""The table of §3.5, as `config.model` has it."""
+"""The network as a table, one row a layer (§3.5).
 
-import dataclasses
-from typing import Any
+`alexnet()` and its siblings give `config.model`: what a person reads and
+overrides. `models.rows` checks it, and makes of it what layers get.
+"""
 
-import ml_collections
+from collections.abc import Callable
 
-from alexnet_jax.kernels import windows
+from ml_collections import ConfigDict
+
 from alexnet_jax.runtime.errors import UserError
 
-CONVS = tuple(f'conv{i}' for i in range(1, 7))
-DENSES = ('fc6', 'fc7')
-FOLLOWING = ('act', 'norm', 'map_norm', 'batch_norm', 'pool')
+ACTIVATIONS = ('relu', 'tanh')  # §3.1, and what it is compared with
+# The steps that may follow a convolution, and a fully connected layer.
+AFTER_CONV = ('act', 'norm', 'map_norm', 'batch_norm', 'pool', 'avg_pool')
+AFTER_DENSE = ('act', 'dropout')
 
 
-def _column(names: tuple[str, ...], field: str, *values: Any) -> dict[str, Any]:
-  pairs = zip(names, values, strict=True)
-  return {f'{field}.{name}': value for name, value in pairs}
+# -- the tables that a configuration begins with
 
 
-_WHOLE = ('act', 'norm', 'pool')
-# Fields of `config.model` that are younger than the oldest checkpoints, and
-# what a network was before it had them: flattened names.
-SINCE: dict[str, Any] = {
-  'name': 'alexnet',
-  'init_scale': 1.0,
-  'convs': CONVS[:5],
-  'talk': ('conv3', 'fc6', 'fc7'),
-  **_column(
-    CONVS + DENSES, 'features', 48, 128, 192, 192, 128, 128, 2048, 2048
-  ),
-  **_column(CONVS, 'kernel', 11, 5, 3, 3, 3, 3),
-  **_column(CONVS, 'stride', 4, 1, 1, 1, 1, 1),
-  **_column(CONVS, 'pad', 0, 2, 1, 1, 1, 1),
-  **_column(
-    CONVS,
-    'then',
-    *(_WHOLE, _WHOLE, ('act',), ('act',), ('act', 'pool'), ('act',)),
-  ),
-  'rounding': 'up',
-  'lrn.across_towers': False,
-  'map_norm.size': 5,
-  'map_norm.k': 1.0,
-  'map_norm.alpha': 1e-3,
-  'map_norm.beta': 0.75,
-  'batch_norm.momentum': 0.9,
-  'batch_norm.epsilon': 1e-5,
-  'init_std.conv6': 0.03,
-  'init_bias.conv6': 1.0,
-}
+def alexnet() -> ConfigDict:
+  """The network of the paper: two towers at full width."""
+  model = ConfigDict()
+  model.name = 'alexnet'
+  # The layers there are, in order. conv6, of the authors' pre-trained
+  # networks, has a row below and is left out here.
+  model.layers = (
+    *('conv1', 'conv2', 'conv3', 'conv4', 'conv5'),
+    *('fc6', 'fc7', 'fc8'),
+  )
+  # Maps and units of one tower; sizes in pixels. `reads`: the image, the maps
+  # of its own tower, or those of both (§3.2). `then`: what follows, in this
+  # order (§3.5). std and bias: the initial weights and biases (§5); the text
+  # has std 0.01 everywhere, with which less signal reaches fc7; 0.03 in conv3
+  # to conv5 is what the authors' program has.
+  # fmt: off
+  #                    maps size stride pad reads    then             std   bias
+  model.conv1 = _conv(   48, 11, 4,     0, 'image', 'act norm pool', 0.01, 0.0)
+  model.conv2 = _conv(  128,  5, 1,     2, 'own',   'act norm pool', 0.01, 1.0)
+  model.conv3 = _conv(  192,  3, 1,     1, 'both',  'act',           0.03, 0.0)
+  model.conv4 = _conv(  192,  3, 1,     1, 'own',   'act',           0.03, 1.0)
+  model.conv5 = _conv(  128,  3, 1,     1, 'own',   'act pool',      0.03, 1.0)
+  model.conv6 = _conv(  128,  3, 1,     1, 'both',  'act',           0.03, 1.0)
+  model.fc6   = _dense(2048,               'both',  'act dropout',   0.01, 1.0)
+  model.fc7   = _dense(2048,               'both',  'act dropout',   0.01, 1.0)
+  model.fc8   = _logits(                   'both',                   0.01, 0.0)
+  # fmt: on
+  # Towers of the network, 1 or 2 (§3.2). Where they run is config.mesh.
+  model.towers = 2
+  # Every layer's maps and units, times this.
+  model.width = 1.0
+  # Every initial std, times this. At another width, all but conv1's are
+  # multiplied by width ** -0.5 besides: a layer's fan-in shrinks with the
+  # width, and the signal that reaches fc7 is to stay the same.
+  model.init_scale = 1.0
+  # The step 'act': 'relu' (§3.1) or 'tanh'.
+  model.activation = 'relu'
+  # The step 'dropout': the share of units dropped in training (§4.2).
+  model.dropout = 0.5
+  # 'paper': outputs are halved at test time (§4.2); 'inverted': doubled in
+  # training, with which this network, started as §5 says, does not learn.
+  model.dropout_form = 'paper'
+  # The step 'norm': local response normalization (§3.3).
+  model.lrn = lrn = ConfigDict()
+  lrn.enabled = True
+  lrn.size = 5
+  lrn.k = 2.0
+  lrn.alpha = 1e-4
+  lrn.beta = 0.75
+  # What alpha multiplies: the 'sum' of squares (the text) or their 'mean'
+  # (the authors' program, Caffe, PyTorch).
+  lrn.alpha_over = 'sum'
+  # Neighbours may be in the other tower, as in Caffe's copy on one device.
+  lrn.across_towers = False
+  # The step 'pool': overlapping pooling (§3.4).
+  model.pool = ConfigDict({'window': 3, 'stride': 2})
+  # Positions of kernels and pools: 'up', the last window may hang over the
+  # edge (the authors' program: how 224 pixels give conv1 55), or 'down'.
+  model.rounding = 'up'
+  # The step 'map_norm': response normalization within each map, over size x
+  # size pixels, whose mean square alpha multiplies. Only the authors' program
+  # has it.
+  model.map_norm = ConfigDict(
+    {'size': 5, 'k': 1.0, 'alpha': 1e-3, 'beta': 0.75}
+  )
+  # The step 'batch_norm', of 2015: over the batch, on all devices, and the
+  # places of a map. What a step leaves of the running averages that evaluation
+  # uses, and what is added to a variance.
+  model.batch_norm = ConfigDict({'momentum': 0.9, 'epsilon': 1e-5})
+  return model
 
 
-@dataclasses.dataclass(frozen=True)
-class Conv:
-  """A row of the table: a convolution and what follows it.
-
-  Attributes:
-    name: conv1 to conv6.
-    features: kernels per tower.
-    kernel: side of a kernel, pixels.
-    stride: pixels between windows.
-    pad: zeros on each side.
-    talk: reads the maps of both towers, else of its own.
-    then: of `FOLLOWING`, in order.
-  """
-
-  name: str
-  features: int
-  kernel: int
-  stride: int
-  pad: int
-  talk: bool
-  then: tuple[str, ...]
-
-  def follower(self, step: str, norm: str) -> str:
-    """What the output of a step of `then` is called: 'pool1'.
-
-    An activation function that comes first belongs to the convolution.
-    """
-    if step == 'act' and self.then[0] == 'act':
-      return self.name
-    return (norm if step == 'norm' else step) + self.name.removeprefix('conv')
+def alexnet_quarter() -> ConfigDict:
+  """The paper's network at a quarter of its width."""
+  model = alexnet()
+  model.width = 0.25
+  return model
 
 
-@dataclasses.dataclass(frozen=True)
-class Dense:
-  """A row of the table: a fully connected layer.
-
-  Attributes:
-    name: fc6 or fc7.
-    features: units per tower.
-    talk: reads both towers, else its own.
-  """
-
-  name: str
-  features: int
-  talk: bool
+def caffe_alexnet() -> ConfigDict:
+  """Caffe's `bvlc_alexnet`: the towers of both devices on one."""
+  model = alexnet()
+  model.dropout_form = 'inverted'
+  model.lrn.k = 1.0
+  model.lrn.alpha_over = 'mean'
+  model.lrn.across_towers = True
+  return model
 
 
-def completed(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """`config.model` with the fields it is too old to have."""
-  whole = config.copy_and_resolve_references()
-  with whole.unlocked():
-    for name, value in SINCE.items():
-      *path, last = name.split('.')
-      node = whole
-      for part in path:
-        if part not in node:
-          node[part] = ml_collections.ConfigDict()
-        node = node[part]
-      if last not in node:
-        node[last] = value
-  return whole
+def caffenet() -> ConfigDict:
+  """Caffe's `bvlc_reference_caffenet`: pooling before normalization."""
+  model = caffe_alexnet()
+  model.conv1.then = model.conv2.then = ('act', 'pool', 'norm')
+  return model
 
 
-def rows(
-  config: ml_collections.ConfigDict,
-) -> tuple[tuple[Conv, ...], tuple[Dense, ...]]:
-  """The rows of `config.model`: the convolutions, fc6 and fc7.
+def torchvision() -> ConfigDict:
+  """torchvision's `alexnet`: one tower of other widths, without §3.3."""
+  model = alexnet()
+  model.towers = 1
+  model.conv1.update(features=64, pad=2)
+  model.conv2.features = 192
+  model.conv3.features = 384
+  model.conv4.features = 256
+  model.conv5.features = 256
+  model.fc6.features = model.fc7.features = 4096
+  model.rounding = 'down'
+  model.lrn.enabled = False
+  model.dropout_form = 'inverted'
+  return model
 
-  Raises:
-    UserError: a field names no layer or nothing that can follow one.
-  """
-  config = completed(config)
-  names, talk = tuple(config.convs), tuple(config.talk)
-  if names[:1] != CONVS[:1] or names != tuple(n for n in CONVS if n in names):
-    raise UserError(
-      f'config.model.convs={names}: conv1 and some of {CONVS[1:]}, in order'
-    )
-  readers = (*names[1:], *DENSES)
-  if not set(talk) <= set(readers):
-    raise UserError(
-      f'config.model.talk={talk}: the layers that can read both towers are '
-      f'{readers}'
-    )
-  if config.rounding not in ('up', 'down'):
-    raise UserError(
-      f"config.model.rounding is 'up' or 'down', not {config.rounding!r}"
-    )
 
-  def scaled(name: str) -> int:
-    return max(1, round(config.features[name] * config.width))
+def cifar10_80sec() -> ConfigDict:
+  """`layers-80sec` of the authors' earlier program, cuda-convnet."""
+  model = _cifar10('80sec')
+  model.layers = ('conv1', 'conv2', 'conv3', 'fc64', 'fc10')
+  # fmt: off
+  model.conv1 = _conv(32, 5, 1, 2, 'image', 'act pool',     1e-4, 0.0)
+  model.conv2 = _conv(32, 5, 1, 2, 'own',   'act avg_pool', 0.01, 0.0)
+  model.conv3 = _conv(64, 5, 1, 2, 'own',   'act avg_pool', 0.01, 0.0)
+  model.fc64  = _dense(64,         'own',   'act',          0.1,  0.0)
+  model.fc10  = _logits(           'both',                  0.1,  0.0)
+  # fmt: on
+  return model
 
-  convs = []
-  for name in names:
-    then = tuple(config.then[name])
-    if len(set(then)) < len(then) or not {'act'} <= set(then) <= set(FOLLOWING):
-      raise UserError(
-        f"config.model.then.{name}={then}: 'act' and some of "
-        f'{FOLLOWING[1:]}, each once, in any order'
-      )
-    size = (config.kernel[name], config.stride[name], config.pad[name])
-    convs.append(Conv(name, scaled(name), *size, name in talk, then))
-  return tuple(convs), tuple(
-    Dense(name, scaled(name), name in talk) for name in DENSES
+
+def cifar10_18pct() -> ConfigDict:
+  """`layers-18pct` of cuda-convnet: §3.3's "four-layer" net, with norm."""
+  model = _cifar10('18pct')
+  model.layers = ('conv1', 'conv2', 'conv3', 'fc10')
+  # fmt: off
+  model.conv1 = _conv(32, 5, 1, 2, 'image', 'act pool map_norm',     1e-4, 0.0)
+  model.conv2 = _conv(32, 5, 1, 2, 'own',   'act avg_pool map_norm', 0.01, 0.0)
+  model.conv3 = _conv(64, 5, 1, 2, 'own',   'act avg_pool',          0.01, 0.0)
+  model.fc10  = _logits(           'both',                           0.01, 0.0)
+  # fmt: on
+  # Of the file, where alpha is divided by the 9 places of a window.
+  model.map_norm = ConfigDict(
+    {'size': 3, 'k': 1.0, 'alpha': 5e-5, 'beta': 0.75}
+  )
+  return model
+
+
+def cifar10_conv_local_13pct() -> ConfigDict:
+  """`layers-conv-local-13pct` of cuda-convnet: two locally connected layers."""
+  model = _cifar10('conv-local-13pct')
+  model.layers = ('conv1', 'conv2', 'local3', 'local4', 'fc10')
+  # fmt: off
+  model.conv1  = _conv(64, 5, 1, 2, 'image', 'act pool', 1e-4, 0.0)
+  model.conv2  = _conv(64, 5, 1, 2, 'own',   'act pool', 0.01, 0.0)
+  model.local3 = _conv(32, 3, 1, 1, 'own',   'act',      0.04, 0.0)
+  model.local4 = _conv(32, 3, 1, 1, 'own',   'act',      0.04, 0.0)
+  model.fc10   = _logits(           'both',              0.01, 0.0)
+  # fmt: on
+  return model
+
+
+def _cifar10(name: str) -> ConfigDict:
+  """What the CIFAR-10 nets share: one tower, overlapping pools, no dropout."""
+  return ConfigDict(
+    {
+      'name': name,
+      'towers': 1,
+      'width': 1.0,
+      'init_scale': 1.0,
+      'activation': 'relu',
+      'pool': {'window': 3, 'stride': 2},
+    }
   )
 
 
-def map_size(
-  config: ml_collections.ConfigDict, convs: tuple[Conv, ...], size: int
-) -> int:
-  """Side of the maps that fc6 reads.
+def _conv(
+  features: int,
+  kernel: int,
+  stride: int,
+  pad: int,
+  reads: str,
+  then: str,
+  init_std: float,
+  init_bias: float,
+) -> ConfigDict:
+  return ConfigDict(
+    {
+      'features': features,
+      'kernel': kernel,
+      'stride': stride,
+      'pad': pad,
+      'reads': reads,
+      'then': tuple(then.split()),
+      'init_std': init_std,
+      'init_bias': init_bias,
+    }
+  )
 
-  Args:
-    config: `config.model`.
-    convs: of `rows`.
-    size: side of the views.
+
+def _dense(
+  features: int, reads: str, then: str, init_std: float, init_bias: float
+) -> ConfigDict:
+  row = _logits(reads, init_std, init_bias)
+  row.features, row.then = features, tuple(then.split())
+  return row
+
+
+def _logits(reads: str, init_std: float, init_bias: float) -> ConfigDict:
+  """The last layer: a unit for each class of the data set."""
+  return ConfigDict(
+    {'reads': reads, 'init_std': init_std, 'init_bias': init_bias}
+  )
+
+
+# Networks by name, and the tables by the name that they hold themselves.
+ARCHITECTURES: dict[str, Callable[[], ConfigDict]] = {
+  'alexnet': alexnet,
+  'alexnet_quarter': alexnet_quarter,
+  'caffe_alexnet': caffe_alexnet,
+  'caffenet': caffenet,
+  'torchvision': torchvision,
+}
+TABLES: dict[str, Callable[[], ConfigDict]] = {
+  'alexnet': alexnet,
+  '80sec': cifar10_80sec,
+  '18pct': cifar10_18pct,
+  'conv-local-13pct': cifar10_conv_local_13pct,
+}
+
+
+def get_architecture(name: str) -> ConfigDict:
+  """The `config.model` of a name.
 
   Raises:
-    UserError: the views are too small.
+    UserError: there is no such name.
   """
-  config = completed(config)
-  fitted = windows.output_size if config.rounding == 'up' else windows.full_size
-  views = size
-  for conv in convs:
-    try:
-      size = fitted(size, conv.kernel, conv.stride, conv.pad)
-      if 'pool' in conv.then:
-        size = fitted(size, **config.pool)
-    except UserError as error:
-      raise UserError(
-        f'config.augment.crop_size={views} is too small for {conv.name}: '
-        f'{error}'
-      ) from None
-  return size
+  if name not in ARCHITECTURES:
+    raise UserError(
+      f'no architecture {name!r}: there are {", ".join(ARCHITECTURES)}'
+    )
+  return ARCHITECTURES[name]()

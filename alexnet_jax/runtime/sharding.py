@@ -1,98 +1,22 @@
-"""The mesh ('data', 'tower'), what lies where on it, and the device map."""
+"""How a batch lies on a mesh, and which of its rows a process reads."""
 
 import itertools
 import math
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.runtime.errors import UserError
 
-DATA, TOWER = 'data', 'tower'
-
-
-def make_mesh(
-  data: int,
-  towers: int,
-  model_towers: int,
-  devices: list[jax.Device] | None = None,
-) -> Mesh:
-  """The mesh of `config.mesh` on the devices there are.
-
-  Args:
-    data: size of axis 'data'; -1: what is left, on the CPUs of one process 1.
-    towers: size of axis 'tower'; a single accelerator holds all towers.
-    model_towers: towers of the network.
-    devices: all of them by default.
-
-  Raises:
-    UserError: there are fewer devices, or the sizes make no sense.
-  """
-  devices = jax.devices() if devices is None else devices
-  if towers < 1 or model_towers % towers:
-    raise UserError(
-      f'config.mesh.towers={towers} cannot hold the {model_towers} tower(s) '
-      f'of config.model.towers: use 1 or {model_towers}'
-    )
-  if data == 0 or data < -1:
-    raise UserError(f'config.mesh.data={data}: use -1 or at least 1')
-  if len(devices) == 1 and data <= 1:
-    towers = 1
-  if data == -1:
-    virtual = devices[0].platform == 'cpu' and jax.process_count() == 1
-    data = 1 if virtual else max(len(devices) // towers, 1)
-  wanted = data * towers
-  if wanted > len(devices):
-    names = ', '.join(str(device) for device in devices)
-    raise UserError(
-      f'config.mesh.data={data} x config.mesh.towers={towers} asks for '
-      f'{wanted} devices, but there are {len(devices)}: {names}. Lower either'
-    )
-  if wanted < len(devices) and jax.process_count() > 1:
-    raise UserError(
-      f'config.mesh uses {wanted} of {len(devices)} devices; with several '
-      f'processes it must use all: set config.mesh.data to '
-      f'{len(devices) // towers}, or start fewer processes'
-    )
-  grid = np.asarray(devices[:wanted]).reshape(data, towers)
-  return Mesh(grid, (DATA, TOWER), axis_types=(AxisType.Explicit,) * 2)
+DATA = 'data'  # the axis of a mesh that the batch is spread over
 
 
 def total(x: jax.Array) -> jax.Array:
   """Inside `shard_map`: the sum over the devices that have a part of their
   own; what several have alike counts once."""
   return jax.lax.psum(x, tuple(jax.typeof(x).mat.varying))
-
-
-def device_map(mesh: Mesh, model_towers: int, owt: bool = False) -> str:
-  """Which tower and which share of the batch each device has, as a table.
-
-  Args:
-    mesh: of `make_mesh`.
-    model_towers: towers of the network.
-    owt: the batch lies over axis 'tower', too, up to fc6.
-  """
-  data, spread = mesh.devices.shape
-  each = model_towers // spread
-  lines = [f'mesh: data {data} x tower {spread}, {mesh.devices[0, 0].platform}']
-  for row in range(data):
-    for column in range(spread):
-      held = [str(i + 1) for i in range(column * each, (column + 1) * each)]
-      device = mesh.devices[row, column]
-      lines.append(
-        f'  {device} (process {device.process_index}): '
-        f'tower {" and ".join(held)} of {model_towers}, '
-        f'part {row + 1} of {data} of the batch'
-      )
-  if owt:
-    lines.append(
-      "  'owt': before fc6 a device has all towers, on its share of that part"
-    )
-  if spread < model_towers and mesh.size == 1:
-    lines.append('  one device runs both towers; the numbers are the same')
-  return '\n'.join(lines)
 
 
 def batch_sharding(
@@ -105,8 +29,8 @@ def batch_sharding(
 def local_rows(place: NamedSharding, batch_size: int) -> list[int]:
   """Rows of the global batch that this process's devices hold, in order.
 
-  Two processes that are two towers of one replica hold the same rows, unless
-  the batch lies over axis 'tower', too.
+  Two processes hold the same rows where the batch does not lie over the axis
+  that tells their devices apart: two towers of one replica do.
 
   Args:
     place: of `batch_sharding`.

@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 import psutil
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training.state import Setup
+from alexnet_jax.training.settings import Data
 
 _SHARE = 0.8  # of the memory that is free: the network needs some, too
 
@@ -52,22 +52,17 @@ def _take(images: jax.Array, index: jax.Array) -> jax.Array:
   return images.at[index].get(out_sharding=place)
 
 
-def load(setup: Setup, dataset: Dataset) -> Cache | None:
+def load(reading: Data, mesh: Mesh, dataset: Dataset) -> Cache | None:
   """The cache that `config.data.cache` asks for, or None.
 
   Raises:
-    UserError: it does not fit, a record is bad, or there is no such cache.
+    UserError: it does not fit, or a record is bad.
   """
-  config = setup.config.data
-  if config.cache == 'none':
+  if reading.cache == 'none':
     return None
-  if config.cache != 'device':
-    raise UserError(
-      f"config.data.cache is 'none' or 'device', not {config.cache!r}"
-    )
   size = dataset.image_size
   wanted = dataset.num_examples('train') * math.prod((size, size, 3))
-  free = _free(setup)
+  free = _free(mesh)
   if wanted > _SHARE * free:
     raise UserError(
       f"config.data.cache='device': the training split of {dataset.name} takes "
@@ -75,17 +70,17 @@ def load(setup: Setup, dataset: Dataset) -> Cache | None:
       "GB free: use 'none'"
     )
   split = pipeline.whole_split(
-    dataset, config.max_bad_records, show=jax.process_index() == 0
+    dataset, reading.max_bad_records, show=jax.process_index() == 0
   )
   replaced = split.pop('replaced')
-  place = NamedSharding(setup.mesh, P())
+  place = NamedSharding(mesh, P())
   rows = list(range(len(replaced)))
   return Cache(sharding.put_batch(place, rows, len(rows), split), replaced)
 
 
-def _free(setup: Setup) -> float:
+def _free(mesh: Mesh) -> float:
   """Bytes free on the device that has least; CPUs share the machine's."""
-  here = setup.mesh.local_devices
+  here = mesh.local_devices
   stats = [device.memory_stats() for device in here]
   free = [s['bytes_limit'] - s['bytes_in_use'] for s in stats if s]
   if here[0].platform == 'cpu':

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from etils import epath
 from flax import nnx
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
@@ -23,21 +23,23 @@ from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.runtime.writers import Progress
-from alexnet_jax.training import views as augment
-from alexnet_jax.training.state import (
-  Setup,
-  TrainState,
-  open_setup,
-  read_statistics,
-  restore,
-)
+from alexnet_jax.training.saved import read_statistics, restore
+from alexnet_jax.training.settings import Data, configure
+from alexnet_jax.training.state import Setup, TrainState, open_setup
+from alexnet_jax.training.views import test_views
 
 
 class Evaluator:
   """Compiled evaluation of one split; parameters may change between calls."""
 
   def __init__(
-    self, setup: Setup, dataset: Dataset, split: str, views: int = 1
+    self,
+    setup: Setup,
+    dataset: Dataset,
+    split: str,
+    reading: Data,
+    batch_size: int,
+    views: int = 1,
   ):
     """Compiles nothing yet.
 
@@ -45,7 +47,9 @@ class Evaluator:
       setup: of `make_setup`.
       dataset: of `builders.open_dataset`.
       split: 'train', 'validation' or 'test'.
-      views: 1, 2, 9 or 10 (`augment.test_views`); softmax averaged (§4.1).
+      reading: how many workers read, and how far ahead.
+      batch_size: images of a step.
+      views: 1, 2, 9 or 10 (`views.test_views`); softmax averaged (§4.1).
 
     Raises:
       UserError: there is no such split or number of views.
@@ -53,8 +57,7 @@ class Evaluator:
     dataset.source(split)  # refuses a split that is not there
     self._setup, self._dataset, self._split = setup, dataset, split
     self.num_examples = dataset.num_examples(split)
-    config = setup.config
-    self._batch_size = config.evals.batch_size or config.batch_size
+    self._reading, self._batch_size = reading, batch_size
     self._rows = sharding.local_rows(setup.batch_sharding, self._batch_size)
     self._step = make_eval_step(setup, views)
 
@@ -70,14 +73,14 @@ class Evaluator:
     Returns:
       'loss', 'top1_error', 'top5_error'; errors are fractions of 1.
     """
-    config, total = self._setup.config, None
+    total = None
     batches = pipeline.evaluation_batches(
       self._dataset,
       self._split,
       batch_size=self._batch_size,
       rows=self._rows,
-      workers=config.data.workers,
-      prefetch=config.data.prefetch,
+      workers=self._reading.workers,
+      prefetch=self._reading.prefetch,
     )
     with contextlib.closing(batches):
       for batch in batches:
@@ -103,11 +106,10 @@ def make_eval_step(setup: Setup, views: int) -> functools.partial:
     'mask' that gives `Metrics` of the batch: a jitted one, with the constants
     of the views filled in.
   """
-  config = setup.config
 
   def body(networks, batch, constants):
-    cuts = augment.test_views(
-      constants, batch['image'], config.augment.crop_size, views
+    cuts = test_views(
+      constants, batch['image'], setup.augment.crop_size, views
     )  # [V, b, crop, crop, 3]
     logs = [
       mean_log_softmax(nnx.merge(setup.graphdef, params), cuts)
@@ -124,10 +126,10 @@ def make_eval_step(setup: Setup, views: int) -> functools.partial:
     mapped = jax.shard_map(
       body,
       mesh=setup.mesh,
-      in_specs=(specs, P(setup.batch_axes), P()),
+      in_specs=(specs, P(setup.towers.batch_axes), P()),
       out_specs=P(),
     )
-    with jax.default_matmul_precision(config.matmul_precision):
+    with jax.default_matmul_precision(setup.matmul_precision):
       return mapped(networks, batch, constants)
 
   constants = jax.device_put(setup.constants, NamedSharding(setup.mesh, P()))
@@ -157,9 +159,7 @@ def _log_mean(logs: jax.Array) -> jax.Array:
 
 
 def open_checkpoint(
-  config: ml_collections.ConfigDict,
-  workdir: epath.PathLike,
-  checkpoint: int | str,
+  config: ConfigDict, workdir: epath.PathLike, checkpoint: int | str
 ) -> tuple[Dataset, Setup, TrainState]:
   """The data set, the setup and a state of the run in `workdir`.
 
@@ -172,19 +172,21 @@ def open_checkpoint(
     UserError: there is no such checkpoint, or it is of another network.
   """
   workdir = files.folder(workdir)
-  dataset, setup = open_setup(config, workdir)
+  statistics = read_statistics(workdir)
+  dataset, setup = open_setup(configure(config), statistics)
   folder = workdir / 'checkpoints'
   if not folder.exists():
     raise UserError(f'no checkpoints in {workdir}: train first, or --workdir=')
   with Checkpointer(folder) as checkpointer:
-    restored = restore(checkpointer, checkpoint, setup)
+    model = config.model.to_dict()
+    restored = restore(checkpointer, checkpoint, setup, model)
   if restored is None:
     raise UserError(f'no checkpoints in {folder}: train first, or --workdir=')
   return dataset, setup, restored[0]
 
 
 def evaluate_checkpoint(
-  config: ml_collections.ConfigDict,
+  config: ConfigDict,
   workdir: epath.PathLike | Sequence[epath.PathLike],
   checkpoint: int | str,
   split: str,
@@ -219,7 +221,10 @@ def evaluate_checkpoint(
         f'{path} was trained on other pictures than {workdirs[0]}: their means '
         'differ, so they cannot be averaged'
       )
-  evaluator = Evaluator(setup, dataset, split, views)
+  settings = configure(config)
+  evaluator = Evaluator(
+    setup, dataset, split, settings.data, settings.eval_batch_size, views
+  )
   show = jax.process_index() == 0
   with Progress(evaluator.num_examples, 'images', split, show=show) as progress:
     values = evaluator(*networks, progress=progress)
@@ -234,7 +239,6 @@ def evaluate_checkpoint(
 
 
 def _same_pictures(workdir: epath.PathLike, other: epath.PathLike) -> bool:
-  """Whether two runs subtract the same mean; those too old to say, do."""
-  found = [read_statistics(path) for path in (workdir, other)]
-  means = [statistics.mean_image for statistics in found if statistics]
-  return len(means) < 2 or np.array_equal(means[0], means[1])
+  """Whether two runs subtract the same mean."""
+  one, two = (read_statistics(path) for path in (workdir, other))
+  return bool(one and two and np.array_equal(one.mean_image, two.mean_image))

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax import nnx
 from jax import lax
@@ -23,9 +22,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from alexnet_jax.models.rows import Table
+from alexnet_jax.models.towers import TOWER
 from alexnet_jax.runtime import backend, sharding
-from alexnet_jax.training import views as augment
 from alexnet_jax.training.state import Setup, TrainState
+from alexnet_jax.training.views import test_views
 
 # Of the signal that reaches the last hidden layer. With less, learning starts
 # late or never: measured, docs/paper.md.
@@ -68,10 +69,10 @@ def make_probe(setup: Setup) -> Callable[[TrainState, jax.Array], Health]:
   One forward pass of the central views without dropout; the state is left as
   it is. The update is the velocity, which is what the last step added.
   """
-  size = setup.config.augment.crop_size
+  size, axes = setup.augment.crop_size, setup.towers.batch_axes
 
   def body(state: TrainState, images: jax.Array, constants):
-    views = augment.test_views(constants, images, size, 1)[0]
+    views = test_views(constants, images, size, 1)[0]
     model = nnx.merge(setup.graphdef, state.params)
     *hidden, _ = model.activations(views).items()
     signal, dead = {}, {}
@@ -83,15 +84,15 @@ def make_probe(setup: Setup) -> Callable[[TrainState, jax.Array], Health]:
       name: [_squares(tree[name]['kernel'][...]) for tree in trees]
       for name in state.params
     }
-    spread = jnp.sqrt(lax.pmean(jnp.square(views).mean(), setup.batch_axes))
+    spread = jnp.sqrt(lax.pmean(jnp.square(views).mean(), axes))
     return spread, signal, dead, squares
 
-  tower = P(sharding.TOWER)
+  tower = P(TOWER)
   probe = jax.jit(
     jax.shard_map(
       body,
       mesh=setup.mesh,
-      in_specs=(setup.specs(), P(setup.batch_axes), P()),
+      in_specs=(setup.specs(), P(axes), P()),
       out_specs=(P(), tower, tower, P()),
     ),
     compiler_options=backend.HASTY,
@@ -99,7 +100,7 @@ def make_probe(setup: Setup) -> Callable[[TrainState, jax.Array], Health]:
   constants = jax.device_put(setup.constants, NamedSharding(setup.mesh, P()))
 
   def measure(state: TrainState, images: jax.Array) -> Health:
-    with jax.default_matmul_precision(setup.config.matmul_precision):
+    with jax.default_matmul_precision(setup.matmul_precision):
       found = probe(state, images, constants)
     spread, signal, dead, squares = multihost_utils.process_allgather(
       found, tiled=True
@@ -126,8 +127,8 @@ def _shares(
   With 'owt', a convolution has the maps of all towers here, on rows of this
   device: each device keeps those of its own.
   """
-  own = setup.owt and name.startswith('conv')
-  axes = setup.batch_axes if own else (sharding.DATA,)
+  own = setup.towers.owt and name.startswith('conv')
+  axes = setup.towers.batch_axes if own else (sharding.DATA,)
 
   def mean(x: jax.Array) -> jax.Array:
     return lax.pmean(x.mean(0), axes)
@@ -143,8 +144,8 @@ def _shares(
     dead.append(silent.mean(dtype=jnp.float32))
   if not own:
     return jnp.stack(signal), jnp.stack(dead)
-  here = len(xs) // lax.axis_size(sharding.TOWER)
-  start = here * lax.axis_index(sharding.TOWER)
+  here = len(xs) // lax.axis_size(TOWER)
+  start = here * lax.axis_index(TOWER)
   return (
     lax.dynamic_slice_in_dim(jnp.stack(signal), start, here),
     lax.dynamic_slice_in_dim(jnp.stack(dead), start, here),
@@ -160,7 +161,7 @@ def _squares(x: jax.Array) -> jax.Array:
   return sharding.total(jnp.square(x).sum())
 
 
-def warnings(health: Health, config: ml_collections.ConfigDict) -> list[str]:
+def warnings(health: Health, table: Table) -> list[str]:
   """What will keep a network from learning, each with its likely cause."""
   found = []
   last = list(health.signal)[-1]
@@ -169,37 +170,43 @@ def warnings(health: Health, config: ml_collections.ConfigDict) -> list[str]:
     found.append(
       f'only {arrives:.3%} of what {last} says depends on the image (10 % is '
       f'healthy): the loss is likely to stay at log(classes). '
-      f'{cause(health, config)}'
+      f'{cause(health, table)}'
     )
   for name, dead in health.dead.items():
     for number, share in enumerate(dead, start=1):
       if share > DEAD:
         found.append(
           f'{share:.0%} of the units of {name} in tower {number} are zero on a '
-          'whole batch: a lower config.schedule.rate, or other initial biases'
+          'whole batch: a lower config.schedule.learning_rate, or other '
+          'initial biases'
         )
   for name, update in health.update.items():
     if update > LOUD:
       found.append(
         f'a step changes the weights of {name} by {update:.1%}: a lower '
-        'config.schedule.rate (0.1 % is usual)'
+        'config.schedule.learning_rate (0.1 % is usual)'
       )
   return found
 
 
-def cause(health: Health, config: ml_collections.ConfigDict) -> str:
+def cause(health: Health, table: Table) -> str:
   """Why little signal arrives, most likely."""
   if health.spread < 10:
     return (
       f'The views have a spread of {health.spread:.2g}, the initial weights '
       'are made for pixels of 0 to 255 (about 60): config.augment.scale=1.0'
     )
-  stds = config.model.init_std
-  low = [name for name in ('conv3', 'conv4', 'conv5') if stds[name] < 0.02]
-  if config.model.name == 'alexnet' and low:
+  low = [
+    row
+    for row in table.convs
+    if row.name in ('conv3', 'conv4', 'conv5')
+    and row.init_std * table.width**0.5 < 0.02
+  ]
+  if table.name == 'alexnet' and low:
+    names = ', '.join(row.name for row in low)
     return (
-      f"{', '.join(low)} start at {stds[low[0]]}, the authors' program has "
-      '0.03 there: config.model.init_std'
+      f"{names} start at {low[0].init_std:.2g}, the authors' program has 0.03 "
+      f'at full width: config.model.{low[0].name}.init_std'
     )
   shares = {name: float(s.mean()) for name, s in health.signal.items()}
   names = list(shares)
@@ -209,24 +216,27 @@ def cause(health: Health, config: ml_collections.ConfigDict) -> str:
   }
   where = max(falls, key=lambda name: falls[name])
   return (
-    f'Most is lost in {where}: look at its config.model.init_std and init_bias'
+    f'Most is lost in {where}: look at config.model.{where}.init_std and '
+    'init_bias'
   )
 
 
-def alarm(loss: float, num_classes: int, health: Health, config) -> str | None:
+def alarm(
+  loss: float, num_classes: int, health: Health, table: Table
+) -> str | None:
   """What to say of a loss that is that of guessing; None: it is not.
 
   Args:
     loss: on validation, after an epoch or more.
     num_classes: the loss of guessing is its logarithm.
     health: of the state.
-    config: the whole configuration.
+    table: of the network.
   """
   chance = math.log(num_classes)
   if loss < (1 - AT_CHANCE) * chance:
     return None
-  found = warnings(health, config) or [
-    'the signal arrives: try another config.schedule.rate, or look at the '
-    'labels'
+  found = warnings(health, table) or [
+    'the signal arrives: try another config.schedule.learning_rate, or look at '
+    'the labels'
   ]
   return f'the loss is {loss:.3f}, guessing has {chance:.3f}. {" ".join(found)}'

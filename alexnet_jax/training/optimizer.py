@@ -11,19 +11,52 @@ all; the 2012 program, whose runs ended with a frozen conv1, updates nothing
 that has no rate, and so does this. The velocity dies out unseen, as it would.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from flax import nnx
 
+from alexnet_jax.runtime.checks import FLOAT32, Checked, Range
 from alexnet_jax.runtime.errors import UserError
 
 Rules = Sequence[tuple[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule(Checked, part='optimizer'):
+  """`config.optimizer`.
+
+  Attributes:
+    momentum: the share of the old velocity.
+    weight_decay: the share of a weight that a step takes off, times the rate.
+    learning_rate_multipliers: ordered (pattern, multiplier); the first pattern
+      that is found in a parameter's name, such as 'conv1/kernel', decides.
+    decay_multipliers: likewise, of `weight_decay`.
+  """
+
+  momentum: Annotated[float, Range(0, 1)]
+  weight_decay: Annotated[float, Range(0, FLOAT32)]
+  learning_rate_multipliers: Rules
+  decay_multipliers: Rules
+
+  def __post_init__(self):
+    super().__post_init__()
+    for field in ('learning_rate_multipliers', 'decay_multipliers'):
+      rules = getattr(self, field)
+      try:
+        fine = all(re.compile(text) and abs(by) < 1000 for text, by in rules)
+      except (TypeError, ValueError, re.error):
+        fine = False
+      if not fine:
+        raise UserError(
+          f'config.optimizer.{field}={rules} are not pairs of a pattern and a '
+          'multiplier'
+        )
 
 
 def param_names(params: nnx.State) -> Any:
@@ -38,12 +71,10 @@ def trained(params: nnx.State) -> nnx.State:
   return nnx.filter_state(params, nnx.Param)
 
 
-def initial_velocity(
-  config: ml_collections.ConfigDict, params: nnx.State
-) -> optax.OptState:
+def initial_velocity(rule: Rule, params: nnx.State) -> optax.OptState:
   """The state of `make_optimizer` before the first step."""
   params = trained(params)
-  return make_optimizer(config, params).init(params)
+  return make_optimizer(rule, params).init(params)
 
 
 def multipliers(
@@ -86,37 +117,36 @@ def multipliers(
 
 
 def make_optimizer(
-  config: ml_collections.ConfigDict,
+  rule: Rule,
   params: nnx.State,
-  rates: jax.Array | Sequence[float] = (0.0,),
-  rules: Sequence[tuple[str, Any]] = (),
-  images: int = 1,
+  learning_rates: jax.Array | Sequence[float] = (0.0,),
+  patterns: Sequence[str] = (),
+  num_examples: int = 1,
 ) -> optax.GradientTransformation:
   """The rule above at one step's rates; its state does not depend on them.
 
   Args:
-    config: `config.optimizer`.
+    rule: momentum, decay, and their multipliers.
     params: the parameters; abstract ones will do.
-    rates: [1 + rules], the main one and those of `rules`; traced in the
-      train step.
-    rules: `config.schedule.rules`; a parameter has the rate of the first
-      whose pattern is found in its name, else the main one, times its
-      multiplier.
-    images: that the gradients are a sum over; the rule is of their mean.
+    learning_rates: [1 + patterns], the main one and those of `patterns`;
+      traced in the train step.
+    patterns: a parameter has the rate of the first that is found in its name,
+      else the main one, times its multiplier.
+    num_examples: that the gradients are a sum over; the rule is of their mean.
 
   Raises:
     UserError: rules that leave out a parameter, or that decide for none.
   """
-  decays = multipliers(config.decay_multipliers, params)
-  times = multipliers(config.rate_multipliers, params)
-  numbers = [(pattern, i) for i, (pattern, _) in enumerate(rules, start=1)]
+  decays = multipliers(rule.decay_multipliers, params)
+  times = multipliers(rule.learning_rate_multipliers, params)
+  numbers = [(pattern, i) for i, pattern in enumerate(patterns, start=1)]
   which = multipliers(numbers, params, otherwise=0)
 
   def rate(by: float, number: float) -> jax.Array:
-    return by * jnp.asarray(rates)[int(number)]
+    return by * jnp.asarray(learning_rates)[int(number)]
 
   def add_decay(grads, weights):
-    decay = images * config.weight_decay
+    decay = num_examples * rule.weight_decay
     return jax.tree.map(
       lambda g, w, by: g + decay * by * w if by else g,
       grads,
@@ -130,7 +160,7 @@ def make_optimizer(
   # the rate and the velocity stands a choice, which `change == 0` is for alone:
   # towers learn the same bits on either mesh.
   def scaled(g: jax.Array, by: float, number: float) -> jax.Array:
-    change = -rate(by, number) / images * g
+    change = -rate(by, number) / num_examples * g
     return jnp.where((rate(by, number) == 0) | (change == 0), 0, change)
 
   def scale_by_rate(grads, _):
@@ -139,7 +169,7 @@ def make_optimizer(
   chain = optax.chain(
     optax.stateless(add_decay),
     optax.stateless(scale_by_rate),
-    optax.trace(config.momentum),
+    optax.trace(rule.momentum),
   )
 
   def update(grads, state, weights=None):

@@ -4,21 +4,73 @@ A schedule knows epochs and errors, not steps or devices. What it has decided
 is `position()`, a JSON value saved with every checkpoint.
 """
 
+import dataclasses
+import itertools
+import math
+import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-import ml_collections
 import numpy as np
 
+from alexnet_jax.runtime.checks import FLOAT32, MANY, Checked, Range, choice
 from alexnet_jax.runtime.errors import UserError
 
 Points = Sequence[tuple[float, float]]  # (epoch, the rate from there on)
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan(Checked, part='schedule'):
+  """`config.schedule`, whose fields these are."""
+
+  kind: Annotated[str, choice('staircase', 'plateau', 'dexp')]
+  learning_rate: Annotated[float, Range(0, FLOAT32)]
+  drops: Sequence[float]
+  patience: Annotated[float, Range(0, MANY)]
+  max_drops: Annotated[int, Range(0, 1000)]
+  factor: Annotated[float, Range(1, MANY)]
+  parts: Annotated[int, Range(1, MANY)]
+  span: Annotated[float, Range(0, MANY)]
+  rules: Sequence[tuple[str, Points]]
+  target: Annotated[float, Range(0, 1)]
+
+  def __post_init__(self):
+    super().__post_init__()
+    drops = tuple(self.drops)
+    if not all(isinstance(x, int | float) and math.isfinite(x) for x in drops):
+      raise UserError(f'config.schedule.drops={drops} are not epochs')
+    if list(drops) != sorted(drops):
+      raise UserError(f'config.schedule.drops={drops} must rise')
+    for rule in self.rules:
+      if not _is_rule(rule):
+        raise UserError(
+          f'config.schedule.rules: {rule!r} is not a pattern and its points, '
+          "such as ('conv1', ((67.0, 1e-5), (72.0, 0.0))), whose epochs rise"
+        )
+
+  @property
+  def patterns(self) -> list[str]:
+    """Of the parameters that have rates of their own."""
+    return [pattern for pattern, _ in self.rules]
+
+
+def _is_rule(rule: Any) -> bool:
+  """Whether it is a pattern and one or more rising (epoch, rate)."""
+  try:
+    pattern, points = rule
+    re.compile(pattern)
+    epochs = [float(epoch) for epoch, _ in points]
+    fine = all(0 <= rate <= FLOAT32 for _, rate in points)
+  except (TypeError, ValueError, re.error):
+    return False
+  rising = all(a < b for a, b in itertools.pairwise([-1.0, *epochs, math.inf]))
+  return fine and bool(epochs) and rising
+
+
 class Schedule(Protocol):
   """The rate of the next step, and when to stop."""
 
-  def rate(self, epoch: float) -> float:
+  def learning_rate(self, epoch: float) -> float:
     """The rate of the step that begins `epoch` epochs into training."""
 
   def observe(self, epoch: float, error: float) -> None:
@@ -45,7 +97,7 @@ class Planned:
   def __init__(self, points: Points):
     self._points = points
 
-  def rate(self, epoch: float) -> float:
+  def learning_rate(self, epoch: float) -> float:
     return _at(self._points, epoch)
 
   def observe(self, epoch: float, error: float) -> None:
@@ -68,16 +120,16 @@ class Plateau:
   """
 
   def __init__(
-    self, rate: float, patience: float, max_drops: int, factor: float
+    self, learning_rate: float, patience: float, max_drops: int, factor: float
   ):
-    self._rate, self._factor = rate, factor
+    self._learning_rate, self._factor = learning_rate, factor
     self._patience, self._max_drops = patience, max_drops
     self._best: float | None = None
     self._since = 0.0
     self._drops, self._finished = 0, False
 
-  def rate(self, epoch: float) -> float:
-    return self._rate / self._factor**self._drops
+  def learning_rate(self, epoch: float) -> float:
+    return self._learning_rate / self._factor**self._drops
 
   def observe(self, epoch: float, error: float) -> None:
     if self._best is None or error < self._best:
@@ -108,14 +160,14 @@ class Plateau:
     self._drops, self._finished = position['drops'], position['finished']
 
 
-class Until:
+class UntilTarget:
   """Another schedule, finished as well by an error of at most `target`."""
 
   def __init__(self, schedule: Schedule, target: float):
     self._schedule, self._target, self._reached = schedule, target, False
 
-  def rate(self, epoch: float) -> float:
-    return self._schedule.rate(epoch)
+  def learning_rate(self, epoch: float) -> float:
+    return self._schedule.learning_rate(epoch)
 
   def observe(self, epoch: float, error: float) -> None:
     self._reached |= error <= self._target
@@ -138,13 +190,7 @@ def staircase(
   rate: float, drops: Sequence[float], factor: float
 ) -> tuple[tuple[float, float], ...]:
   """The points of a rate divided by `factor` at the end of each epoch of
-  `drops`.
-
-  Raises:
-    UserError: drops that do not rise.
-  """
-  if list(drops) != sorted(drops):
-    raise UserError(f'schedule.drops={tuple(drops)} must rise')
+  `drops`."""
   return tuple(
     (epoch, rate / factor**passed) for passed, epoch in enumerate((0.0, *drops))
   )
@@ -165,20 +211,18 @@ def dexp(
   )
 
 
-def rates(
-  config: ml_collections.ConfigDict, epoch: float, main: float
-) -> np.ndarray:
-  """The rates of a step, the main one and those of `config.rules`.
+def learning_rates(plan: Plan, epoch: float, main: float) -> np.ndarray:
+  """The rates of a step, the main one and those of `plan.rules`.
 
   Args:
-    config: `config.schedule`.
+    plan: whose rules count.
     epoch: at which the step begins.
     main: the schedule's rate then, which a rule has until its first point.
 
   Returns:
     float32 [1 + rules], as `optimizer.make_optimizer` takes them.
   """
-  own = [_at(points, epoch, main) for _, points in config.rules]
+  own = [_at(points, epoch, main) for _, points in plan.rules]
   return np.array([main, *own], np.float32)
 
 
@@ -190,25 +234,16 @@ def _at(points: Points, epoch: float, before: float = 0.0) -> float:
   return before
 
 
-def make_schedule(config: ml_collections.ConfigDict) -> Schedule:
-  """The schedule of `config.schedule`.
-
-  Raises:
-    UserError: no such kind.
-  """
-  schedule = _make_kind(config)
-  return Until(schedule, config.target) if config.target else schedule
+def make_schedule(plan: Plan) -> Schedule:
+  """The schedule of a plan."""
+  schedule = _make_kind(plan)
+  return UntilTarget(schedule, plan.target) if plan.target else schedule
 
 
-def _make_kind(config: ml_collections.ConfigDict) -> Schedule:
-  if config.kind == 'staircase':
-    return Planned(staircase(config.rate, config.drops, config.factor))
-  if config.kind == 'plateau':
-    return Plateau(
-      config.rate, config.patience, config.max_drops, config.factor
-    )
-  if config.kind == 'dexp':
-    return Planned(dexp(config.rate, config.factor, config.parts, config.span))
-  raise UserError(
-    f"schedule.kind is 'staircase', 'plateau' or 'dexp', not {config.kind!r}"
-  )
+def _make_kind(plan: Plan) -> Schedule:
+  rate, factor = plan.learning_rate, plan.factor
+  if plan.kind == 'plateau':
+    return Plateau(rate, plan.patience, plan.max_drops, factor)
+  if plan.kind == 'dexp':
+    return Planned(dexp(rate, factor, plan.parts, plan.span))
+  return Planned(staircase(rate, plan.drops, factor))

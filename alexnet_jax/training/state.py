@@ -1,36 +1,32 @@
 """What training changes (`TrainState`), and what it stands on (`Setup`)."""
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
-from etils import epath
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.analysis import looking
 from alexnet_jax.data import builders, preparation
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.data.stats import Statistics
-from alexnet_jax.models import get_model, table, towers
-from alexnet_jax.runtime import backend, files, sharding
-from alexnet_jax.runtime.checkpoint import Checkpointer
-from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training import limits
-from alexnet_jax.training import views as augment
+from alexnet_jax.models import towers
+from alexnet_jax.models.networks import make_network
+from alexnet_jax.models.rows import Table
+from alexnet_jax.models.towers import Towers
+from alexnet_jax.runtime import backend, sharding
+from alexnet_jax.training import views
 from alexnet_jax.training.optimizer import (
+  Rule,
   initial_velocity,
   make_optimizer,
   trained,
 )
-from alexnet_jax.training.schedules import make_schedule
-
-STATISTICS = 'statistics.npz'  # in the folder of a run
+from alexnet_jax.training.schedules import Plan
+from alexnet_jax.training.settings import Settings
+from alexnet_jax.training.views import Augment
 
 
 @jax.tree_util.register_dataclass
@@ -58,17 +54,31 @@ class Setup:
   """The network, where it runs and what it sees: what a step closes over.
 
   Attributes:
-    config: the whole configuration.
     mesh: ('data', 'tower').
+    towers: how the towers share its devices.
+    table: of the network.
     graphdef: the network's structure, for `nnx.merge` with its parameters.
+    augment: how views are made.
     constants: what views need of the training set.
+    optimizer: the rule of a step.
+    schedule: the plan of the learning rates.
+    seed: of all draws.
+    batch_size: images of a training step.
+    matmul_precision: how accelerators multiply float32.
     init: makes the initial state; only meant to be traced.
   """
 
-  config: ml_collections.ConfigDict
   mesh: Mesh
+  towers: Towers
+  table: Table
   graphdef: nnx.GraphDef
-  constants: augment.Constants
+  augment: Augment
+  constants: views.Constants
+  optimizer: Rule
+  schedule: Plan
+  seed: int
+  batch_size: int
+  matmul_precision: str
   init: Callable[[], TrainState]
 
   def abstract_state(self) -> TrainState:
@@ -82,40 +92,9 @@ class Setup:
     )
 
   def specs(self) -> TrainState:
-    """The partition spec of each leaf of the state.
-
-    A tower parameter's leading axis is spread over the mesh's towers; with
-    'owt', only that of a fully connected layer. It is over 'data', too, where
-    that has one part: the same place, but no sum of gradients over one device,
-    for which XLA copies them.
-    """
-    single = self.mesh.shape[sharding.DATA] == 1
-    over = P((sharding.DATA, sharding.TOWER) if single else sharding.TOWER)
-
-    def spec(path: Any, node: Any) -> Any:
-      if not isinstance(node, nnx.Variable):
-        return P()
-      names = {getattr(key, 'key', None) for key in path}
-      whole = self.owt and names & set(table.CONVS)
-      on_towers = isinstance(node, towers.TowerParam | towers.TowerAverage)
-      spread = on_towers and not whole
-      return node.replace(over if spread else P())
-
-    return jax.tree_util.tree_map_with_path(
-      spec,
-      jax.eval_shape(self.init),
-      is_leaf=lambda node: isinstance(node, nnx.Variable),
-    )
-
-  @property
-  def owt(self) -> bool:
-    """Whether a device has all convolutions, on rows of its own."""
-    return self.config.mesh.parallelism == 'owt'
-
-  @property
-  def batch_axes(self) -> tuple[str, ...]:
-    """The mesh axes that the rows of a batch are spread over."""
-    return (sharding.DATA, sharding.TOWER) if self.owt else (sharding.DATA,)
+    """The partition spec of each leaf of the state."""
+    state = jax.eval_shape(self.init)
+    return towers.variable_specs(self.mesh, self.towers, state)
 
   def replica_rows(self, tree: Any) -> Any:
     """Inside `shard_map`: the rows that the logits on this device have.
@@ -126,17 +105,15 @@ class Setup:
     Returns:
       Arrays [batch / data, ...]: with 'owt', those of all towers' devices.
     """
-    if not self.owt:
+    if not self.towers.owt:
       return tree
     with jax.named_scope('labels'):
-      return jax.lax.all_gather(
-        tree, sharding.TOWER, tiled=True, to='invarying'
-      )
+      return jax.lax.all_gather(tree, towers.TOWER, tiled=True, to='invarying')
 
   @property
   def batch_sharding(self) -> NamedSharding:
     """How a batch lies on the mesh, for `local_rows` and `put_batch`."""
-    return sharding.batch_sharding(self.mesh, self.batch_axes)
+    return sharding.batch_sharding(self.mesh, self.towers.batch_axes)
 
   def init_state(self) -> TrainState:
     """The initial state, made where it lives."""
@@ -146,202 +123,87 @@ class Setup:
 
 
 def make_setup(
-  config: ml_collections.ConfigDict,
-  mesh: Mesh,
-  num_classes: int,
-  statistics: Statistics,
+  settings: Settings, mesh: Mesh, num_classes: int, statistics: Statistics
 ) -> Setup:
-  """Builds the network of `config` on `mesh`.
+  """Builds the network of a configuration on a mesh.
 
   Args:
-    config: as configs/default.py describes it.
-    mesh: of `sharding.make_mesh`.
+    settings: of `configure`.
+    mesh: of `MeshShape.make_mesh`.
     num_classes: outputs of fc8.
     statistics: of the training split.
 
   Raises:
-    UserError: a field of the configuration has no such value.
+    UserError: views are too small or too large, or a rule fits no parameter.
   """
+  own = settings.mesh.make_towers()
 
   def make_model() -> nnx.Module:
-    return get_model(
-      config,
+    return make_network(
+      settings.model,
       num_classes,
-      tower_axis=sharding.TOWER,
-      rngs=nnx.Rngs(params=config.seed),
+      settings.augment.crop_size,
+      dtype=settings.dtype,
+      towers=own,
+      rngs=nnx.Rngs(params=settings.seed),
     )
 
   graphdef, abstract_params = nnx.split(nnx.eval_shape(make_model))
+  rule, plan = settings.optimizer, settings.schedule
   # Refuses bad rules early.
-  make_optimizer(
-    config.optimizer, trained(abstract_params), rules=config.schedule.rules
-  )
+  make_optimizer(rule, trained(abstract_params), patterns=plan.patterns)
 
   def init() -> TrainState:
-    params = nnx.state(make_model())
-    return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      opt_state=initial_velocity(config.optimizer, params),
-      nonfinite_step=jnp.full((), -1, jnp.int32),
-    )
+    return start_state(rule, nnx.state(make_model()))
 
-  constants = augment.constants(config.augment, statistics)
-  return Setup(config, mesh, graphdef, constants, init)
+  return Setup(
+    mesh=mesh,
+    towers=own,
+    table=settings.model,
+    graphdef=graphdef,
+    augment=settings.augment,
+    constants=views.make_constants(settings.augment, statistics),
+    optimizer=rule,
+    schedule=plan,
+    seed=settings.seed,
+    batch_size=settings.batch_size,
+    matmul_precision=settings.matmul_precision,
+    init=init,
+  )
+
+
+def start_state(rule: Rule, params: nnx.State) -> TrainState:
+  """The state before the first step, with given parameters."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=initial_velocity(rule, params),
+    nonfinite_step=jnp.full((), -1, jnp.int32),
+  )
 
 
 def open_setup(
-  config: ml_collections.ConfigDict, workdir: epath.PathLike | None = None
+  settings: Settings, statistics: Statistics | None = None
 ) -> tuple[Dataset, Setup]:
-  """The data set and the setup of `config` on the devices there are.
+  """The data set and the setup of a configuration on the devices there are.
 
   Prints the device map. Process 0 draws the data set `shapes` if it is
   missing, others wait.
 
   Args:
-    config: the whole configuration.
-    workdir: of a run; where it has begun, its statistics are used.
+    settings: of `configure`.
+    statistics: those that a run began with; None: the data set's own.
 
   Raises:
     UserError: the data set is missing, or the configuration makes no sense.
   """
-  limits.check(config)
-  if config.data.name == 'shapes':
-    preparation.ensure_shapes(config.data.dir)
-  dataset = builders.open_dataset(config.data.name, config.data.dir)
-  towers_wanted = config.model.towers
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.towers, towers_wanted)
-  statistics = read_statistics(workdir) if workdir else None
+  data, table = settings.data, settings.model
+  if data.name == 'shapes':
+    preparation.ensure_shapes(data.dir)
+  dataset = builders.open_dataset(data.name, data.dir)
+  mesh = settings.mesh.make_mesh(table.towers)
   setup = make_setup(
-    config, mesh, dataset.num_classes, statistics or dataset.statistics
+    settings, mesh, dataset.num_classes, statistics or dataset.statistics
   )
-  print(sharding.device_map(mesh, towers_wanted, setup.owt), flush=True)
+  print(towers.describe_mesh(mesh, table.towers, setup.towers.owt), flush=True)
   return dataset, setup
-
-
-def restore(
-  checkpointer: Checkpointer, which: int | str, setup: Setup
-) -> tuple[TrainState, dict[str, Any]] | None:
-  """The state and the meta data of a checkpoint, on the setup's mesh.
-
-  Args:
-    checkpointer: of the run.
-    which: 'last', 'best' or the number of a step.
-    setup: whose `config.model` must be the checkpoint's.
-
-  Returns:
-    None: 'last' was asked for and there is none yet.
-
-  Raises:
-    UserError: it is missing or damaged, or it is another network.
-  """
-  meta = read_meta(checkpointer, which)
-  if meta is None:
-    return None
-  # What a configuration is too old to have, it has as it was then.
-  since = json.loads(json.dumps(table.SINCE))
-  now = since | looking.flat(json.loads(setup.config.model.to_json()))
-  before = since | looking.flat(meta['config']['model'])
-  for field in sorted(before.keys() | now.keys()):
-    if before.get(field) != now.get(field):
-      raise UserError(
-        f'this is another network: config.model.{field} is '
-        f'{now.get(field)!r} here and {before.get(field)!r} in the '
-        'checkpoint. Give the same, or choose another --workdir'
-      )
-  return checkpointer.restore(which, setup.abstract_state())
-
-
-def read_meta(
-  checkpointer: Checkpointer, which: int | str
-) -> dict[str, Any] | None:
-  """The meta data of a checkpoint; None: there is no 'last' yet.
-
-  Raises:
-    UserError: it is missing or damaged, or no run wrote it.
-  """
-  meta = checkpointer.read_meta(which)
-  if meta is not None and not _is_ours(meta):
-    raise UserError(
-      f'meta.json of checkpoint {which!r} is not what a run writes: remove '
-      'the checkpoint, or choose another --workdir'
-    )
-  return meta
-
-
-def write_run(
-  workdir: epath.PathLike,
-  config: ml_collections.ConfigDict,
-  params: nnx.State,
-  class_names: Sequence[str],
-  statistics: Statistics,
-) -> None:
-  """Writes a run of no steps that begins with given parameters.
-
-  Args:
-    workdir: of the new run.
-    config: as configs/default.py describes it.
-    params: of its network.
-    class_names: by the number of the output.
-    statistics: of the images that the network is used to.
-
-  Raises:
-    UserError: there is a run in `workdir`, or it cannot be written.
-  """
-  workdir = files.folder(workdir)
-  folder = workdir / 'checkpoints'
-  if folder.exists():
-    raise UserError(f'{workdir} has a run in it: choose another --workdir')
-  state = TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    opt_state=initial_velocity(config.optimizer, params),
-    nonfinite_step=jnp.full((), -1, jnp.int32),
-  )
-  meta = {
-    'config': json.loads(config.to_json()),
-    'num_classes': len(class_names),
-    'class_names': class_names,
-    'schedule': make_schedule(config.schedule).position(),
-    'environment': backend.describe(),
-  }
-  with files.explained(workdir):
-    files.make_folder(workdir)
-    statistics.save(workdir / STATISTICS)
-  with Checkpointer(folder) as checkpointer:
-    checkpointer.save(0, state, meta)
-
-
-def read_statistics(workdir: epath.PathLike) -> Statistics | None:
-  """Of the images that the run in `workdir` began with, which its network is
-  used to; None: an older run, which did not save them.
-
-  Raises:
-    UserError: the file is damaged.
-  """
-  path = files.folder(workdir) / STATISTICS
-  if not path.exists():
-    return None
-  try:
-    return Statistics.load(path)
-  except Exception as error:  # damaged bytes may be anything
-    raise UserError(
-      f'{path} cannot be read: {error}. Put an intact copy back, or remove it: '
-      "the data set's own are used then"
-    ) from error
-
-
-def _is_ours(meta: dict[str, Any]) -> bool:
-  """Whether meta data have the form that `train` gives them."""
-  numbers = (int, float, type(None))
-  try:
-    return (
-      isinstance(meta['config']['model'], dict)
-      and isinstance(meta['config']['schedule']['kind'], str)
-      and isinstance(meta['environment'], dict)
-      and all(isinstance(x, numbers) for x in meta['schedule'].values())
-      and all(isinstance(i, int) for i in meta.get('bad_records', []))
-      and all(isinstance(name, str) for name in meta.get('class_names', []))
-    )
-  except (KeyError, TypeError, AttributeError):
-    return False

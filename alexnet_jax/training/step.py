@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.metrics import Metrics
-from alexnet_jax.training import views as augment
+from alexnet_jax.training import views
 from alexnet_jax.training.optimizer import make_optimizer
 from alexnet_jax.training.state import Setup, TrainState
 
@@ -24,7 +24,7 @@ VIEW, DROPOUT = 0, 1  # what a key is for
 def loss_and_logits(
   setup: Setup,
   params: nnx.State,
-  views: jax.Array,
+  cuts: jax.Array,
   labels: jax.Array,
   keys: jax.Array | None,
 ) -> tuple[jax.Array, tuple[jax.Array, nnx.State]]:
@@ -33,7 +33,7 @@ def loss_and_logits(
   Args:
     setup: of `make_setup`.
     params: of the network, as this device holds them.
-    views: [b, crop, crop, 3].
+    cuts: the views, [b, crop, crop, 3].
     labels: int32, of the rows that the logits on this device have.
     keys: for dropout, one per label; None at test time.
 
@@ -42,7 +42,7 @@ def loss_and_logits(
     device, and the running averages of batch normalization, if it has any.
   """
   model = nnx.merge(setup.graphdef, params, copy=True)
-  logits = model(views, keys)
+  logits = model(cuts, keys)
   with jax.named_scope('loss'):
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     # Summed over the mesh inside, so the gradient comes out summed, too.
@@ -102,37 +102,42 @@ class TrainStep:
     self._step = jitted_step(setup, given)
 
   def __call__(
-    self, state: TrainState, batch: Batch, rates: Any, color: bool = True
+    self,
+    state: TrainState,
+    batch: Batch,
+    learning_rates: Any,
+    color: bool = True,
   ) -> tuple[TrainState, Metrics]:
     """Takes the step.
 
     Args:
       state: donated.
       batch: as `put_batch` lays it.
-      rates: of `schedules.rates`.
+      learning_rates: of `schedules.learning_rates`.
       color: whether there is noise in the views' colours.
 
     Returns:
       The next state, and the sums of the step's own metrics.
     """
     constants = self._noisy if color else self._plain
-    return self._step(state, batch, rates, constants, self._cache)
+    return self._step(state, batch, learning_rates, constants, self._cache)
 
-  def compile(self, state: TrainState, batch: Batch, rates: Any) -> None:
+  def compile(self, state: TrainState, batch: Batch, learning_rates: Any):
     """What a call with such arguments would compile, and now need not."""
-    self._step.lower(state, batch, rates, self._noisy, self._cache).compile()
+    arguments = state, batch, learning_rates, self._noisy, self._cache
+    self._step.lower(*arguments).compile()
 
 
 def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
-  """The step of `TrainStep` as a function of state, batch, rates,
-  constants and cache, which needs no devices to be lowered and compiled."""
-  config, specs = setup.config, setup.specs()
+  """The step of `TrainStep` as a function of state, batch, learning rates,
+  constants and cache. To lower and compile it takes no devices."""
+  specs, axes = setup.specs(), setup.towers.batch_axes
 
   def body(
     state: TrainState,
     batch: Batch,
-    rates: jax.Array,
-    constants: augment.Constants,
+    learning_rates: jax.Array,
+    constants: views.Constants,
     cache: Batch | None,
   ):
     if cache is not None:
@@ -141,34 +146,34 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
     labels = setup.replica_rows(batch['label'])
     # Every draw is a function of (seed, step, example, purpose[, tower]),
     # never of the device that makes it.
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    key = jax.random.fold_in(jax.random.key(setup.seed), state.step)
 
-    here = key, setup.batch_axes, len(images), VIEW
-    view_keys, places = row_keys(*here), row_keys(*here, config.augment.share)
+    here = key, axes, len(images), VIEW
+    view_keys, places = row_keys(*here), row_keys(*here, setup.augment.share)
     dropout_keys = row_keys(key, (sharding.DATA,), len(labels), DROPOUT)
-    views = images
+    cuts = images
     if not given:
       with jax.named_scope('augment'):
-        views = augment.training_views(
-          config.augment, constants, images, view_keys, places
+        cuts = views.training_views(
+          setup.augment, constants, images, view_keys, places
         )
 
     params, averages = nnx.split_state(state.params, nnx.Param, nnx.BatchStat)
 
     def loss_fn(params: nnx.State):
       whole = nnx.merge_state(params, averages)
-      return loss_and_logits(setup, whole, views, labels, dropout_keys)
+      return loss_and_logits(setup, whole, cuts, labels, dropout_keys)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (logits, averages)), grads = grad_fn(params)
     sums = lax.psum(Metrics.of(logits, labels), sharding.DATA)
     with jax.named_scope('update'):
       tx = make_optimizer(
-        config.optimizer,
+        setup.optimizer,
         params,
-        rates,
-        config.schedule.rules,
-        images=config.batch_size,
+        learning_rates,
+        setup.schedule.patterns,
+        num_examples=setup.batch_size,
       )
       updates, opt_state = tx.update(grads, state.opt_state, params)
       params = optax.apply_updates(params, updates)
@@ -190,12 +195,12 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
   mapped = jax.shard_map(
     body,
     mesh=setup.mesh,
-    in_specs=(specs, P(setup.batch_axes), P(), P(), P()),
+    in_specs=(specs, P(axes), P(), P(), P()),
     out_specs=(specs, P()),
   )
 
-  def train_step(state, batch, rates, constants, cache=None):
-    with jax.default_matmul_precision(config.matmul_precision):
-      return mapped(state, batch, rates, constants, cache)
+  def train_step(state, batch, learning_rates, constants, cache=None):
+    with jax.default_matmul_precision(setup.matmul_precision):
+      return mapped(state, batch, learning_rates, constants, cache)
 
   return jax.jit(train_step, donate_argnames='state')

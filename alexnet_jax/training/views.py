@@ -6,22 +6,38 @@ may be around them.
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from alexnet_jax.data.stats import Statistics
 from alexnet_jax.kernels.crops import crops
+from alexnet_jax.runtime.checks import MANY, Checked, Range, choice
 from alexnet_jax.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment(Checked, part='augment'):
+  """How views are made: `config.augment`, whose fields these are."""
+
+  crop_size: int
+  random_crop: bool
+  random_flip: bool
+  share: Annotated[int, Range(1, MANY)]
+  color: Annotated[float, Range(0, 1000)]
+  color_units: Annotated[str, choice('std', 'eigenvalue')]
+  color_until: str
+  color_divisor: Annotated[float, Range(0.001, 1000)]
+  mean: Annotated[str, choice('image', 'rgb', 'none')]
+  scale: Annotated[float, Range(0, 1000)]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Constants:
-  """What views need of the training set, as `constants` makes it.
+  """What views need of the training set, as `make_constants` makes it.
 
   Attributes:
     mean: float32 [crop, crop, 3] or [3], subtracted from a view.
@@ -43,18 +59,16 @@ class Constants:
     )
 
 
-def constants(
-  config: ml_collections.ConfigDict, statistics: Statistics
-) -> Constants:
-  """The arrays that `config.augment` needs of the training set.
+def make_constants(augment: Augment, statistics: Statistics) -> Constants:
+  """The arrays that views need of the training set.
 
   Raises:
-    UserError: a field has no such value, or the crop is too large.
+    UserError: the crop is too large.
   """
   size = statistics.mean_image.shape[0]
-  crop = config.crop_size
+  crop = augment.crop_size
   if not 0 < crop <= size:
-    raise UserError(f'augment.crop_size={crop} is not in 1..{size}')
+    raise UserError(f'config.augment.crop_size={crop} is not in 1..{size}')
   low = (size - crop) // 2
   means = {
     'image': statistics.mean_image[low : low + crop, low : low + crop],
@@ -63,28 +77,18 @@ def constants(
   }
   # Rounding may leave a tiny negative eigenvalue where colours are flat.
   variances = np.maximum(statistics.eigenvalues, 0)
-  scales = {'std': np.sqrt(variances), 'eigenvalue': variances}
-  for field, value, table in (
-    ('mean', config.mean, means),
-    ('color_units', config.color_units, scales),
-  ):
-    if value not in table:
-      raise UserError(
-        f'augment.{field} is one of {sorted(table)}, not {value!r}'
-      )
-  components = statistics.eigenvectors * scales[config.color_units]
-  # Networks of older runs and files are looked at, too.
-  divisor = config.get('color_divisor', 1.0) if config.get('color') else 1.0
+  units = {'std': np.sqrt(variances), 'eigenvalue': variances}
+  components = statistics.eigenvectors * units[augment.color_units]
   return Constants(
-    mean=means[config.mean].astype(np.float32),
+    mean=means[augment.mean].astype(np.float32),
     components=components.T.astype(np.float32),
-    divisor=np.float32(divisor),
-    scale=np.float32(config.get('scale', 1.0)),
+    divisor=np.float32(augment.color_divisor if augment.color else 1),
+    scale=np.float32(augment.scale),
   )
 
 
 def training_views(
-  config: ml_collections.ConfigDict,
+  augment: Augment,
   constants: Constants,
   images: jax.Array,
   keys: jax.Array,
@@ -93,8 +97,8 @@ def training_views(
   """A random view of each image.
 
   Args:
-    config: `config.augment`.
-    constants: of `constants`.
+    augment: how they are made.
+    constants: of `make_constants`.
     images: uint8 [B, size, size, 3].
     keys: [B] typed keys, one per example.
     places: [B] typed keys; images whose keys are the same are cut and flipped
@@ -103,22 +107,22 @@ def training_views(
   Returns:
     float32 [B, crop, crop, 3].
   """
-  crop = config.crop_size
+  crop = augment.crop_size
   room = images.shape[1] - crop
 
   def draw(place):
     crop_key, flip_key = jax.random.split(place, 3)[:2]
-    if config.random_crop:  # offsets 0..room, both included
+    if augment.random_crop:  # offsets 0..room, both included
       corner = jax.random.randint(crop_key, (2,), 0, room + 1)
     else:
       corner = jnp.full((2,), room // 2)
-    return corner, config.random_flip and jax.random.bernoulli(flip_key)
+    return corner, augment.random_flip and jax.random.bernoulli(flip_key)
 
   def noisy(x, key):  # uint8 [crop, crop, 3]
     x = x.astype(jnp.float32) - constants.mean
-    if config.color:
+    if augment.color:
       color_key = jax.random.split(key, 3)[2]
-      multiples = config.color * jax.random.normal(color_key, (3,))
+      multiples = augment.color * jax.random.normal(color_key, (3,))
       x += (multiples[:, None] * constants.components).sum(0)
     return x * (constants.scale / constants.divisor)
 
@@ -133,7 +137,7 @@ def test_views(
   """The views that a prediction is averaged over (§4.1).
 
   Args:
-    constants: of `constants`.
+    constants: of `make_constants`.
     images: uint8 [B, size, size, 3].
     crop: side of a view, pixels.
     views: 1, the centre; 2, it and its mirror image; 9, the corners, the

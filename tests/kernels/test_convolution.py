@@ -7,14 +7,14 @@ import pytest
 from conftest import max_norm_error
 from draws import gradients, normal
 
-from alexnet_jax.kernels import windows
+from alexnet_jax.kernels import geometry
 from alexnet_jax.kernels.convolution import convolution, plain_convolution
 
 
 def padded(compute, x, w, b, stride, pad):
   """A convolution and its bias, with `pad` zeros on each side."""
   edges = [
-    windows.edges(extent, len(w), stride, pad) for extent in x.shape[1:3]
+    geometry.edges(extent, len(w), stride, pad) for extent in x.shape[1:3]
   ]
   return compute(x, w, stride, tuple(edges)) + b
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from alexnet_jax.kernels import windows
+from alexnet_jax.kernels import geometry
 from alexnet_jax.runtime.errors import UserError
 
 
@@ -21,9 +21,9 @@ from alexnet_jax.runtime.errors import UserError
   ],
 )
 def test_output_size(size, window, stride, pad, positions):
-  assert windows.output_size(size, window, stride, pad) == positions
+  assert geometry.output_size(size, window, stride, pad) == positions
 
 
 def test_a_window_that_does_not_fit_is_refused():
   with pytest.raises(UserError, match='window of 11 does not fit 9 pixels'):
-    windows.output_size(9, 11, 4)
+    geometry.output_size(9, 11, 4)

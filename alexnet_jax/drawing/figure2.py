@@ -1,15 +1,15 @@
-"""Figure 2: the towers, drawn from the numbers of the network itself."""
+"""Figure 2: the towers, drawn from the description of the network."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
-from alexnet_jax.analysis.architecture import Layer
 from alexnet_jax.drawing import canvas
+from alexnet_jax.models.describe import Layer
 
 _TILT = (0.34, 0.22)  # where the depth of a box goes on the page
 _COLUMN, _ROW, _LINE = 2.0, 3.0, 0.45  # between layers, towers, table rows
@@ -24,17 +24,23 @@ _RECEIVED = (
   'of gradients on the way back, but for fc8.'
 )
 _FACES = {'front': '#dfe8f2', 'top': '#eef3f8', 'side': '#cbd9e8'}
-_EDGE, _TALK, _NOTE_INK = '#5b6b7d', canvas.COLOURS[1], '#5f6670'
+_EDGE, _CROSSES, _NOTE_INK = '#5b6b7d', canvas.COLOURS[1], '#5f6670'
 
 
-def draw(layers: Sequence[Layer], image_size: int, towers: int) -> Figure:
+def draw_network(
+  layers: Sequence[Layer],
+  needs: Mapping[tuple[str, str], int],
+  image_size: int,
+) -> Figure:
   """The network from left to right, a row per tower, its numbers below.
 
   Args:
-    layers: of `analysis.architecture.describe`.
+    layers: of `models.describe.describe`.
+    needs: what a tower's device receives, of `models.describe.needed_bytes`.
     image_size: side of the views, pixels.
-    towers: rows.
   """
+  towers = layers[0].towers
+  received = [needs.get((layer.name, 'forward'), 0) for layer in layers]
   xs = [_COLUMN * (i + 1) for i in range(len(layers))]
   ys = [-_ROW * tower for tower in range(towers)]
   middle = sum(ys) / towers
@@ -51,34 +57,38 @@ def draw(layers: Sequence[Layer], image_size: int, towers: int) -> Figure:
   image = _Box(0, middle, 0.08, _side(image_size, image_size), 1.0)
   image.draw(ax, f'{image_size}×{image_size}×3', 'image')
   before = [image] * towers
-  for layer, x in zip(layers, xs, strict=True):
-    last = layer is layers[-1]  # all towers make the logits together
-    boxes = [_box(layer, x, y, image_size) for y in ([middle] if last else ys)]
+  for layer, x, sent in zip(layers, xs, received, strict=True):
+    rows = [middle] if layer.is_logits else ys  # all towers make the logits
+    boxes = [_box(layer, x, y, image_size) for y in rows]
     for box in boxes:
       box.draw(ax, _shape(layer.output), _kernel(layer))
     for number, source in enumerate(before):
       for other, box in enumerate(boxes):
-        if layer.reads_all or number == other:
-          _arrow(ax, source, box, source.y != box.y and bool(layer.received))
+        if sent or layer.is_logits or number == other:
+          _arrow(ax, source, box, crosses=source.y != box.y and sent > 0)
     before = boxes
   if towers > 1:
     for tower, y in enumerate(ys):
       ax.text(left, y, f'tower {tower + 1}', fontsize=9, color=canvas.FAINT)
-  _numbers(ax, layers, xs, left, bottom)
+  _write_numbers(ax, layers, received, xs, left, bottom)
   return fig
 
 
-def _numbers(
-  ax: Axes, layers: Sequence[Layer], xs: list[float], left: float, y: float
+def _write_numbers(
+  ax: Axes,
+  layers: Sequence[Layer],
+  received: list[int],
+  xs: list[float],
+  left: float,
+  y: float,
 ) -> None:
   """The table below the towers."""
   rows: dict[str, list[Any]] = {
-    'then': [_then(layer) for layer in layers],
+    'then': [_describe_steps(layer) for layer in layers],
     'neurons': [layer.neurons for layer in layers],
     'parameters': [layer.parameters for layer in layers],
   }
   notes = [_THEN]
-  received = [layer.received for layer in layers]
   if any(received):
     rows['received, bytes'] = received
     notes.append(_RECEIVED)
@@ -92,7 +102,7 @@ def _numbers(
   write(_TOTALS, 'in all', color=canvas.FAINT)
   y -= 1.25 * _LINE
   for head, cells in rows.items():
-    ink = _TALK if head.startswith('received') else canvas.INK
+    ink = _CROSSES if head.startswith('received') else canvas.INK
     write(left, head, color=ink, ha='left')
     for x, cell in zip(xs, cells, strict=True):
       text = cell if isinstance(cell, str) else f'{cell:,}' if cell else '–'
@@ -158,14 +168,14 @@ def _side(pixels: int, image_size: int) -> float:
   return 2.0 * (pixels / image_size) ** 0.45
 
 
-def _arrow(ax: Axes, start: _Box, end: _Box, talk: bool) -> None:
+def _arrow(ax: Axes, start: _Box, end: _Box, crosses: bool) -> None:
   ax.annotate(
     '',
     end.at(0, 0.5, 0),
     start.at(1, 0.5, 1),
     arrowprops={
       **{'arrowstyle': '-|>', 'shrinkA': 1, 'shrinkB': 1},
-      **{'color': _TALK if talk else _EDGE, 'lw': 1.1},
+      **{'color': _CROSSES if crosses else _EDGE, 'lw': 1.1},
     },
     zorder=3,
   )
@@ -176,17 +186,16 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _kernel(layer: Layer) -> str:
-  if len(layer.kernel) < 3:
+  if len(layer.kernel) < 4:
     return 'dense'
-  text = _shape(layer.kernel)
+  text = _shape(layer.kernel[:-1])
   return f'{text}\nstride {layer.stride}' if layer.stride > 1 else text
 
 
-def _then(layer: Layer) -> str:
+def _describe_steps(layer: Layer) -> str:
   """What follows, and the maps it leaves."""
-  words = {'lrn': 'norm'}
-  kinds = [name.rstrip('0123456789') for name in layer.then]
-  text = ', '.join(words.get(kind, kind) for kind in kinds)
+  words = {'avg_pool': 'pool', 'map_norm': 'norm'}
+  text = ', '.join(words.get(step.kind, step.kind) for step in layer.then)
   if layer.after != layer.output:
     text += f' to {layer.after[0]}²'
   return text or '–'

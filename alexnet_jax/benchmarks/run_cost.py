@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import ml_collections
 import psutil
 
 from alexnet_jax.benchmarks import results, timing
@@ -19,8 +18,10 @@ from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Spread
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.writers import METRICS_FILE
+from alexnet_jax.training.settings import Settings
 
 _STEPS = 5  # that a run is watched for at least
+_NEVER = ('length', 'evals.every', 'checkpoint.every')  # so soon
 _FIELDS = {
   'startup': ('start_seconds', 's from the command to the first step'),
   'memory': ('peak_memory_gb', 'GB at most'),
@@ -59,9 +60,9 @@ class Seen:
     return Spread.of([row['time/waiting'] for row in self.rows[2:]])
 
 
-def run(
+def measure_runs(
   kind: str,
-  config: ml_collections.ConfigDict,
+  settings: Settings,
   arguments: Sequence[str],
   repeats: int,
   steps: int = _STEPS,
@@ -71,7 +72,7 @@ def run(
   Args:
     kind: 'startup': twice each time, the second with what the first compiled;
       'memory' or 'end_to_end': once each time.
-    config: what `arguments` say.
+    settings: what `arguments` say.
     arguments: '--config=...' and such, of `main`.
     repeats: how often.
     steps: of each run.
@@ -90,38 +91,35 @@ def run(
         seen.setdefault(name, []).append(_watch(folder, arguments, steps))
   rows = []
   for name, runs in seen.items():
-    row = {
-      'benchmark': kind,
-      **timing.environment(),
+    row = timing.describe_run(kind, settings, repeats) | {
       'name': name if kind == 'startup' else 'alexnet_jax',
-      'data': config.data.name,
-      'cache': config.data.cache,
-      'batch': config.batch_size,
-      'width': config.model.width,
-      'dtype': config.dtype,
-      'repeats': repeats,
+      'data': settings.data.name,
+      'cache': settings.data.cache,
     }
-    row |= Spread.of([each.start for each in runs]).fields('start_seconds')
-    row |= Spread.of([each.memory for each in runs]).fields('peak_memory_gb')
-    speeds = [each.images_per_sec.median for each in runs]
-    row |= Spread.of(speeds).fields('images_per_sec')
-    waits = [each.waiting.median for each in runs]
-    row |= Spread.of(waits).fields('waiting')
+    for field, values in (
+      ('start_seconds', [each.start for each in runs]),
+      ('peak_memory_gb', [each.memory for each in runs]),
+      ('images_per_sec', [each.images_per_sec.median for each in runs]),
+      ('waiting', [each.waiting.median for each in runs]),
+    ):
+      row |= Spread.of(values).fields(field)
     rows.append(row)
   return rows
 
 
-def table(rows: Sequence[Row]) -> str:
-  """What `run` found, for people to read."""
+def format_runs(rows: Sequence[Row]) -> str:
+  """What `measure_runs` found, for people to read."""
   field, words = _FIELDS[rows[0]['benchmark']]
   lines = [
-    results.about(rows[0]),
+    results.describe_row(rows[0]),
     f'{rows[0]["data"]}, batch {rows[0]["batch"]}, width {rows[0]["width"]}',
   ]
   for row in rows:
-    lines.append(f'{row["name"]}: {results.spread(row, field, 2)} {words}')
+    shown = results.format_spread(row, field, 2)
+    lines.append(f'{row["name"]}: {shown} {words}')
     if field == 'images_per_sec':
-      lines[-1] += f', {results.spread(row, "waiting", 3)} of it waiting'
+      waiting = results.format_spread(row, 'waiting', 3)
+      lines[-1] += f', {waiting} of it waiting'
   return '\n'.join(lines)
 
 
@@ -148,9 +146,6 @@ def _watch(workdir: str, arguments: Sequence[str], steps: int) -> Seen:
     memory = _peak(process.pid)
   lines = file.read_text().splitlines()[:steps]
   return Seen(done[:steps], memory, [json.loads(line) for line in lines])
-
-
-_NEVER = ('length', 'evals.every', 'checkpoint.every')
 
 
 @contextlib.contextmanager

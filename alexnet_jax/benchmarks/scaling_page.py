@@ -1,21 +1,22 @@
-"""The page of what TPUs would do, from rows of `tpu.run`: docs/scaling.md."""
+"""The page of what TPUs would do, from rows of `tpu.compile_step`:
+docs/scaling.md."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from alexnet_jax.benchmarks import tpu
+from alexnet_jax.analysis import communication
+from alexnet_jax.benchmarks import results, tpu
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.tpu import Roofline
+from alexnet_jax.training.settings import Settings
 
 # Bytes of a step written plainly, its gradients left to JAX: (1,1), 1,024.
 NAIVE = 32.7e9
 STRONG = 1024  # images of a step, however many chips
 WEAK = 128  # images of a chip, however many: the paper's batch
-WAYS = {
-  'towers': 'a tower on each chip',
-  'owt': 'one weird trick',
-  'data': 'the batch only',
-}
+# To spread a step: a tower on each chip, one weird trick, the batch only.
+WAYS = ('towers', 'owt', 'data')
 PICTURE = 'pictures/scaling.svg'  # beside the page
 NOTE = 'v5e, bfloat16: compiled, not run; bounds'
 Series = dict[str, list[tuple[int, float]]]
@@ -47,6 +48,12 @@ class Point(NamedTuple):
   def parallelism(self) -> str:
     return 'towers' if self.way == 'data' else self.way
 
+  def apply(self, settings: Settings) -> Settings:
+    """The settings of this step."""
+    own = communication.on_mesh(settings, *self.mesh)
+    mesh = dataclasses.replace(own.mesh, parallelism=self.parallelism)
+    return dataclasses.replace(own, batch_size=self.batch, mesh=mesh)
+
 
 # What tells most comes first: a run that is stopped goes on where it was.
 POINTS = (
@@ -60,40 +67,40 @@ POINTS = (
 )
 
 
-def missing(rows: Sequence[Row]) -> list[Point]:
+def missing_points(rows: Sequence[Row]) -> list[Point]:
   """The points that no row has."""
-  return [point for point in POINTS if not _found(rows, point)]
+  return [point for point in POINTS if not _find_row(rows, point)]
 
 
-def weak(rows: Sequence[Row]) -> list[Row]:
+def weak_rows(rows: Sequence[Row]) -> list[Row]:
   """Those with the same images a chip."""
-  return _of(rows, lambda point: point.batch == WEAK * point.chips)
+  return _rows_at(rows, lambda point: point.batch == WEAK * point.chips)
 
 
-def strong(rows: Sequence[Row]) -> list[Row]:
+def strong_rows(rows: Sequence[Row]) -> list[Row]:
   """Those with the same images over all chips."""
-  return _of(rows, lambda point: point.batch == STRONG)
+  return _rows_at(rows, lambda point: point.batch == STRONG)
 
 
-def series(rows: Sequence[Row]) -> dict[str, Series]:
-  """What `drawing.scaling.throughput` draws."""
+def plotted_series(rows: Sequence[Row]) -> dict[str, Series]:
+  """What `drawing.charts.throughput` draws."""
   return {
     title: {
       _name(name): sorted(
         (row['chips'], row['batch'] / Roofline.of(row).hidden)
         for row in some
-        if way(row) == name or row['chips'] == 1
+        if way_of(row) == name or row['chips'] == 1
       )
       for name in WAYS
     }
     for title, some in (
-      (f'{WEAK} images a chip', weak(rows)),
-      (f'{STRONG:,} images a step', strong(rows)),
+      (f'{WEAK} images a chip', weak_rows(rows)),
+      (f'{STRONG:,} images a step', strong_rows(rows)),
     )
   }
 
 
-def way(row: Row) -> str:
+def way_of(row: Row) -> str:
   """Which of `WAYS` a row goes."""
   return row['parallelism'] if row['mesh'].endswith(',2') else 'data'
 
@@ -112,11 +119,11 @@ def crossing(split: Row, whole: Row) -> float:
   return saved / (split['received']['activations'] / images)
 
 
-def page(rows: Sequence[Row], leads: Sequence[Row]) -> str:
+def format_page(rows: Sequence[Row], leads: Sequence[Row]) -> str:
   """docs/scaling.md.
 
   Args:
-    rows: of `tpu.run` at `POINTS`, or some of them.
+    rows: of `tpu.compile_step` at `POINTS`, or some of them.
     leads: 'lead', 'gb', 'temporary_gb' and 'kept' of each lowering tried.
   """
   parts = [
@@ -130,9 +137,9 @@ def page(rows: Sequence[Row], leads: Sequence[Row]) -> str:
     _MODEL,
     _figures(),
     f'\nWeak scaling, {WEAK} images a chip:\n',
-    tpu.table(weak(rows)),
+    tpu.format_rooflines(weak_rows(rows)),
     f'\nStrong scaling, {STRONG:,} images a step:\n',
-    tpu.table(strong(rows)),
+    tpu.format_rooflines(strong_rows(rows)),
     f'\n![Images per second by chips]({PICTURE})\n',
     '## Does the tower split pay?\n',
     *_verdict(rows),
@@ -185,18 +192,17 @@ bfloat16.
 
 
 def _figures() -> str:
-  lines = [
-    '| chip | bf16 TFLOP/s | memory, GB/s | links, GB/s |',
-    '|---|---|---|---|',
-  ]
-  for name, chip in tpu.CHIPS.items():
-    rates = chip.flops / 1e12, chip.memory / 1e9, chip.links / 1e9
-    lines.append(f'| {name} | {" | ".join(f"{x:,.0f}" for x in rates)} |')
-  return '\n'.join(lines)
+  return results.format_markdown(
+    ('chip', 'bf16 TFLOP/s', 'memory, GB/s', 'links, GB/s'),
+    (
+      (name, *(f'{x / 1e9:,.0f}' for x in (c.flops / 1e3, c.memory, c.links)))
+      for name, c in tpu.CHIPS.items()
+    ),
+  )
 
 
 def _bytes(rows: Sequence[Row], leads: Sequence[Row]) -> Iterator[str]:
-  row = _found(rows, POINTS[0])
+  row = _find_row(rows, POINTS[0])
   if row:
     share = row['bytes'] / NAIVE
     memory = row['temporary'] / 1e9
@@ -208,39 +214,47 @@ def _bytes(rows: Sequence[Row], leads: Sequence[Row]) -> Iterator[str]:
       f'{NAIVE / 1e9:.1f} GB and 3.9 GB: ours moves {share:.0%} of that.\n'
     )
   if leads:
-    yield '| what was tried | GB a step | temporary, GB | kept |'
-    yield '|---|---|---|---|'
-    for lead in leads:
-      memory = lead.get('temporary_gb', '')
-      yield f'| {lead["lead"]} | {lead["gb"]} | {memory} | {lead["kept"]} |'
+    fields = ('lead', 'gb', 'temporary_gb', 'kept')
+    yield results.format_markdown(
+      ('what was tried', 'GB a step', 'temporary, GB', 'kept'),
+      ([lead.get(field, '') for field in fields] for lead in leads),
+    )
     yield ''
   if row:
-    reach = sum(row['layers'].values()) * STRONG / 1e3
-    yield _LAYERS.format(reach=reach)
-    yield '| layer | forward | backward |'
-    yield '|---|---|---|'
-    names = dict.fromkeys(n.partition(' ')[0] for n in row['layers'])
+    layers = row['layers']
+    yield _LAYERS.format(reach=sum(layers.values()) * STRONG / 1e3)
     pairs = [
-      (name, *(row['layers'].get(name + b, 0) for b in ('', ' backward')))
-      for name in names
+      (name, layers.get(name, 0), layers.get(f'{name} backward', 0))
+      for name in dict.fromkeys(n.partition(' ')[0] for n in layers)
     ]
-    for name, forward, backward in sorted(pairs, key=lambda p: -p[1] - p[2]):
-      yield f'| {name} | {forward:.2f} | {backward:.2f} |'
+    yield results.format_markdown(
+      ('layer', 'forward', 'backward'),
+      (
+        (name, f'{forward:.2f}', f'{backward:.2f}')
+        for name, forward, backward in sorted(
+          pairs, key=lambda pair: -pair[1] - pair[2]
+        )
+      ),
+    )
     yield ''
 
 
 def _verdict(rows: Sequence[Row]) -> Iterator[str]:
   for chips in sorted({row['chips'] for row in rows if row['chips'] > 1}):
-    for kind, some in (('weak', weak(rows)), ('strong', strong(rows))):
-      ways = {way(row): row for row in some if row['chips'] == chips}
-      if ways.keys() != WAYS.keys():
+    for kind, some in (
+      ('weak', weak_rows(rows)),
+      ('strong', strong_rows(rows)),
+    ):
+      ways = {way_of(row): row for row in some if row['chips'] == chips}
+      if ways.keys() != {*WAYS}:
         continue
       images = ways['data']['batch'] // chips
       yield f'* {chips} chips, {images} images each ({kind}): ' + '; '.join(
         f'{_name(name)} {_speed(row)}' for name, row in ways.items()
       )
-  pair = {way(row): row for row in weak(rows) if row['chips'] == max(_SHAPES)}
-  if pair.keys() == WAYS.keys():
+  most = [row for row in weak_rows(rows) if row['chips'] == max(_SHAPES)]
+  pair = {way_of(row): row for row in most}
+  if pair.keys() == {*WAYS}:
     yield ''
     for name in ('towers', 'owt'):
       split, whole = pair[name], pair['data']
@@ -267,32 +281,30 @@ def _speed(row: Row) -> str:
 
 
 def _others(rows: Sequence[Row]) -> str:
-  row = _found(rows, POINTS[0])
+  row = _find_row(rows, POINTS[0])
   if not row:
     return ''
-  lines = [
-    '| chip | products, ms | memory, ms | binds | images/s at most |',
-    '|---|---|---|---|---|',
-  ]
-  for name in tpu.CHIPS:
-    time = Roofline.of(row, name)
-    lines.append(
-      f'| {name} | {1e3 * time.products:.1f} | {1e3 * time.memory:.1f} | '
-      f'{time.binds} | {row["batch"] / time.hidden:,.0f} |'
-    )
-  return '\n'.join(lines)
+  times = {name: Roofline.of(row, name) for name in tpu.CHIPS}
+  return results.format_markdown(
+    ('chip', 'products, ms', 'memory, ms', 'binds', 'images/s at most'),
+    (
+      (
+        *(name, f'{1e3 * time.products:.1f}', f'{1e3 * time.memory:.1f}'),
+        *(time.binds, f'{row["batch"] / time.hidden:,.0f}'),
+      )
+      for name, time in times.items()
+    ),
+  )
 
 
-def _found(rows: Sequence[Row], point: Point) -> Row | None:
+def _find_row(rows: Sequence[Row], point: Point) -> Row | None:
   for row in rows:
-    if (row['chips'], way(row), row['batch']) == tuple(point):
+    if (row['chips'], way_of(row), row['batch']) == tuple(point):
       return row
   return None
 
 
-def _of(rows: Sequence[Row], wanted) -> list[Row]:
-  points = sorted(
-    (p for p in POINTS if wanted(p)), key=lambda p: (list(WAYS).index(p.way), p)
-  )
-  found = [_found(rows, point) for point in points]
+def _rows_at(rows: Sequence[Row], wanted) -> list[Row]:
+  points = sorted(filter(wanted, POINTS), key=lambda p: (WAYS.index(p.way), p))
+  found = [_find_row(rows, point) for point in points]
   return [row for row in found if row]

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.analysis import looking, pictures
+from alexnet_jax.analysis import examples, measures, pictures
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.drawing import canvas, charts, page, panels
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import saved
 
 # Errors in percent, ten views, ILSVRC-2012 validation: the paper's table 2,
 # and the runs of the authors' program that it is of.
@@ -43,7 +44,7 @@ class Run:
   open_data: Callable[[], Dataset]
 
 
-def write(runs: Sequence[Run], photographs: int, gallery: int) -> str:
+def make_report(runs: Sequence[Run], photographs: int, gallery: int) -> str:
   """The page, HTML.
 
   Args:
@@ -72,7 +73,7 @@ def write(runs: Sequence[Run], photographs: int, gallery: int) -> str:
   for run in runs:
     mosaic = pictures.conv1_kernels(run.model.params)
     parts += [page.paragraph(run.name, faint=True)] * (len(runs) > 1)
-    fig = panels.kernels(mosaic, run.model.config.model.towers)
+    fig = panels.kernels(mosaic, run.model.table.towers)
     parts.append(page.chart(fig, 'kernels of conv1'))
   try:
     parts += _photographs(first, first.open_data(), photographs, gallery)
@@ -85,7 +86,7 @@ def write(runs: Sequence[Run], photographs: int, gallery: int) -> str:
   if health:
     parts += [page.heading('Health'), page.chart(health, 'health')]
   parts += [page.heading('Configuration'), *_configuration(runs)]
-  return page.page(names, parts)
+  return page.document(names, parts)
 
 
 def _errors(runs: Sequence[Run]) -> Iterator[str]:
@@ -96,13 +97,14 @@ def _errors(runs: Sequence[Run]) -> Iterator[str]:
       found = [row for row in run.rows if key in row]
       if not found:
         continue
-      which = {'best': min(found, key=lambda row: row[key]), 'last': found[-1]}
-      if which['best'] is which['last']:
-        which = {'last': found[-1]}
+      best, last = min(found, key=lambda row: row[key]), found[-1]
+      which = {'last': last} if best is last else {'best': best, 'last': last}
       for word, row in which.items():
         cells = (
           *(f'{run.name}, {split}, {word}', f'{row["epoch"]:.1f}'),
-          *(f'{100 * row[f"{split}/{k}_error"]:.1f} %' for k in _ERRORS),
+          *(
+            f'{100 * row[f"{split}/{k}_error"]:.1f} %' for k in ('top1', 'top5')
+          ),
           f'{row[f"{split}/loss"]:.3f}',
         )
         rows.append((cells, ''))
@@ -120,20 +122,17 @@ def _errors(runs: Sequence[Run]) -> Iterator[str]:
   )
 
 
-_ERRORS = ('top1', 'top5')
-
-
 def _photographs(
   run: Run, dataset: Dataset, most: int, gallery: int
 ) -> Iterator[str]:
   config, names = run.model.config, run.model.class_names
   split = config.evals.final_split or config.evals.split
-  some = looking.spread(dataset, split, most)
+  some = examples.spread_indices(dataset, split, most)
   step = max(1, len(some) // _CARDS)
   labels: list[int] = []
   found: list[np.ndarray] = []
   shown: list[_Shown] = []
-  for images, those in looking.in_batches(dataset, split, some):
+  for images, those in examples.read_batches(dataset, split, some):
     probabilities = run.model.predict(images)
     for image, label, row in zip(images, those, probabilities, strict=True):
       if len(labels) % step == 0 and len(shown) < _CARDS:
@@ -153,7 +152,7 @@ def _photographs(
     faint=True,
   )
   predicted = np.concatenate(found).argmax(1)
-  counts = looking.confusion(np.array(labels), predicted, len(names))
+  counts = measures.count_confusions(np.array(labels), predicted, len(names))
   yield page.chart(charts.confusion(counts, names), 'confusion')
   yield from _neighbours(run, dataset, shown[::2][:_QUERIES], gallery)
 
@@ -178,16 +177,18 @@ def _card(one: _Shown, names: Sequence[str]) -> str:
 def _neighbours(
   run: Run, dataset: Dataset, queries: Sequence[_Shown], gallery: int
 ) -> Iterator[str]:
-  some = looking.spread(dataset, 'train', gallery)
+  some = examples.spread_indices(dataset, 'train', gallery)
   model = run.model
   vectors = (
     model.features(images)
-    for images, _ in looking.in_batches(dataset, 'train', some)
+    for images, _ in examples.read_batches(dataset, 'train', some)
   )
   # As many as in a batch of the gallery: one program for both.
-  filled = [queries[i % len(queries)].image for i in range(looking.BATCH)]
+  filled = [queries[i % len(queries)].image for i in range(examples.BATCH)]
   wanted = model.features(filled)[: len(queries)]
-  _, places = looking.nearest(wanted, vectors, min(_NEIGHBOURS, len(some)))
+  _, places = measures.find_nearest(
+    wanted, vectors, min(_NEIGHBOURS, len(some))
+  )
   yield page.heading('Nearest training photographs (figure 4, right)')
   yield page.paragraph(
     'First a photograph, then those at the least Euclidean distance in fc7, '
@@ -195,7 +196,9 @@ def _neighbours(
     faint=True,
   )
   for one, row in zip(queries, places, strict=True):
-    images, labels = looking.read(dataset, 'train', [some[i] for i in row])
+    images, labels = examples.read_examples(
+      dataset, 'train', [some[i] for i in row]
+    )
     cells = zip([one.image, *images], [one.label, *labels], strict=True)
     yield page.group(
       'row',
@@ -207,7 +210,7 @@ def _neighbours(
 
 
 def _configuration(runs: Sequence[Run]) -> Iterator[str]:
-  flat = [looking.flat(run.meta['config']) for run in runs]
+  flat = [saved.flat(run.meta['config']) for run in runs]
   fields = list(dict.fromkeys(name for fields in flat for name in fields))
 
   def table(some: Sequence[str]) -> str:

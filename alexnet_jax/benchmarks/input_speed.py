@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import psutil
 from jax.sharding import PartitionSpec as P
 
@@ -21,14 +20,14 @@ from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training import state
-from alexnet_jax.training import views as augment
+from alexnet_jax.training import state, views
+from alexnet_jax.training.settings import Settings
 
 _PEER = 'PyTorch DataLoader'
 
 
-def run(
-  config: ml_collections.ConfigDict,
+def measure_input(
+  settings: Settings,
   repeats: int,
   pictures: str | None = None,
   python: str | None = None,
@@ -36,8 +35,7 @@ def run(
   """A prepared data set, from its files to batches, and views, on the device.
 
   Args:
-    config: as configs/default.py describes it; data, batch_size and augment
-      count.
+    settings: of `configure`; data, batch_size and augment count.
     repeats: samples of each contender.
     pictures: folder of <class>/*.jpg, the photographs as they were before
       `prepare`; PyTorch's loader reads them in turn, with as many workers
@@ -54,10 +52,10 @@ def run(
     UserError: `pictures` has no batch of photographs.
   """
   if pictures:
-    _check_pictures(pictures, config.batch_size)
-  dataset, setup = state.open_setup(config)
+    _check_pictures(pictures, settings.batch_size)
+  dataset, setup = state.open_setup(settings)
   with contextlib.ExitStack() as stack:
-    ours = _Stream(dataset, setup, stack)
+    ours = _Stream(settings, dataset, setup, stack)
     encoding = dataset.fingerprint['request']['encoding']
     contenders = [
       Contender(f'{encoding}, batches', functools.partial(ours.measure, False)),
@@ -65,28 +63,28 @@ def run(
     ]
     versions = {}
     if pictures:
-      there = stack.enter_context(peer.started(python))
+      there = stack.enter_context(peer.start_peer(python))
       about = there.ask(
         'open_pictures',
         folder=os.path.abspath(pictures),
-        workers=config.data.workers,
-        batch_size=config.batch_size,
-        crop=config.augment.crop_size,
-        color=config.augment.color,
+        workers=settings.data.workers,
+        batch_size=settings.batch_size,
+        crop=settings.augment.crop_size,
+        color=settings.augment.color,
         mean=dataset.statistics.rgb_mean.tolist(),
         components=setup.constants.components.tolist(),
       )
       versions[_PEER] = about['versions']
       contenders.append(
-        Contender(_PEER, functools.partial(_ask, there, 'read_pictures'))
+        Contender(_PEER, functools.partial(there.measure, 'read_pictures'))
       )
     samples = timing.alternate(contenders, repeats, least=3.0)
   common = {
     'benchmark': 'input',
-    **timing.environment(),
+    **timing.describe_machine(),
     'data': dataset.name,
-    'batch': config.batch_size,
-    'workers': config.data.workers,
+    'batch': settings.batch_size,
+    'workers': settings.data.workers,
     'repeats': repeats,
   }
   rows = []
@@ -97,7 +95,7 @@ def run(
       ('seconds', 'images_per_sec'),
       ('cpu', 'images_per_sec_per_core'),
     ):
-      speeds = [config.batch_size / sample[part] for sample in taken]
+      speeds = [settings.batch_size / sample[part] for sample in taken]
       row |= Spread.of(speeds).fields(field)
     if name.endswith('views') and _PEER in samples:
       pairs = zip(samples[_PEER], taken, strict=True)
@@ -107,24 +105,25 @@ def run(
   return rows
 
 
-def table(rows: Sequence[Row]) -> str:
-  """What `run` found, for people to read."""
+def format_input(rows: Sequence[Row]) -> str:
+  """What `measure_input` found, for people to read."""
   form = '{:<24} {:>26} {:>26}'.format
   lines = [
-    results.about(rows[0]),
+    results.describe_row(rows[0]),
     f'{rows[0]["data"]}, batch {rows[0]["batch"]}, {rows[0]["workers"]} worker '
     'processes (0: threads)',
     form('', 'images/s', 'images/s and core'),
   ]
   for row in rows:
     speeds = 'images_per_sec', 'images_per_sec_per_core'
-    lines.append(form(row['name'], *(results.spread(row, s) for s in speeds)))
-  lines += [
-    f'{row["name"]}: {results.spread(row, "times_torch")} times as fast as '
-    f'{_PEER}, by the core'
-    for row in rows
-    if 'times_torch' in row
-  ]
+    cells = (results.format_spread(row, speed) for speed in speeds)
+    lines.append(form(row['name'], *cells))
+  for row in rows:
+    if 'times_torch' in row:
+      times = results.format_spread(row, 'times_torch')
+      lines.append(
+        f'{row["name"]}: {times} times as fast as {_PEER}, by the core'
+      )
   return '\n'.join(lines)
 
 
@@ -132,27 +131,28 @@ class _Stream:
   """What a training run reads, and the views that its step cuts first."""
 
   def __init__(
-    self, dataset: Dataset, setup: state.Setup, stack: contextlib.ExitStack
+    self,
+    settings: Settings,
+    dataset: Dataset,
+    setup: state.Setup,
+    stack: contextlib.ExitStack,
   ):
-    config = setup.config
-    self._place, self._size = setup.batch_sharding, config.batch_size
+    self._place, self._size = setup.batch_sharding, setup.batch_size
     self._rows = sharding.local_rows(self._place, self._size)
     self._batches = pipeline.training_batches(
       dataset,
-      seed=config.seed,
+      seed=settings.seed,
       batch_size=self._size,
       rows=self._rows,
-      workers=config.data.workers,
-      prefetch=config.data.prefetch,
+      workers=settings.data.workers,
+      prefetch=settings.data.prefetch,
     )
     stack.callback(self._batches.close)
-    axes = P(setup.batch_axes)
+    axes = P(setup.towers.batch_axes)
 
     def cut(last, images, key):
       keys = jax.random.split(key, len(images))
-      return augment.training_views(
-        config.augment, setup.constants, images, keys
-      )
+      return views.training_views(setup.augment, setup.constants, images, keys)
 
     # Views take the last ones' place, as on devices that keep their memory:
     # on CPUs, a new array's page faults cost more than its pixels.
@@ -162,15 +162,15 @@ class _Stream:
       donate_argnames='last',
       keep_unused=True,
     )
-    crop = config.augment.crop_size
+    crop = setup.augment.crop_size
     self._last = jnp.zeros(
       (self._size, crop, crop, 3), device=setup.batch_sharding
     )
     self._key = jax.random.key(0)
 
-  def measure(self, views: bool, times: int) -> Sample:
+  def measure(self, cut: bool, times: int) -> Sample:
     before = _cpu()
-    seconds = timing.seconds(self._views if views else self._next, times)
+    seconds = timing.time_calls(self._views if cut else self._next, times)
     return {'seconds': seconds, 'cpu': (_cpu() - before) / times}
 
   def _next(self) -> Any:
@@ -197,7 +197,3 @@ def _cpu() -> float:
   me = psutil.Process()
   times = [each.cpu_times() for each in (me, *me.children(recursive=True))]
   return sum(itertools.chain.from_iterable((t.user, t.system) for t in times))
-
-
-def _ask(there: peer.Peer, question: str, times: int) -> Sample:
-  return there.ask(question, times=times)

@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.analysis import communication
-from alexnet_jax.benchmarks import flops, peer, results, timing
+from alexnet_jax.benchmarks import peer, results, timing
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Contender, Sample, Spread
 from alexnet_jax.data.photographs import SIZE
+from alexnet_jax.models.describe import describe
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training import schedules
-from alexnet_jax.training import views as augment
+from alexnet_jax.training import schedules, views
 from alexnet_jax.training.optimizer import param_names
+from alexnet_jax.training.settings import Settings
 from alexnet_jax.training.state import Setup
 from alexnet_jax.training.step import TrainStep, loss_and_logits
 
@@ -34,18 +34,19 @@ _AUGMENTATION = 'augmentation'
 _RATIOS = {_PEER: 'times_torch', _COMPILED: 'times_torch_compile'}
 
 
-class Step:
+class OurStep:
   """Our step on one mesh, on views that are given."""
 
-  def __init__(self, setup: Setup, views: np.ndarray, labels: np.ndarray):
+  def __init__(self, setup: Setup, cuts: np.ndarray, labels: np.ndarray):
     self.setup = setup
     place, size = setup.batch_sharding, len(labels)
     rows = sharding.local_rows(place, size)
-    batch = {'image': views[rows], 'label': labels[rows]}
+    batch = {'image': cuts[rows], 'label': labels[rows]}
     self._batch = sharding.put_batch(place, rows, size, batch)
     self._state = setup.init_state()
-    schedule = setup.config.schedule
-    self._rates = schedules.rates(schedule, 0, schedule.rate)
+    self._learning_rates = schedules.learning_rates(
+      setup.schedule, 0, setup.schedule.learning_rate
+    )
     self._step = TrainStep(setup, given=True)
     params = setup.specs().params
 
@@ -56,12 +57,13 @@ class Step:
       return loss_and_logits(setup, params, batch['image'], labels, keys)
 
     def compiled(body, out_specs):
-      specs = params, P(setup.batch_axes)
+      specs = params, P(setup.towers.batch_axes)
       mapped = jax.shard_map(
         body, mesh=setup.mesh, in_specs=specs, out_specs=out_specs
       )
-      precision = setup.config.matmul_precision
-      return jax.jit(jax.default_matmul_precision(precision)(mapped))
+      return jax.jit(
+        jax.default_matmul_precision(setup.matmul_precision)(mapped)
+      )
 
     self._forward = compiled(lambda p, b: loss(p, b, True)[0], P())
     self._gradient = compiled(
@@ -89,13 +91,15 @@ class Step:
     which is below zero where the gradient alone is the slower program."""
 
     def step():
-      self._state, sums = self._step(self._state, self._batch, self._rates)
+      self._state, sums = self._step(
+        self._state, self._batch, self._learning_rates
+      )
       return self._state, sums
 
-    whole = timing.seconds(step, times)
+    whole = timing.time_calls(step, times)
     args = self._state.params, self._batch
-    forward = timing.seconds(lambda: self._forward(*args), times)
-    gradient = timing.seconds(lambda: self._gradient(*args), times)
+    forward = timing.time_calls(lambda: self._forward(*args), times)
+    gradient = timing.time_calls(lambda: self._gradient(*args), times)
     return {
       'seconds': whole,
       'forward': forward,
@@ -104,10 +108,10 @@ class Step:
     }
 
 
-def run(
-  config: ml_collections.ConfigDict,
+def measure_steps(
+  settings: Settings,
   meshes: Sequence[tuple[int, int]],
-  classes: int,
+  num_classes: int,
   repeats: int,
   peers: Sequence[bool] = (),
   python: str | None = None,
@@ -115,9 +119,9 @@ def run(
   """Measures the step on each mesh and its peers, in turn.
 
   Args:
-    config: as configs/default.py describes it; `batch_size` is measured.
+    settings: of `configure`; `batch_size` is measured.
     meshes: (data, towers) of each contender of ours.
-    classes: outputs of fc8.
+    num_classes: outputs of fc8.
     repeats: samples of each.
     peers: PyTorch beside it: False as it is, True with torch.compile.
     python: the program of a Python with torch; None: this one.
@@ -128,48 +132,43 @@ def run(
   Raises:
     UserError: there is no peer, or it is another network.
   """
-  batch = config.batch_size
-  views, labels = examples(config, classes)
+  batch = settings.batch_size
+  cuts, labels = make_examples(settings, num_classes)
   steps, contenders = [], []
   memory: dict[str, Callable[[], float]] = {}
   versions = {}
-  for data, towers in meshes:
-    config.mesh.data, config.mesh.towers = data, towers
-    setup = communication.abstract_setup(
-      config.copy_and_resolve_references(), classes
-    )
-    steps.append(Step(setup, views, labels))
-    name = f'alexnet_jax, mesh {data},{towers}'
+  for mesh in meshes:
+    placed = communication.on_mesh(settings, *mesh)
+    setup = communication.abstract_setup(placed, num_classes)
+    steps.append(OurStep(setup, cuts, labels))
+    name = f'alexnet_jax, mesh {mesh[0]},{mesh[1]}'
     contenders.append(Contender(name, steps[-1].measure))
     memory[name] = timing.peak_memory
   setup = steps[0].setup
   with contextlib.ExitStack() as stack:
     for compiled in peers:
-      there = stack.enter_context(peer.started(python))
+      there = stack.enter_context(peer.start_peer(python))
       params = steps[0].params()
-      about = peer.load(there, setup, params, views, labels, compiled)
-      theirs = peer.logits(there)
+      about = peer.load_network(there, setup, params, cuts, labels, compiled)
+      theirs = peer.ask_logits(there)
       for step in steps:
         assert_agree(step.logits(), theirs)
       name = _COMPILED if compiled else _PEER
-      contenders.append(Contender(name, functools.partial(_ask_step, there)))
-      memory[name] = functools.partial(_ask_memory, there)
+      contenders.append(
+        Contender(name, functools.partial(there.measure, 'step'))
+      )
+      memory[name] = there.peak_memory
       versions[name] = about['versions']
     samples = timing.alternate(
-      [timing.gemm(), _augmentation(setup), *contenders], repeats
+      [timing.make_gemm(), _augmentation(setup), *contenders], repeats
     )
     peaks = {name: peak() for name, peak in memory.items()}
   gemm = timing.gemm_rate(samples.pop('GEMM'))
-  work = sum(layer.training for layer in flops.of(setup))
-  common = {
-    'benchmark': 'step',
-    **timing.environment(),
-    'batch': batch,
-    'width': config.model.width,
-    'lrn': config.model.lrn.enabled,
-    'dtype': config.dtype,
-    'parallelism': config.mesh.parallelism,
-    'repeats': repeats,
+  layers = describe(settings.model, num_classes, settings.augment.crop_size)
+  work = sum(layer.training_flops for layer in layers)
+  common = timing.describe_run('step', settings, repeats) | {
+    'lrn': settings.model.has_norm,
+    'parallelism': settings.mesh.parallelism,
   }
   rows = []
   for name, taken in samples.items():
@@ -195,73 +194,65 @@ def run(
   return rows
 
 
-def table(rows: Sequence[Row]) -> str:
-  """What `run` found, for people to read."""
+def format_steps(rows: Sequence[Row]) -> str:
+  """What `measure_steps` found, for people to read."""
   form = '{:<24} {:>18} {:>8} {:>6} {:>8} {:>8} {:>8} {:>8}'.format
   head = ('images/s', 'GFLOP/s', 'share', *_PARTS, 'peak GB')
   first = rows[-1]
   lines = [
-    results.about(first),
+    results.describe_row(first),
     f'batch {first["batch"]}, width {first["width"]}, LRN '
     f'{"on" if first["lrn"] else "off"}, {first["dtype"]}; the products of '
     f'float32 matrices run at {first["gemm_gflops"]:.0f} GFLOP/s here',
     form('', *head),
   ]
   for row in rows:
-    cells = [results.spread(row, 'images_per_sec')]
+    cells = [results.format_spread(row, 'images_per_sec')]
     if 'gflops' in row:
       cells += [f'{row["gflops"]:.1f}', f'{row["gemm_share"]:.0%}']
       cells += [f'{row[f"{part}_seconds"]:.3f} s' for part in _PARTS]
       cells += [f'{row["peak_memory_gb"]:.2f}']
     lines.append(form(row['name'], *cells, *[''] * (len(head) - len(cells))))
-  lines += [
-    f'{row["name"]}: {results.spread(row, field, 2)} times as fast as {other}'
-    for row in rows
-    for other, field in _RATIOS.items()
-    if field in row
-  ]
+  for row in rows:
+    for other, field in _RATIOS.items():
+      if field in row:
+        times = results.format_spread(row, field, 2)
+        lines.append(f'{row["name"]}: {times} times as fast as {other}')
   return '\n'.join(lines)
 
 
-def examples(
-  config: ml_collections.ConfigDict, classes: int
+def make_examples(
+  settings: Settings, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Views such as training has, pixels less their mean, and labels."""
   rng = np.random.default_rng(0)
-  batch, crop = config.batch_size, config.augment.crop_size
-  views = rng.normal(scale=60, size=(batch, crop, crop, 3)).astype(np.float32)
-  return views, rng.integers(0, classes, batch, np.int32)
+  batch, crop = settings.batch_size, settings.augment.crop_size
+  cuts = rng.normal(scale=60, size=(batch, crop, crop, 3)).astype(np.float32)
+  return cuts, rng.integers(0, num_classes, batch, np.int32)
 
 
 def _augmentation(setup: Setup) -> Contender:
   """What a step does besides, on photographs: crop, flip, colour, mean."""
-  config = setup.config
   rng = np.random.default_rng(0)
   images = jnp.asarray(
-    rng.integers(0, 256, (config.batch_size, SIZE, SIZE, 3), np.uint8)
+    rng.integers(0, 256, (setup.batch_size, SIZE, SIZE, 3), np.uint8)
   )
-  keys = jax.random.split(jax.random.key(0), config.batch_size)
+  keys = jax.random.split(jax.random.key(0), setup.batch_size)
   cut = jax.jit(
-    functools.partial(augment.training_views, config.augment, setup.constants)
+    functools.partial(views.training_views, setup.augment, setup.constants)
   )
-  return Contender(
-    _AUGMENTATION,
-    lambda times: {'seconds': timing.seconds(lambda: cut(images, keys), times)},
-  )
+
+  def measure(times: int) -> Sample:
+    return {'seconds': timing.time_calls(lambda: cut(images, keys), times)}
+
+  return Contender(_AUGMENTATION, measure)
 
 
 def assert_agree(ours: np.ndarray, theirs: np.ndarray) -> None:
+  """Refuses a peer whose logits are not ours."""
   error = np.abs(ours - theirs).max() / np.abs(theirs).max()
   if not error <= _AGREE:
     raise UserError(
       f'the peer is another network: its logits differ by {error:.1e}, which '
       'is a bug; please report it with your configuration'
     )
-
-
-def _ask_step(there: peer.Peer, times: int) -> Sample:
-  return there.ask('step', times=times)
-
-
-def _ask_memory(there: peer.Peer) -> float:
-  return there.ask('memory')['gigabytes']

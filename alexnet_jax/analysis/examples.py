@@ -1,0 +1,49 @@
+"""Photographs of the data set that a run was trained on, to look at (§6)."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from alexnet_jax.data.builders import Dataset
+
+BATCH = 32  # photographs looked at together
+
+
+def spread_indices(dataset: Dataset, split: str, count: int) -> list[int]:
+  """`count` examples at even distances: of all classes, as they are stored."""
+  total = dataset.num_examples(split)
+  count = min(count, total)
+  return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def read_examples(
+  dataset: Dataset, split: str, indices: Iterable[int]
+) -> tuple[list[np.ndarray], list[int]]:
+  """Photographs uint8 [256, 256, 3], and their labels.
+
+  Raises:
+    UserError: there is no such split, or a record is damaged.
+  """
+  source = dataset.source(split)
+  records = [source[index] for index in indices]
+  images = [record['image'] for record in records]
+  return images, [int(record['label']) for record in records]
+
+
+def read_batches(
+  dataset: Dataset, split: str, indices: Sequence[int], size: int = BATCH
+) -> Iterator[tuple[list[np.ndarray], list[int]]]:
+  """`read_examples`, some at a time."""
+  for start in range(0, len(indices), size):
+    yield read_examples(dataset, split, indices[start : start + size])
+
+
+def read_named_batches(
+  dataset: Dataset, split: str
+) -> Iterator[tuple[list[np.ndarray], list[str], list[int]]]:
+  """All of a split: photographs, names SPLIT:INDEX and labels."""
+  names = (f'{split}:{i}' for i in itertools.count())
+  everything = range(dataset.num_examples(split))
+  for images, labels in read_batches(dataset, split, everything):
+    yield images, list(itertools.islice(names, len(images))), labels

@@ -1,0 +1,317 @@
+"""A run: its state, and each thing that the loop does with it (§5)."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from concurrent import futures
+from fractions import Fraction
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from alexnet_jax.data import pipeline
+from alexnet_jax.data.builders import Dataset
+from alexnet_jax.runtime import files, metrics, sharding
+from alexnet_jax.runtime.cadence import Duration
+from alexnet_jax.runtime.checkpoint import Checkpointer
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.metrics import Metrics
+from alexnet_jax.runtime.profile import Meter
+from alexnet_jax.runtime.writers import MetricsWriter, Progress
+from alexnet_jax.training import cache, health
+from alexnet_jax.training.bad_records import BadRecords
+from alexnet_jax.training.evaluation import Evaluator
+from alexnet_jax.training.saved import STATISTICS
+from alexnet_jax.training.schedules import Schedule, learning_rates
+from alexnet_jax.training.settings import Settings
+from alexnet_jax.training.state import Setup, TrainState
+from alexnet_jax.training.step import TrainStep
+
+# What a verb wants to see of the parameters at each evaluation, by name:
+# uint8 [H, W, 3].
+Pictures = Mapping[str, Callable[[nnx.State], np.ndarray]]
+
+
+class NotFiniteError(UserError):
+  """The loss, or an update, is infinite or NaN: the run diverged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+  """When things happen in a run; all of it is arithmetic on steps."""
+
+  batch_size: int
+  num_examples: int  # of the training split
+  end: int
+  log_every: Duration
+  evaluate_every: Duration
+  save_every: Duration
+  color_until: Duration
+
+  @classmethod
+  def make(cls, settings: Settings, num_examples: int) -> 'Course':
+    def duration(text: str) -> Duration:
+      return Duration.parse(text, settings.batch_size, num_examples)
+
+    return cls(
+      batch_size=settings.batch_size,
+      num_examples=num_examples,
+      end=duration(settings.length).steps,
+      log_every=duration(settings.log_every),
+      evaluate_every=duration(settings.evals.every),
+      save_every=duration(settings.checkpoint.every),
+      color_until=duration(settings.augment.color_until),
+    )
+
+  def epoch(self, step: int | Fraction) -> float:
+    """How many times the training split has been seen after `step` steps."""
+    return float(step * self.batch_size / self.num_examples)
+
+  def ended(self, step: int, schedule: Schedule) -> bool:
+    return step >= self.end or schedule.finished
+
+
+@dataclasses.dataclass
+class Start:
+  """Where a run begins: anew, or at its last checkpoint."""
+
+  state: TrainState
+  step: int
+  schedule: Schedule
+  bad_records: BadRecords
+  meta: dict[str, Any]  # of the checkpoints to come, but for what changes
+  resumed: bool
+
+
+class Run:
+  """The state of a run, and each thing the loop does with it."""
+
+  def __init__(
+    self,
+    settings: Settings,
+    course: Course,
+    start: Start,
+    dataset: Dataset,
+    setup: Setup,
+    evaluators: tuple[Evaluator, Evaluator | None],
+    checkpointer: Checkpointer,
+    workdir: epath.Path,
+    pictures: Pictures,
+    stack: contextlib.ExitStack,
+  ):
+    self.settings, self.course = settings, course
+    self.dataset, self.setup = dataset, setup
+    self.evaluator, self.final_evaluator = evaluators
+    self.checkpointer, self.pictures = checkpointer, pictures
+    self.statistics = workdir / STATISTICS
+    self.state, self.step = start.state, start.step
+    self.schedule, self.bad_records = start.schedule, start.bad_records
+    self.meta = start.meta
+    self.learning_rates = self._next_learning_rates()
+    self.cache = cache.load(settings.data, setup.mesh, dataset)
+    arrays = self.cache.arrays if self.cache else None
+    self.train_step = TrainStep(setup, cache=arrays)
+    self.probe = health.make_probe(setup)
+    first = jax.process_index() == 0
+    self.writer = stack.enter_context(
+      MetricsWriter(workdir, self.step if start.resumed else None, write=first)
+    )
+    self.progress = stack.enter_context(
+      Progress(
+        course.end * course.batch_size,
+        'images',
+        workdir.name,
+        initial=self.step * course.batch_size,
+        show=first,
+      )
+    )
+    self.meter = Meter()
+    self.text = ''  # of the last log, beside the progress
+    self.error: float | None = None  # of an evaluation not saved yet
+    # Of the step that was taken last, and the sums of the one before it.
+    self.batch: Mapping[str, jax.Array] = {}
+    self.metrics: Metrics | None = None
+    self.previous: Metrics | None = None
+
+  def ended(self) -> bool:
+    return self.course.ended(self.step, self.schedule)
+
+  def open_batches(self, stack: contextlib.ExitStack):
+    """Global batches on the devices, from the next step on."""
+    size, data = self.course.batch_size, self.settings.data
+    place = self.setup.batch_sharding
+    rows = sharding.local_rows(place, size)
+    which = {
+      'seed': self.settings.seed,
+      'batch_size': size,
+      'rows': rows,
+      'start': self.step,
+    }
+    if self.cache:
+      stream = self.cache.batches(self.dataset, **which)
+    else:
+      stream = pipeline.training_batches(
+        self.dataset,
+        **which,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        max_bad_records=data.max_bad_records,
+      )
+    stack.callback(stream.close)
+    while True:
+      with self.meter.waiting():
+        batch = next(stream)
+      self.bad_records.meet(batch.pop('replaced'))
+      yield sharding.put_batch(place, rows, size, batch)
+
+  def preflight(self, batch) -> None:
+    """Before the first step: warns of what will keep it from learning."""
+    if self.step == 0:
+      # Meanwhile the step compiles; a failure of that is the step's to tell.
+      arguments = self.state, batch, self.learning_rates
+      with futures.ThreadPoolExecutor() as pool:
+        pool.submit(self.train_step.compile, *arguments)
+        found = self.probe(self.state, self._images(batch))
+      for text in health.warnings(found, self.setup.table):
+        self._warn(text)
+      self.meter.restart()
+
+  def train(self, batch) -> None:
+    self.batch = batch
+    self.learning_rates = self._next_learning_rates()
+    until = self.course.color_until.steps  # 0: always
+    self.state, self.metrics = self.train_step(
+      self.state,
+      batch,
+      self.learning_rates,
+      color=not until or self.step < until,
+    )
+    self.step += 1
+    # One step runs while the next is made ready; more would only hold memory
+    # and delay a request to stop.
+    jax.block_until_ready(self.previous)
+    self.previous = self.metrics
+    self.meter.add(self.course.batch_size)
+    self.progress.update(self.course.batch_size, self.text)
+
+  def _next_learning_rates(self) -> np.ndarray:
+    epoch = self.course.epoch(self.step)
+    main = self.schedule.learning_rate(epoch)
+    return learning_rates(self.settings.schedule, epoch, main)
+
+  def log_due(self) -> bool:
+    return self.course.log_every.due(self.step) or self.step == self.course.end
+
+  def log(self) -> None:
+    """A row with the metrics of this very step."""
+    assert self.metrics is not None
+    values = self.metrics.compute()
+    self._check_finite()
+    self.bad_records.unite()
+    times = self.meter.read()
+    self.text = (
+      f'loss {values["loss"]:.3f}, top-1 error {values["top1_error"]:.0%}, '
+      f'{times["time/waiting"]:.0%} waiting for data'
+    )
+    row = {f'train/{name}': value for name, value in values.items()}
+    names = ('', *(f'/{name}' for name in self.settings.schedule.patterns))
+    for name, rate in zip(names, self.learning_rates, strict=True):
+      row[f'train/learning_rate{name}'] = float(rate)
+    self._write({**row, **times})
+
+  def evaluation_due(self) -> bool:
+    due = self.course.evaluate_every.due(self.step)
+    return due or self.step == self.course.end
+
+  def evaluate(self) -> None:
+    """A row of errors on validation, which may move the rate."""
+    self._check_finite()
+    split = self.settings.evals.split
+    values = self.evaluator(self.state.params)
+    self.error = values['top1_error']
+    row = _named(split, values)
+    self._write({**row, **self._health(values['loss'])})
+    # A batch may straddle epochs; patience counts the plan's, not the step's.
+    period = self.course.evaluate_every.length
+    planned = self.step // period * period if period else self.step
+    self.schedule.observe(self.course.epoch(planned), self.error)
+    self._say(split, values)
+    for name, draw in self.pictures.items():
+      self.writer.image(self.step, name, draw(self.state.params))
+    if self.ended() and self.final_evaluator:
+      split = self.settings.evals.final_split
+      values = self.final_evaluator(self.state.params)
+      self._write(_named(split, values))
+      self._say(split, values)
+    self.meter.restart()
+
+  def _health(self, loss: float) -> dict[str, float]:
+    """Of the state on the last step's images; sounds the alarm."""
+    found = self.probe(self.state, self._images(self.batch))
+    if self.course.epoch(self.step) >= 1:
+      classes = self.dataset.num_classes
+      text = health.alarm(loss, classes, found, self.setup.table)
+      if text:
+        self._warn(text)
+    return found.scalars()
+
+  def _images(self, batch) -> jax.Array:
+    return self.cache.images(batch) if self.cache else batch['image']
+
+  def save_due(self) -> bool:
+    return self.course.save_every.due(self.step)
+
+  def save(self) -> None:
+    """Starts to save; a state that is not finite is never written."""
+    self._check_finite()
+    self.bad_records.unite()
+    error, self.error = self.error, None
+    if jax.process_index() == 0 and not self.statistics.exists():
+      with files.explained(self.statistics):
+        self.dataset.statistics.save(self.statistics)
+    self.writer.sync()
+    meta = {
+      **self.meta,
+      'schedule': self.schedule.position(),
+      'bad_records': sorted(self.bad_records.indices),
+    }
+    self.checkpointer.save(self.step, self.state, meta, error)
+    self.meter.restart()
+
+  def _write(self, values: dict[str, float]) -> None:
+    epoch = self.course.epoch(self.step)
+    self.writer.scalars(self.step, {'epoch': epoch, **values})
+
+  def _say(self, split: str, values: dict[str, float]) -> None:
+    epoch = self.course.epoch(self.step)
+    print(
+      f'step {self.step}, epoch {epoch:.1f}: {split} loss '
+      f'{values["loss"]:.3f}, top-1 error {values["top1_error"]:.2%}, '
+      f'top-5 error {values["top5_error"]:.2%}, learning rate '
+      f'{self.learning_rates[0]:.2g}',
+      flush=True,
+    )
+
+  def _warn(self, text: str) -> None:
+    if jax.process_index() == 0:
+      print(f'warning: {text}', file=sys.stderr, flush=True)
+
+  def _check_finite(self) -> None:
+    bad = int(self.state.nonfinite_step)
+    if bad >= 0:
+      raise NotFiniteError(
+        f'the loss or the update of step {bad} is not finite; the last '
+        'checkpoint is from before. Try a lower '
+        'config.schedule.learning_rate, '
+        "config.augment.color_units='std' and images that are not scaled "
+        'twice'
+      )
+
+
+def _named(split: str, values: dict[str, float]) -> dict[str, float]:
+  name = metrics.prefix(split)
+  return {f'{name}/{key}': value for key, value in values.items()}

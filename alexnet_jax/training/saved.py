@@ -1,0 +1,175 @@
+"""What a run leaves in its workdir for later: checkpoints with their meta data,
+and the statistics of the photographs that its network is used to."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+from flax import nnx, traverse_util
+
+from alexnet_jax.data.stats import Statistics
+from alexnet_jax.runtime import backend, files
+from alexnet_jax.runtime.checkpoint import Checkpointer
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training.schedules import make_schedule
+from alexnet_jax.training.settings import Settings
+from alexnet_jax.training.state import Setup, TrainState, start_state
+
+STATISTICS = 'statistics.npz'  # in the folder of a run
+FORMAT_VERSION = 2  # of the meta data of a checkpoint
+
+
+def restore(
+  checkpointer: Checkpointer,
+  which: int | str,
+  setup: Setup,
+  model: Mapping[str, Any],
+) -> tuple[TrainState, dict[str, Any]] | None:
+  """The state and the meta data of a checkpoint, on the setup's mesh.
+
+  Args:
+    checkpointer: of the run.
+    which: 'last', 'best' or the number of a step.
+    setup: of the network.
+    model: its `config.model`, which must be the checkpoint's.
+
+  Returns:
+    None: 'last' was asked for and there is none yet.
+
+  Raises:
+    UserError: it is missing or damaged, or it is another network.
+  """
+  meta = read_meta(checkpointer, which)
+  if meta is None:
+    return None
+  before, now = flat(meta['config']['model']), flat(model)
+  for field in sorted(before.keys() | now.keys()):
+    if before.get(field) != now.get(field):
+      raise UserError(
+        f'this is another network: config.model.{field} is '
+        f'{now.get(field)!r} here and {before.get(field)!r} in the '
+        'checkpoint. Give the same, or choose another --workdir'
+      )
+  return checkpointer.restore(which, setup.abstract_state())
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """{'a': {'b': (1,)}} as {'a.b': [1]}, as JSON has it."""
+  plain = json.loads(json.dumps(tree))
+  return traverse_util.flatten_dict(plain, sep='.')
+
+
+def read_meta(
+  checkpointer: Checkpointer, which: int | str
+) -> dict[str, Any] | None:
+  """The meta data of a checkpoint; None: there is no 'last' yet.
+
+  Raises:
+    UserError: it is missing or damaged, another version or no run wrote it.
+  """
+  meta = checkpointer.read_meta(which)
+  if meta is None:
+    return None
+  version = meta.get('format_version', 1)
+  if version != FORMAT_VERSION:
+    raise UserError(
+      f'checkpoint {which!r} is of format {version}, and this program reads '
+      f'format {FORMAT_VERSION}: use the version of alexnet_jax that wrote it, '
+      'or choose another --workdir and train anew'
+    )
+  if not _is_ours(meta):
+    raise UserError(
+      f'meta.json of checkpoint {which!r} is not what a run writes: remove '
+      'the checkpoint, or choose another --workdir'
+    )
+  return meta
+
+
+def make_meta(
+  config: Mapping[str, Any], class_names: Sequence[str], schedule: Any
+) -> dict[str, Any]:
+  """What a checkpoint says of itself.
+
+  Args:
+    config: the whole configuration, as JSON has it.
+    class_names: by the number of the output.
+    schedule: `position()` of the schedule.
+  """
+  return {
+    'format_version': FORMAT_VERSION,
+    'config': config,
+    'class_names': list(class_names),
+    'schedule': schedule,
+    'bad_records': [],
+    'environment': backend.describe(),
+  }
+
+
+def write_run(
+  workdir: epath.PathLike,
+  config: Mapping[str, Any],
+  settings: Settings,
+  params: nnx.State,
+  class_names: Sequence[str],
+  statistics: Statistics,
+) -> None:
+  """Writes a run of no steps that begins with given parameters.
+
+  Args:
+    workdir: of the new run.
+    config: the whole configuration, as JSON has it.
+    settings: the same, checked.
+    params: of its network.
+    class_names: by the number of the output.
+    statistics: of the images that the network is used to.
+
+  Raises:
+    UserError: there is a run in `workdir`, or it cannot be written.
+  """
+  workdir = files.folder(workdir)
+  folder = workdir / 'checkpoints'
+  if folder.exists():
+    raise UserError(f'{workdir} has a run in it: choose another --workdir')
+  state = start_state(settings.optimizer, params)
+  position = make_schedule(settings.schedule).position()
+  with files.explained(workdir):
+    files.make_folder(workdir)
+    statistics.save(workdir / STATISTICS)
+  with Checkpointer(folder) as checkpointer:
+    checkpointer.save(0, state, make_meta(config, class_names, position))
+
+
+def read_statistics(workdir: epath.PathLike) -> Statistics | None:
+  """Of the images that the run in `workdir` began with, which its network is
+  used to; None: it has not begun.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  path = files.folder(workdir) / STATISTICS
+  if not path.exists():
+    return None
+  try:
+    return Statistics.load(path)
+  except Exception as error:  # damaged bytes may be anything
+    raise UserError(
+      f'{path} cannot be read: {error}. Put an intact copy back, or remove it: '
+      "the data set's own are used then"
+    ) from error
+
+
+def _is_ours(meta: dict[str, Any]) -> bool:
+  """Whether meta data have the form that a run gives them."""
+  numbers = (int, float, type(None))
+  try:
+    return (
+      isinstance(meta['config']['model'], dict)
+      and isinstance(meta['config']['schedule']['kind'], str)
+      and isinstance(meta['environment'], dict)
+      and all(isinstance(x, numbers) for x in meta['schedule'].values())
+      and all(isinstance(i, int) for i in meta['bad_records'])
+      and all(isinstance(name, str) for name in meta['class_names'])
+    )
+  except (KeyError, TypeError, AttributeError):
+    return False
