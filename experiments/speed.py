@@ -1,12 +1,11 @@
-"""The table and the plot of how fast everything is.
+"""Tables and the plot of how fast everything is.
 
   python -m experiments.speed
 
-writes what stands between the marks `<!-- benchmarks -->` and
-`<!-- /benchmarks -->` of README.md, and docs/pictures/benchmarks.svg, from the
-rows that `python -m alexnet_jax.benchmark ...
---csv=experiments/results/benchmarks.csv` has added. A test holds the text to
-the rows.
+writes the generated part of docs/benchmarks.md, and
+docs/pictures/benchmarks.svg, from the rows that `python -m
+alexnet_jax.benchmark ... --csv=experiments/results/benchmarks.csv` adds. A test
+compares the page with the rows.
 """
 
 from collections.abc import Sequence
@@ -18,13 +17,13 @@ from etils import epath
 from alexnet_jax.benchmarks import results
 from alexnet_jax.runtime.files import write_atomically
 from experiments import plan
+from experiments.table import replace_part
 
-ROOT = plan.FOLDER.parent
 ROWS = plan.FOLDER / 'results/benchmarks.csv'
-PICTURE = 'docs/pictures/benchmarks.svg'
-BEGIN, END = '<!-- benchmarks -->', '<!-- /benchmarks -->'
+PAGE = plan.FOLDER.parent / 'docs/benchmarks.md'
+PICTURE = 'pictures/benchmarks.svg'  # beside the page
 Rows = Sequence[dict[str, str]]
-# What a kind of measurement is read by, and its unit.
+# The field that a kind of measurement is judged by, and its unit.
 MEASURES = {
   'step': ('images_per_sec', 'images/s'),
   'eval': ('images_per_sec', 'images/s'),
@@ -38,34 +37,31 @@ _RATIOS = ('times_torch', 'times_torch_compile')
 
 def main(_) -> None:
   rows = results.read_csv(ROWS)
-  file = ROOT / 'README.md'
-  write_atomically(epath.Path(file), readme(file.read_text(), rows))
-  print(f'{file} written')
-  _plot([row for row in rows if row['benchmark'] == 'step'])
+  write_atomically(epath.Path(PAGE), page(PAGE.read_text(), rows))
+  print(f'{PAGE} written')
+  _draw([row for row in rows if row['benchmark'] == 'step'])
 
 
-def readme(text: str, rows: Rows) -> str:
-  """README.md with the table of `rows` between its marks."""
-  before, _, rest = text.partition(BEGIN)
-  after = rest.partition(END)[2]
-  picture = f'![Images per second of a step]({PICTURE})'
-  by_layer = [row for row in rows if row['benchmark'] == 'layers']
+def page(text: str, rows: Rows) -> str:
+  """docs/benchmarks.md, whose text is `text`, with the tables of `rows`."""
+  of_layers = [row for row in rows if row['benchmark'] == 'layers']
   parts = [
-    table([row for row in rows if row['benchmark'] in MEASURES]),
-    picture,
-    *([layers(by_layer)] if by_layer else []),
+    machine_tables([row for row in rows if row['benchmark'] in MEASURES]),
+    f'![Images per second of a training step]({PICTURE})',
+    *([layer_table(of_layers)] if of_layers else []),
   ]
-  return '\n\n'.join([f'{before}{BEGIN}', *parts, f'{END}{after}'])
+  return replace_part(text, 'benchmarks', '\n\n'.join(parts))
 
 
-def layers(rows: Rows) -> str:
-  """A line for each layer: ours, and its formula with JAX's gradients."""
+def layer_table(rows: Rows) -> str:
+  """A line for each layer: our lowering, and the formula as XLA lowers it."""
   first = rows[0]
   lines = [
-    f'By layer, one tower of {first["batch"]} images on one device, ms '
-    f'(medians of {first["repeats"]}; {first["machine"]}, {first["cores"]} '
-    f'cores, commit {first["commit"]}). "plain" is the formula as XLA lowers '
-    "it, with JAX's own gradients; training is forward and backward:",
+    f'Milliseconds by layer: one tower, {first["batch"]} images, one device; '
+    f'medians of {first["repeats"]}; {first["machine"]}, {first["cores"]} '
+    f'cores, commit {first["commit"]}. "plain" is the formula as XLA lowers '
+    "it, with JAX's own gradients. Training is the forward and the backward "
+    'pass.',
     '',
     '| layer | forward | plain | training | plain | GFLOP/s in training |',
     '|---|---|---|---|---|---|',
@@ -82,12 +78,14 @@ def layers(rows: Rows) -> str:
   return '\n'.join(lines)
 
 
-def table(rows: Rows) -> str:
-  """For each machine a line for each row: the median and, in brackets, the
-  least and most."""
+def machine_tables(rows: Rows) -> str:
+  """A table for each machine, with a line for each row.
+
+  A line has the median and, in brackets, the least and the most.
+  """
   lines: list[str] = []
-  for machine, these in _by_machine(rows).items():
-    parts = (part for row in these for part in row['versions'].split(', '))
+  for machine, group in _group_by_machine(rows).items():
+    parts = (part for row in group for part in row['versions'].split(', '))
     versions = ', '.join(dict.fromkeys(parts))
     lines += [
       *([''] if lines else []),
@@ -95,12 +93,12 @@ def table(rows: Rows) -> str:
       '',
       '| measured | what | batch, width | result | against PyTorch | commit |',
       '|---|---|---|---|---|---|',
-      *map(_line, these),
+      *map(_table_line, group),
     ]
   return '\n'.join(lines)
 
 
-def _by_machine(rows: Rows) -> dict[str, list[dict[str, str]]]:
+def _group_by_machine(rows: Rows) -> dict[str, list[dict[str, str]]]:
   machines: dict[str, list[dict[str, str]]] = {}
   for row in rows:
     name = f'{row["machine"]}, {row["cores"]} cores'
@@ -108,7 +106,7 @@ def _by_machine(rows: Rows) -> dict[str, list[dict[str, str]]]:
   return machines
 
 
-def _line(row: dict[str, str]) -> str:
+def _table_line(row: dict[str, str]) -> str:
   field, unit = MEASURES[row['benchmark']]
   ratios = [
     f'{_spread(row, name)}x{" compiled" * name.endswith("compile")}'
@@ -126,7 +124,7 @@ def _line(row: dict[str, str]) -> str:
 
 
 def _spread(row: dict[str, str], field: str) -> str:
-  """'13.2 (12.9-13.4)'; three digits, or all before the point."""
+  """'13.2 (12.9-13.4)': three digits, or all that stand before the point."""
   values = (float(row[f'{field}{end}']) for end in ('', '_low', '_high'))
   median, low, high = (
     f'{value:,.0f}' if value >= 100 else f'{value:.3g}' for value in values
@@ -134,23 +132,25 @@ def _spread(row: dict[str, str], field: str) -> str:
   return f'{median} ({low}-{high})'
 
 
-def _plot(rows: Rows) -> None:
+def _draw(rows: Rows) -> None:
   from alexnet_jax.drawing import canvas
 
   rows = [row for row in rows if 'gflops' in row or 'PyTorch' in row['name']]
-  machines = _by_machine(rows)
+  machines = _group_by_machine(rows)
   fig = canvas.figure(6.4, 0.8 * len(machines) + 0.32 * len(rows))
-  heights = [2 + len(these) for these in machines.values()]
+  heights = [2 + len(group) for group in machines.values()]
   axes = fig.subplots(len(machines), height_ratios=heights, squeeze=False)
-  for ax, (machine, these) in zip(axes.flat, machines.items(), strict=True):
-    _bars(ax, these)
-    rate = max(float(row['gemm_gflops']) for row in these)
-    ax.set_title(f'{machine}, products at {rate:.0f} GFLOP/s', fontsize='small')
+  for ax, (machine, group) in zip(axes.flat, machines.items(), strict=True):
+    _draw_bars(ax, group)
+    rate = max(float(row['gemm_gflops']) for row in group)
+    ax.set_title(
+      f'{machine}, matrix products at {rate:.0f} GFLOP/s', fontsize='small'
+    )
   ax.set_xlabel('images/s of a training step, with the least and the most')
-  canvas.save(fig, ROOT / PICTURE)
+  canvas.save(fig, PAGE.parent / PICTURE)
 
 
-def _bars(ax: Any, rows: Rows) -> None:
+def _draw_bars(ax: Any, rows: Rows) -> None:
   from alexnet_jax.drawing import canvas
 
   for place, row in enumerate(rows):

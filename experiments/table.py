@@ -2,13 +2,13 @@
 
   python -m experiments.table
 
-writes what stands between the marks `<!-- experiments -->` and
-`<!-- /experiments -->` of README.md and docs/paper.md, and a plot beside the
-rows, experiments/results/<experiment>_<form>.png. A test holds both texts to
+writes the generated parts of docs/results.md, and beside the rows a plot of
+each experiment: experiments/results/<experiment>_<form>.png. A generated part
+of a page stands between two marks (see `replace_part`); a test compares it with
 the rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app
@@ -17,93 +17,100 @@ from etils import epath
 from alexnet_jax.runtime.files import write_atomically
 from experiments import plan, rows, verdicts
 
-ROOT = plan.FOLDER.parent
-BEGIN, END = '<!-- experiments -->', '<!-- /experiments -->'
+PAGE = plan.FOLDER.parent / 'docs/results.md'
 Rows = Sequence[dict[str, str]]
+Result = tuple[str, str, Rows]  # experiment, form, a row for each run
 
 
 def main(_) -> None:
-  for file, text in texts().items():
-    write_atomically(epath.Path(file), text)
-    print(f'{file} written')
-  for name, form, found in _with_rows():
-    _plot(name, form, found)
+  results = read_all()
+  write_atomically(epath.Path(PAGE), page(PAGE.read_text(), results))
+  print(f'{PAGE} written')
+  for result in results:
+    _draw(*result)
 
 
-def texts(folder: Path = rows.RESULTS) -> dict[Path, str]:
-  """The two documents as they should be, by file."""
-  found = list(_with_rows(folder))
-  return {
-    ROOT / 'README.md': _replaced(ROOT / 'README.md', summary(found)),
-    ROOT / 'docs/paper.md': _replaced(
-      ROOT / 'docs/paper.md', '\n'.join(section(*one) for one in found)
-    ),
-  }
-
-
-def _with_rows(folder: Path = rows.RESULTS) -> Iterator[tuple[str, str, Rows]]:
-  """(experiment, form, its rows) of all that have some."""
+def read_all(folder: Path = rows.RESULTS) -> list[Result]:
+  """All experiments and forms that have rows in `folder`."""
+  results: list[Result] = []
   for name in plan.names():
-    found = rows.read(name, folder)
-    for form in sorted({row['form'] for row in found}):
-      yield name, form, [row for row in found if row['form'] == form]
+    runs = rows.read(name, folder)
+    for form in sorted({row['form'] for row in runs}):
+      results.append((name, form, [r for r in runs if r['form'] == form]))
+  return results
 
 
-def _replaced(file: Path, body: str) -> str:
-  before, _, rest = file.read_text().partition(BEGIN)
-  after = rest.partition(END)[2]
-  return f'{before}{BEGIN}\n\n{body.strip()}\n\n{END}{after}'
+def page(text: str, results: Sequence[Result]) -> str:
+  """docs/results.md, whose text is `text`, with the tables of `results`."""
+  text = replace_part(text, 'summary', summary(results))
+  sections = '\n'.join(section(*result) for result in results)
+  return replace_part(text, 'experiments', sections)
 
 
-def summary(found: Sequence[tuple[str, str, Rows]]) -> str:
-  """One line for each variant that a claim is about."""
+def replace_part(text: str, name: str, body: str) -> str:
+  """A page with another body between `<!-- name -->` and `<!-- /name -->`.
+
+  Raises:
+    ValueError: the page does not have both marks, once each and in this order.
+  """
+  begin, end = f'<!-- {name} -->', f'<!-- /{name} -->'
+  before, *rest = text.split(begin)
+  after = rest[0].split(end)[1:] if len(rest) == 1 else []
+  if len(after) != 1:
+    raise ValueError(f'the page needs {begin} once, and {end} once after it')
+  return f'{before}{begin}\n\n{body.strip()}\n\n{end}{after[0]}'
+
+
+def summary(results: Sequence[Result]) -> str:
+  """A table with a line for each variant that a claim is about."""
   out = [
     '| experiment | scale | variant | paper | 2012 diary | ours | verdict |',
     '|---|---|---|---|---|---|---|',
   ]
-  for name, form, its_rows in found:
+  for name, form, runs in results:
     experiment = plan.load(name)
     scale = experiment.forms[form].scale
-    for line in verdicts.lines(experiment, its_rows, form):
+    for line in verdicts.lines(experiment, runs, form):
       if line.verdict:
         out.append(
           f'| `{name}` | {scale} | {line.variant} | '
           f'{_claimed(experiment, line, "paper")} | '
           f'{_claimed(experiment, line, "diary")} | '
-          f'{_ours(experiment, line)}, n = {line.n} | {line.verdict} |'
+          f'{_outcome(experiment, line)}, n = {line.n} | {line.verdict} |'
         )
   return '\n'.join(out)
 
 
-def section(name: str, form: str, its_rows: Rows) -> str:
-  """An experiment in one form: claim, scale, a line for each variant."""
+def section(name: str, form: str, runs: Rows) -> str:
+  """An experiment in one form: claim, scale, and a line for each variant."""
   experiment = plan.load(name)
-  hours = sum(float(row['hours']) for row in its_rows)
-  commits = sorted({row['commit'] for row in its_rows})
-  hardware = sorted({f'{r["hardware"]}, {r["versions"]}' for r in its_rows})
+  claim = experiment.claim[:1].upper() + experiment.claim[1:]
+  hours = sum(float(row['hours']) for row in runs)
+  commits = sorted({row['commit'] for row in runs})
+  hardware = sorted({f'{r["hardware"]}, {r["versions"]}' for r in runs})
   epochs = experiment.read == 'epochs'
   target = experiment.forms[form].target
   measure = _MEASURES[experiment.read].format(target=target)
-  views = sorted({int(row['views']) for row in its_rows})
-  first = its_rows[0]
+  views = sorted({int(row['views']) for row in runs})
+  first = runs[0]
   how = (
     f'error on {first["curve_split"]} after each epoch'
     if epochs
     else f'{first["examples"]} images of {first["split"]}, '
-    f'{" or ".join(map(str, views))} view(s)'
+    f'{" or ".join(map(str, views))} view{"s" * (views != [1])}'
   )
   out = [
     f'### `{name}`, {form}',
     '',
-    f'{experiment.claim}. {experiment.forms[form].scale}; {how}. '
-    f'{len(its_rows)} runs, {hours:.1f} hours of training on '
+    f'{claim}. {experiment.forms[form].scale}; {how}. '
+    f'{len(runs)} run{"s" * (len(runs) > 1)}, {hours:.1f} hours of training on '
     f'{"; ".join(hardware)}; commit {", ".join(commits)}.',
     '',
     f'| variant | n | {measure} | against the baseline | paper | 2012 diary | '
     'verdict |',
     '|---|---|---|---|---|---|---|',
   ]
-  for line in verdicts.lines(experiment, its_rows, form):
+  for line in verdicts.lines(experiment, runs, form):
     mean = 'none' if line.mean is None else f'{line.mean:.1f} ± {line.se:.1f}'
     out.append(
       f'| {line.variant} | {line.n} | {mean} | {_difference(experiment, line)} '
@@ -137,7 +144,7 @@ def _difference(experiment: plan.Experiment, line: verdicts.Line) -> str:
   return f'{line.difference:+.1f} ± {line.difference_se:.1f}'
 
 
-def _ours(experiment: plan.Experiment, line: verdicts.Line) -> str:
+def _outcome(experiment: plan.Experiment, line: verdicts.Line) -> str:
   if line.mean is None:
     return 'never'
   unit = _UNITS[experiment.read]
@@ -158,7 +165,7 @@ _UNITS = {
 }
 
 
-def _plot(name: str, form: str, its_rows: Rows) -> None:
+def _draw(name: str, form: str, runs: Rows) -> None:
   from alexnet_jax.drawing import canvas
 
   experiment = plan.load(name)
@@ -166,7 +173,7 @@ def _plot(name: str, form: str, its_rows: Rows) -> None:
   ax = fig.subplots()
   if experiment.read == 'epochs':
     for number, (variant, seeds) in enumerate(
-      plan.by_variant(its_rows, form).items()
+      plan.by_variant(runs, form).items()
     ):
       kind = variant.partition(' ')[0] != experiment.baseline
       for row in seeds:
@@ -182,15 +189,16 @@ def _plot(name: str, form: str, its_rows: Rows) -> None:
         )
     ax.axhline(experiment.forms[form].target, color=canvas.FAINT, lw=0.8)
     ax.set_xlabel('epoch')
-    ax.set_ylabel(f'{its_rows[0]["curve_split"]} error, %')
+    ax.set_ylabel(f'{runs[0]["curve_split"]} error, %')
     ax.set_ylim(0, 100)
     ax.set_xlim(left=0)
-    # Beside the curves, which may go anywhere; long enough to show dashes.
+    # Beside the axes, since curves may be anywhere in them. Handles are long
+    # enough to show dashes.
     ax.legend(
       fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), handlelength=4
     )
   else:
-    lines = verdicts.lines(experiment, its_rows, form)
+    lines = verdicts.lines(experiment, runs, form)
     for number, line in enumerate(lines):
       assert line.mean is not None
       ax.errorbar(
@@ -200,7 +208,7 @@ def _plot(name: str, form: str, its_rows: Rows) -> None:
       range(len(lines)), [f'{line.variant} (n = {line.n})' for line in lines]
     )
     ax.set_ylim(len(lines) - 0.5, -0.5)
-    if experiment.read == 'chance':  # none has less than none, or more than all
+    if experiment.read == 'chance':  # a share of runs
       ax.set_xlim(-3, 103)
     ax.set_xlabel(f'{_MEASURES[experiment.read]}, with its standard error')
   ax.set_title(experiment.forms[form].scale, loc='left')

@@ -243,17 +243,36 @@ def test_rows_replace_those_of_the_same_run(tmp_path):
   assert [row['top1'] for row in rows.read('lrn', tmp_path)] == ['21.0', '22.0']
 
 
-def test_the_documents_say_what_the_rows_say():
-  for file, text in table.texts().items():
-    assert file.read_text() == text, 'python -m experiments.table'
+def test_the_page_of_results_says_what_the_rows_say():
+  text = table.PAGE.read_text()
+  made = table.page(text, table.read_all())
+  assert text == made, 'python -m experiments.table'
+  for name in plan.names():  # one line of the summary, and a section
+    if rows.read(name):
+      assert f'### `{name}`, ' in text
+
+
+def test_only_what_stands_between_the_marks_is_replaced():
+  text = 'a <!-- x -->old<!-- /x --> b <!-- y -->kept<!-- /y -->'
+  made = table.replace_part(text, 'x', ' new\n')
+  assert (
+    made == 'a <!-- x -->\n\nnew\n\n<!-- /x --> b <!-- y -->kept<!-- /y -->'
+  )
+  assert table.replace_part(made, 'x', 'new') == made
+  for bad in ('', '<!-- x -->', '<!-- /x --><!-- x -->', text * 2):
+    with pytest.raises(ValueError, match='<!-- x --> once'):
+      table.replace_part(bad, 'x', '')
 
 
 def test_a_table_has_the_numbers(tmp_path):
   rows.add(a_row('with', 0, 20.0), tmp_path)
   rows.add(a_row('without', 0, 30.0), tmp_path)
-  text = '\n'.join(table.texts(tmp_path).values())
+  text = table.page(table.PAGE.read_text(), table.read_all(tmp_path))
   line = '| without | 1 | 30.0 ± 2.3 | +10.0 ± 3.0 | +1.4 | +1.37 | agrees |'
   assert line in text
+  summary, section = text.split('<!-- experiments -->')
+  assert '| without | +1.4 | +1.37 | +10.0 ± 3.0, n = 1 | agrees |' in summary
+  assert line in section and '`depth`, small' not in section
 
 
 def test_committed_rows_are_of_experiments_that_there_are():

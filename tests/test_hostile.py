@@ -26,6 +26,7 @@ from alexnet_jax.data import builders, imagenet, photographs, preparation
 from alexnet_jax.data.stats import Statistics
 from alexnet_jax.runtime.cadence import Duration
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import saved
 from alexnet_jax.training.settings import configure
 from configs import default
 

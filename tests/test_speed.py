@@ -1,4 +1,4 @@
-"""README's table of how fast everything is, against its rows."""
+"""docs/benchmarks.md, against its rows."""
 
 import csv
 import re
@@ -8,8 +8,6 @@ import pytest
 
 from alexnet_jax.benchmarks import results
 from experiments import speed
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_a_line_for_each_row():
@@ -35,17 +33,17 @@ def test_a_line_for_each_row():
   memory = about | {'benchmark': 'memory', 'name': 'alexnet_jax'}
   for end in ('', '_low', '_high'):
     memory[f'peak_memory_gb{end}'] = '3.5'
-  text = speed.readme('a <!-- benchmarks -->old<!-- /benchmarks --> b', [])
+  text = speed.page('a <!-- benchmarks -->old<!-- /benchmarks --> b', [])
   assert text.startswith('a <!-- b') and text.endswith('/benchmarks --> b')
   assert 'old' not in text
-  *_, first, second = speed.table([step, memory]).splitlines()
+  *_, first, second = speed.machine_tables([step, memory]).splitlines()
   assert first == (
     '| step | ours, no LRN | 64, 1 | 32.5 (27.9-34) images/s | '
     '1.67 (1.5-1.7)x | abc |'
   )
   assert second.split(' | ')[2:4] == ['64', '3.5 (3.5-3.5) GB']
   other = step | {'machine': 'Xeon', 'versions': 'jax 1'}
-  text = speed.table([step, other, memory])
+  text = speed.machine_tables([step, other, memory])
   assert text.count('| ours') == 2
   assert text.index('EPYC, 2 cores; jax 0:') < text.index('memory')
   assert text.index('memory') < text.index('Xeon, 2 cores; jax 1:')
@@ -60,17 +58,20 @@ def test_a_line_for_each_layer():
     'plain_training_seconds': '0.42216',
   }
   pool = {k: v for k, v in layer.items() if k != 'training_gflops'}
-  text = speed.readme('<!-- benchmarks --><!-- /benchmarks -->', [layer, pool])
+  text = speed.page('<!-- benchmarks --><!-- /benchmarks -->', [layer, pool])
   lines = text.splitlines()
   assert '| conv1 | 92.2 | 114.7 | 178.6 | 422.2 | 76 |' in lines
   assert '| conv1 | 92.2 | 114.7 | 178.6 | 422.2 |  |' in lines
 
 
-def test_the_readme_is_that_of_the_rows():
+def test_the_page_is_that_of_the_rows():
   if not speed.ROWS.exists():
     pytest.skip('no rows yet: benchmark ... --csv, then experiments.speed')
-  text = (ROOT / 'README.md').read_text()
-  assert text == speed.readme(text, results.read_csv(speed.ROWS))
+  text = speed.PAGE.read_text()
+  rows = results.read_csv(speed.ROWS)
+  assert text == speed.page(text, rows), 'python -m experiments.speed'
+  assert any(row['benchmark'] == 'layers' for row in rows)
+  assert (speed.PAGE.parent / speed.PICTURE).exists()
 
 
 def test_the_tables_have_the_numbers_of_the_file():
@@ -80,7 +81,7 @@ def test_the_tables_have_the_numbers_of_the_file():
   with speed.ROWS.open(newline='') as stream:
     rows = list(csv.DictReader(stream))
   marks = '<!-- benchmarks --><!-- /benchmarks -->'
-  text = speed.readme(marks, results.read_csv(speed.ROWS))
+  text = speed.page(marks, results.read_csv(speed.ROWS))
   lines = [line.split(' | ') for line in text.splitlines()]
   fields = {
     'step': ('images_per_sec', 'images/s'),
