@@ -1,0 +1,159 @@
+"""README.md and docs/*.md: links lead somewhere, numbers are those of rows."""
+
+import re
+import urllib.parse
+from pathlib import Path
+
+import pytest
+
+from alexnet_jax.benchmarks import results
+from experiments import plan, rows, speed, verdicts
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+_LINK = re.compile(
+  r'!?\[(?:[^\[\]]|!?\[[^\]]*\]\([^)]*\))*\]\(\s*([^)\s]+)\s*\)'
+)
+_FENCE = re.compile(r'^```.*?^```$', re.MULTILINE | re.DOTALL)
+
+
+def prose(page: Path) -> str:
+  """A page without its blocks of code."""
+  return _FENCE.sub('', page.read_text())
+
+
+def links(text: str) -> list[str]:
+  """Targets of all links and pictures; of a picture in a link, both."""
+  found = []
+  for match in _LINK.finditer(text):
+    found += [match[1], *links(match[0][1:-1])]
+  return found
+
+
+def anchors(page: Path) -> set[str]:
+  """The anchors that GitHub gives to the headings of a page."""
+  found: set[str] = set()
+  for heading in re.findall(r'^#+ +(.+?) *$', prose(page), re.MULTILINE):
+    text = re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', heading)
+    slug = re.sub(r'[^\w\- ]', '', text.lower()).replace(' ', '-')
+    number = 0
+    while (name := f'{slug}-{number}' if number else slug) in found:
+      number += 1
+    found.add(name)
+  return found
+
+
+def broken_links(page: Path) -> list[str]:
+  """The links of a page, to this project, that lead nowhere."""
+  broken = []
+  for link in links(prose(page)):
+    path, _, anchor = urllib.parse.unquote(link).partition('#')
+    if urllib.parse.urlparse(link).scheme:
+      continue
+    target = page.parent / path if path else page
+    inside = target.resolve().is_relative_to(ROOT)
+    if not (inside and target.exists()) or (
+      anchor and not (target.suffix == '.md' and anchor in anchors(target))
+    ):
+      broken.append(link)
+  return broken
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+  assert not broken_links(page)
+
+
+def test_broken_links_are_found(tmp_path, monkeypatch):
+  root = tmp_path / 'root'
+  root.mkdir()
+  monkeypatch.setitem(globals(), 'ROOT', root)
+  page = root / 'page.md'
+  page.write_text(
+    '# Two (§3.2) `words`\n# Again\n# Again\n'
+    '[a](#two-32-words) [b](page.md#again-1) [c](https://x.y/z#w)\n'
+    '[d](no.md) [e](#no) [![f](no.png)](#again)\n[over\nlines](\nalso_no.md)\n'
+    '[g](../outside.md)\n```\n[h](code.md)\n# Comment\n```\n'
+  )
+  (tmp_path / 'outside.md').touch()
+  want = ['no.md', '#no', 'no.png', 'also_no.md', '../outside.md']
+  assert broken_links(page) == want
+
+
+def test_every_page_and_picture_can_be_reached_from_the_readme():
+  seen, new = set(), {ROOT / 'README.md'}
+  while new:
+    page = new.pop()
+    seen.add(page)
+    if page.suffix == '.md':
+      targets = {link.partition('#')[0] for link in links(prose(page))}
+      paths = {(page.parent / target).resolve() for target in targets if target}
+      new |= paths - seen
+  files = {*(ROOT / 'docs').glob('*.*'), *(ROOT / 'docs/pictures').iterdir()}
+  assert not files - seen
+
+
+def test_the_readme_is_short():
+  assert len((ROOT / 'README.md').read_text().splitlines()) <= 150
+
+
+# -- what README says of rows
+
+
+def table_line(start: str) -> str:
+  """The line of README's table whose first cell begins so."""
+  lines = (ROOT / 'README.md').read_text().splitlines()
+  (line,) = (line for line in lines if line.startswith(f'| {start}'))
+  return line
+
+
+def outcomes(name: str, form: str) -> list[verdicts.Line]:
+  return verdicts.lines(plan.load(name), rows.read(name), form)
+
+
+def test_the_readme_has_the_errors_of_the_rows():
+  (line,) = outcomes('cifar_80sec', 'small')
+  cells = f'| {line.mean:.1f} ± {line.se:.1f} % | 26 % |'
+  text = table_line("cuda-convnet's `80sec`")
+  assert cells in text and f'n = {line.n} |' in text
+  relu, tanh = outcomes('relu_vs_tanh', 'small')
+  assert tanh.mean is None
+  text = table_line('epochs to 25 % training error')
+  assert f'| ReLU: {relu.mean:.1f}; tanh: not within 30 |' in text
+  assert f'n = {relu.n} |' in text
+
+
+def test_the_readme_has_the_runs_of_the_results():
+  page = (ROOT / 'docs/results.md').read_text()
+  assert '| 7 | 1 | 6.4 % | 7.8 % | 4 min 49 s' in page
+  assert '| 7.8 % |' in table_line('default run')
+  readme = (ROOT / 'README.md').read_text()
+  for line in ('validation loss ..., top-1 error 6.40%', 'top-1 error 7.80%'):
+    assert line in readme
+  assert '| 24 | 1 | 22.9 % | 20.2 % |' in page and '372 test pictures' in page
+  error = verdicts.standard_error([20.2], 372)
+  assert f'| 20.2 ± {error:.1f} % |' in table_line('photographs of clothes')
+
+
+def test_the_readme_has_the_bytes_of_the_paper_page():
+  page = (ROOT / 'docs/paper.md').read_text()
+  cells = re.findall(r'\| forward \| [\w-]+ \| ([\d,]+) \| ([\d,]+) \|', page)
+  assert len(cells) == 4 and all(sent == least for sent, least in cells)
+  total = sum(int(sent.replace(',', '')) for sent, _ in cells)
+  assert f'| {total:,} bytes an image |' in table_line('one tower receives')
+
+
+def test_the_readme_has_the_speed_of_the_rows():
+  kind = {'benchmark': 'step', 'batch': '128', 'width': '1', 'cores': '2'}
+  measured = [
+    row
+    for row in results.read_csv(speed.ROWS)
+    if kind.items() <= row.items() and 'times_torch' in row
+  ]
+  rate, times, compiled = (
+    float(measured[0][field])
+    for field in ('images_per_sec', 'times_torch', 'times_torch_compile')
+  )
+  text = ' '.join((ROOT / 'README.md').read_text().split())
+  assert f"takes {rate:.0f} images/s: {times:.1f} times PyTorch's rate" in text
+  assert f'{compiled:.1f} times that of `torch.compile`' in text
