@@ -3,6 +3,8 @@
 Without conv3 the towers talk before conv4.
 """
 
+from typing import Any
+
 from experiments.plan import FULL, SMALL, Experiment
 
 
@@ -10,7 +12,7 @@ def variants(base):
   yield 'five', {}
   for name in ('conv2', 'conv3', 'conv4', 'conv5'):
     layers = tuple(other for other in base.model.layers if other != name)
-    without = {'model.layers': layers}
+    without: dict[str, Any] = {'model.layers': layers}
     if name == 'conv3':
       without['model.conv4.reads'] = 'both'
     yield f'without {name}', without

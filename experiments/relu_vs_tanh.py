@@ -10,10 +10,8 @@ from itertools import product
 from experiments.lrn import WITHOUT
 from experiments.plan import CIFAR, FULL, SMALL, Experiment, Form
 
-_BARE = {
-  **CIFAR,
+_BARE = {**CIFAR, **WITHOUT} | {
   'length': '30 epochs',
-  **WITHOUT,
   'optimizer.weight_decay': 0.0,
   'evals.split': 'train',
   'schedule.drops': (),

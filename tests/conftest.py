@@ -25,11 +25,11 @@ from alexnet_jax.kernels import dispatch
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
-# Eight devices wait for each other on two busy cores.
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '')
-  + ' --xla_cpu_collective_call_terminate_timeout_seconds=600'
-)
+# Eight devices wait for each other on two busy cores. Once only, for a worker
+# of pytest has its parent's, and programs are kept by the flags' very text.
+_PATIENCE = '--xla_cpu_collective_call_terminate_timeout_seconds=600'
+if _PATIENCE not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_PATIENCE}'
 # A shell starts what it puts in the background deaf to Ctrl-C, and so would be
 # the programs that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

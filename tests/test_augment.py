@@ -115,8 +115,7 @@ def test_each_mean():
     ('rgb', statistics.rgb_mean),
     ('image', statistics.mean_image[16:24, 16:24]),
   ):
-    config = plain.copy_and_resolve_references()
-    config.mean = mean
+    config = dataclasses.replace(plain, mean=mean)
     assert max_norm_error(views(config, 2), centre - value) <= 1e-6
 
 

@@ -47,10 +47,10 @@ def test_every_override_is_accepted_and_builds_a_network(name, form):
   for run in runs[: len(runs) // 2]:
     settings = run.settings('/somewhere')
     assert settings.data.dir == '/somewhere'
-    size, rngs = settings.augment.crop_size, nnx.Rngs(params=0)
+    size = settings.augment.crop_size
     model = nnx.eval_shape(
-      lambda own=(settings.model, 10, size), rngs=rngs: make_network(
-        *own, rngs=rngs
+      lambda own=(settings.model, 10, size): make_network(
+        *own, rngs=nnx.Rngs(params=0)
       )
     )
     optimizer.make_optimizer(settings.optimizer, nnx.state(model))
@@ -514,7 +514,7 @@ def test_tables_have_the_means_of_the_files():
   def numbers(cell):
     return [float(part) for part in cell.split(' ± ')]
 
-  text = table.texts()[ROOT / 'docs/paper.md']
+  text = table.page(table.PAGE.read_text(), table.read_all())
   parts = re.split(r'\n### `(\w+)`, (\w+)\n', text)[1:]
   checked = 0
   for name, form, body in zip(*(parts[i::3] for i in range(3)), strict=True):

@@ -10,7 +10,6 @@ import types
 
 import numpy as np
 import pytest
-import small_runs
 from flax import nnx
 from PIL import Image
 
@@ -19,7 +18,9 @@ from alexnet_jax.data import builders
 from alexnet_jax.drawing import page, run_report
 from alexnet_jax.models.networks import read_table
 from alexnet_jax.runtime import writers
+from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import saved
 from configs import default
 
 pytestmark = pytest.mark.usefixtures('cached')
@@ -65,9 +66,8 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope='module')
 def run(reference, data_dir):
   model = alexnet_jax.load(reference)
-  _, meta = small_runs.saved(
-    small_runs.small_config(data_dir), reference, model.step
-  )
+  with Checkpointer(reference / 'checkpoints') as checkpointer:
+    meta = saved.read_meta(checkpointer, model.step)
   return run_report.Run(
     'one & <only>',
     writers.read_rows(reference),

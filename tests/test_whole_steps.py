@@ -32,6 +32,7 @@ FEATURES = {
   **{'fc6': 12, 'fc7': 10},
 }
 RATES = (2e-3, 2e-3, 2e-4, 2e-4)  # a drop after two steps
+STEPS = 250  # to learn four pictures
 # Times what keeps a signal's size: nobody is sure of a class yet.
 SIZES = {'fc8': 0.1}
 
@@ -114,34 +115,38 @@ def assert_close(got, want, tolerance=TOLERANCE):
       assert error <= tolerance, (layer, part, error)
 
 
-def test_steps_are_numpys():
-  """Four, with a rate that drops; then two that are not finite."""
-  config, statistics = make_config(), make_statistics()
+@pytest.fixture(scope='module')
+def trainer(cached):
+  """The real step on one device, compiled once."""
   mesh = MeshShape(1, 1).make_mesh(2)
-  setup = make_setup(configure(config), mesh, CLASSES, statistics)
+  setup = make_setup(configure(make_config()), mesh, CLASSES, make_statistics())
+  return setup, TrainStep(setup)
+
+
+def take(trainer, state, seed, rate):
+  """A step on the pictures of a seed."""
+  setup, step = trainer
+  images, labels = pictures(seed)
+  place, rows = setup.batch_sharding, list(range(BATCH))
+  batch = {'image': images, 'label': labels}
+  batch = sharding.put_batch(place, rows, BATCH, batch)
+  return step(state, batch, np.float32([rate]))
+
+
+def test_steps_are_numpys(trainer):
+  """Four, with a rate that drops; then two that are not finite."""
+  setup, _ = trainer
   weights = make_weights(setup.abstract_state().params)
-  state, step = state_of(setup, weights), TrainStep(setup)
+  state = state_of(setup, weights)
   velocity = jax.tree.map(np.zeros_like, weights)
-
-  def take(state, number, rate):
-    images, labels = pictures(number)
-    batch = sharding.put_batch(
-      setup.batch_sharding,
-      list(range(BATCH)),
-      BATCH,
-      {'image': images, 'label': labels},
-    )
-    return images, labels, step(state, batch, np.float32([rate]))
-
   for number, rate in enumerate(RATES):
-    images, labels, (state, sums) = take(state, number, rate)
+    state, sums = take(trainer, state, number, rate)
     losses, weights, velocity = step_oracle.train_step(
-      config,
-      statistics,
+      make_config(),
+      make_statistics(),
       weights,
       velocity,
-      images,
-      labels,
+      *pictures(number),
       number,
       np.float32([rate]),
     )
@@ -154,6 +159,22 @@ def test_steps_are_numpys():
 
   # Two bad ones with nobody looking in between: the first is told.
   for number in (4, 5):
-    _, _, (state, _) = take(state, number, np.inf)
+    state, _ = take(trainer, state, number, np.inf)
     assert int(state.step) == number + 1
   assert int(state.nonfinite_step) == 5
+
+
+def test_a_short_training_learns_what_the_labels_say(trainer):
+  """Four pictures, again and again: the loss of their central views, by NumPy,
+  falls far below that of a guess."""
+  setup, _ = trainer
+  state = state_of(setup, make_weights(setup.abstract_state().params))
+  images, labels = pictures(0)
+  here = slice((SIZE - CROP) // 2, (SIZE - CROP) // 2 + CROP)
+  mean = make_statistics().mean_image[here, here]
+  views = setup.augment.scale * (images[:, here, here] - mean)
+  for _ in range(STEPS):
+    state, _ = take(trainer, state, 0, 2e-3)
+  logits = step_oracle.logits(make_config().model, arrays(state.params), views)
+  losses, _ = step_oracle.cross_entropy(logits, labels=labels)
+  assert losses.mean() < 0.5 * np.log(CLASSES)

@@ -2,8 +2,8 @@
 and, in turn, as its formula with JAX's own gradients."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 
@@ -77,7 +77,7 @@ def list_layers(settings: Settings, num_classes: int) -> Iterator[TimedLayer]:
   size = settings.augment.crop_size
   rows = {row.name: row for row in table.convs}
   norm = table.lrn.arguments if table.lrn else {}
-  ways = {
+  ways: dict[str, tuple[Any, Any, Mapping[str, Any]]] = {
     'norm': (response_norm, plain_response_norm, norm),
     'pool': (max_pooling, plain_max_pooling, vars(table.pool)),
   }
@@ -86,7 +86,8 @@ def list_layers(settings: Settings, num_classes: int) -> Iterator[TimedLayer]:
     return tuple(jax.ShapeDtypeStruct(s, settings.dtype) for s in sizes)
 
   for layer in describe(table, num_classes, size):
-    ours, plain = _dense, _dense
+    ours: Any = _dense
+    plain: Any = _dense
     if layer.name in rows:
       row = rows[layer.name]
       ours = functools.partial(_conv, row=row, rounding=table.rounding)
@@ -103,9 +104,13 @@ def list_layers(settings: Settings, num_classes: int) -> Iterator[TimedLayer]:
     before = layer.output
     for step in layer.then:
       if step.kind in ways:
-        *both, options = ways[step.kind]
-        ours, plain = (functools.partial(way, **options) for way in both)
-        yield TimedLayer(step.name, ours, plain, shapes((batch, *before)))
+        ours, plain, options = ways[step.kind]
+        yield TimedLayer(
+          step.name,
+          functools.partial(ours, **options),
+          functools.partial(plain, **options),
+          shapes((batch, *before)),
+        )
       before = step.shape
 
 

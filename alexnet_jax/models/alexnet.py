@@ -1,5 +1,7 @@
 """AlexNet (§3): its layers, and the way of an image through them."""
 
+from collections.abc import Sequence
+
 import jax
 from flax import nnx
 
@@ -7,6 +9,8 @@ from alexnet_jax.models import layers
 from alexnet_jax.models.layers import Affine, Readout
 from alexnet_jax.models.rows import Conv, Dense, Table
 from alexnet_jax.models.towers import Maps, Towers
+
+Arrays = Sequence[jax.Array]  # one per local tower
 
 
 class AlexNet(nnx.Module):
@@ -75,8 +79,9 @@ class AlexNet(nnx.Module):
           layers.conv(x, kernel, row, self.table.rounding)
           for x, kernel in zip(xs, kernels, strict=True)
         ]
-      out |= self._follow(row, xs, biases, keys is not None)
-      *_, xs = out.values()
+      steps = self._follow(row, xs, biases, keys is not None)
+      out |= steps
+      *_, xs = steps.values()
     xs = [x.reshape(x.shape[0], -1) for x in xs]
     here = readout.kernel.shape[0]  # towers of the fully connected layers
     for number, dense in enumerate(self.table.denses):
@@ -106,7 +111,7 @@ class AlexNet(nnx.Module):
     assert isinstance(logits, jax.Array)
     return logits
 
-  def _weights(self, row: Conv | Dense) -> tuple[Maps, Maps]:
+  def _weights(self, row: Conv | Dense) -> tuple[Arrays, Arrays]:
     """Kernels and biases of a layer, of each local tower."""
     kernels, biases = zip(
       *getattr(self, row.name).on_towers(self.dtype), strict=True
@@ -114,7 +119,7 @@ class AlexNet(nnx.Module):
     return kernels, biases
 
   def _follow(
-    self, row: Conv, sums: Maps, biases: Maps, training: bool
+    self, row: Conv, sums: Maps, biases: Arrays, training: bool
   ) -> dict[str, Maps]:
     """The steps after a convolution's sums (§3.1, §3.3, §3.4), by name."""
     table, out = self.table, {}

@@ -178,7 +178,7 @@ def needed_bytes(
     elif first and towers.owt:
       # Of one tower at least, on the rows of all.
       read[layer.name] = math.prod(layer.input) * layer.towers // spread
-    if table.has_norm and table.lrn.across_towers and not towers.owt:
+    if table.lrn and table.lrn.across_towers and not towers.owt:
       read |= {
         step.name: math.prod(step.shape) * layer.towers
         for step in layer.then

@@ -4,7 +4,7 @@ Feature maps are [batch, height, width, channels]. The formula stands here; how
 a platform computes it is the business of `alexnet_jax.kernels`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,10 @@ from alexnet_jax.models.rows import Conv, Dense, Table
 from alexnet_jax.models.towers import Maps, TowerParam, Towers
 
 Row = Conv | Dense
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  'relu': jax.nn.relu,  # §3.1
+  'tanh': jnp.tanh,  # what §3.1 compares it with
+}
 
 
 class Affine(nnx.Module):
@@ -101,8 +105,7 @@ def conv(
 def activations(xs: Maps, table: Table, towers: Towers) -> Maps:
   """ReLU (§3.1), or tanh, which §3.1 compares it with."""
   del towers
-  function = {'relu': jax.nn.relu, 'tanh': jnp.tanh}[table.activation]
-  return [function(x) for x in xs]
+  return [ACTIVATIONS[table.activation](x) for x in xs]
 
 
 def response_norms(xs: Maps, table: Table, towers: Towers) -> Maps:
@@ -111,8 +114,8 @@ def response_norms(xs: Maps, table: Table, towers: Towers) -> Maps:
   With `lrn.across_towers`, over those of both, as Caffe's copy of the network
   on one device has it.
   """
-  options = table.lrn.arguments
-  if not table.lrn.across_towers:
+  options = table.norm.arguments
+  if not table.norm.across_towers:
     return [response_norm(x, **options) for x in xs]
   width = xs[0].shape[-1]
   x = response_norm(towers.read_maps(xs, 'both')[0], **options)
@@ -163,14 +166,16 @@ def is_one_kernel(table: Table, steps: tuple[str, ...], x: jax.Array) -> bool:
   return (
     steps == ('act', 'norm', 'pool')
     and (table.activation, table.rounding) == ('relu', 'up')
-    and not table.lrn.across_towers
+    and not table.norm.across_towers
     and fits(x, **vars(table.pool))
   )
 
 
-def relu_norm_pools(table: Table, sums: Maps, biases: Maps) -> Maps:
+def relu_norm_pools(
+  table: Table, sums: Maps, biases: Sequence[jax.Array]
+) -> Maps:
   """Bias, ReLU, LRN and pooling after the sums of conv1 and conv2, in one."""
-  norm, pool = table.lrn.arguments, vars(table.pool)
+  norm, pool = table.norm.arguments, vars(table.pool)
   return [
     relu_norm_pool(x, bias, norm, pool)
     for x, bias in zip(sums, biases, strict=True)

@@ -188,6 +188,12 @@ class Table(Checked, part='model'):
     return (*self.convs, *self.denses, self.logits)
 
   @property
+  def norm(self) -> ResponseNorm:
+    """Of a network that has the step 'norm'."""
+    assert self.lrn is not None
+    return self.lrn
+
+  @property
   def has_norm(self) -> bool:
     """Whether the step 'norm' does anything."""
     return self.lrn is not None and self.lrn.enabled

@@ -35,16 +35,16 @@ def alexnet() -> ConfigDict:
   # has std 0.01 everywhere, with which less signal reaches fc7; 0.03 in conv3
   # to conv5 is what the authors' program has.
   # fmt: off
-  #                    maps size stride pad reads    then             std   bias
-  model.conv1 = _conv(   48, 11, 4,     0, 'image', 'act norm pool', 0.01, 0.0)
-  model.conv2 = _conv(  128,  5, 1,     2, 'own',   'act norm pool', 0.01, 1.0)
-  model.conv3 = _conv(  192,  3, 1,     1, 'both',  'act',           0.03, 0.0)
-  model.conv4 = _conv(  192,  3, 1,     1, 'own',   'act',           0.03, 1.0)
-  model.conv5 = _conv(  128,  3, 1,     1, 'own',   'act pool',      0.03, 1.0)
-  model.conv6 = _conv(  128,  3, 1,     1, 'both',  'act',           0.03, 1.0)
-  model.fc6   = _dense(2048,               'both',  'act dropout',   0.01, 1.0)
-  model.fc7   = _dense(2048,               'both',  'act dropout',   0.01, 1.0)
-  model.fc8   = _logits(                   'both',                   0.01, 0.0)
+  #                   maps size stride pad reads    then             std   bias
+  model.conv1 = conv(   48,  11,    4,   0, 'image', 'act norm pool', 0.01, 0.0)
+  model.conv2 = conv(  128,   5,    1,   2, 'own',   'act norm pool', 0.01, 1.0)
+  model.conv3 = conv(  192,   3,    1,   1, 'both',  'act',           0.03, 0.0)
+  model.conv4 = conv(  192,   3,    1,   1, 'own',   'act',           0.03, 1.0)
+  model.conv5 = conv(  128,   3,    1,   1, 'own',   'act pool',      0.03, 1.0)
+  model.conv6 = conv(  128,   3,    1,   1, 'both',  'act',           0.03, 1.0)
+  model.fc6   = dense(2048,                 'both',  'act dropout',   0.01, 1.0)
+  model.fc7   = dense(2048,                 'both',  'act dropout',   0.01, 1.0)
+  model.fc8   = logits(                     'both',                   0.01, 0.0)
   # fmt: on
   # Towers of the network, 1 or 2 (§3.2). Where they run is config.mesh.
   model.towers = 2
@@ -88,7 +88,7 @@ def alexnet() -> ConfigDict:
   # places of a map. What a step leaves of the running averages that evaluation
   # uses, and what is added to a variance.
   model.batch_norm = ConfigDict({'momentum': 0.9, 'epsilon': 1e-5})
-  return model
+  return model.lock()
 
 
 def alexnet_quarter() -> ConfigDict:
@@ -136,13 +136,13 @@ def cifar10_80sec() -> ConfigDict:
   model = _cifar10('80sec')
   model.layers = ('conv1', 'conv2', 'conv3', 'fc64', 'fc10')
   # fmt: off
-  model.conv1 = _conv(32, 5, 1, 2, 'image', 'act pool',     1e-4, 0.0)
-  model.conv2 = _conv(32, 5, 1, 2, 'own',   'act avg_pool', 0.01, 0.0)
-  model.conv3 = _conv(64, 5, 1, 2, 'own',   'act avg_pool', 0.01, 0.0)
-  model.fc64  = _dense(64,         'own',   'act',          0.1,  0.0)
-  model.fc10  = _logits(           'both',                  0.1,  0.0)
+  model.conv1 = conv(32, 5, 1, 2, 'image', 'act pool',     1e-4, 0.0)
+  model.conv2 = conv(32, 5, 1, 2, 'own',   'act avg_pool', 0.01, 0.0)
+  model.conv3 = conv(64, 5, 1, 2, 'own',   'act avg_pool', 0.01, 0.0)
+  model.fc64  = dense(64,         'own',   'act',          0.1,  0.0)
+  model.fc10  = logits(           'both',                  0.1,  0.0)
   # fmt: on
-  return model
+  return model.lock()
 
 
 def cifar10_18pct() -> ConfigDict:
@@ -150,16 +150,16 @@ def cifar10_18pct() -> ConfigDict:
   model = _cifar10('18pct')
   model.layers = ('conv1', 'conv2', 'conv3', 'fc10')
   # fmt: off
-  model.conv1 = _conv(32, 5, 1, 2, 'image', 'act pool map_norm',     1e-4, 0.0)
-  model.conv2 = _conv(32, 5, 1, 2, 'own',   'act avg_pool map_norm', 0.01, 0.0)
-  model.conv3 = _conv(64, 5, 1, 2, 'own',   'act avg_pool',          0.01, 0.0)
-  model.fc10  = _logits(           'both',                           0.01, 0.0)
+  model.conv1 = conv(32, 5, 1, 2, 'image', 'act pool map_norm',     1e-4, 0.0)
+  model.conv2 = conv(32, 5, 1, 2, 'own',   'act avg_pool map_norm', 0.01, 0.0)
+  model.conv3 = conv(64, 5, 1, 2, 'own',   'act avg_pool',          0.01, 0.0)
+  model.fc10  = logits(           'both',                           0.01, 0.0)
   # fmt: on
   # Of the file, where alpha is divided by the 9 places of a window.
   model.map_norm = ConfigDict(
     {'size': 3, 'k': 1.0, 'alpha': 5e-5, 'beta': 0.75}
   )
-  return model
+  return model.lock()
 
 
 def cifar10_conv_local_13pct() -> ConfigDict:
@@ -167,13 +167,13 @@ def cifar10_conv_local_13pct() -> ConfigDict:
   model = _cifar10('conv-local-13pct')
   model.layers = ('conv1', 'conv2', 'local3', 'local4', 'fc10')
   # fmt: off
-  model.conv1  = _conv(64, 5, 1, 2, 'image', 'act pool', 1e-4, 0.0)
-  model.conv2  = _conv(64, 5, 1, 2, 'own',   'act pool', 0.01, 0.0)
-  model.local3 = _conv(32, 3, 1, 1, 'own',   'act',      0.04, 0.0)
-  model.local4 = _conv(32, 3, 1, 1, 'own',   'act',      0.04, 0.0)
-  model.fc10   = _logits(           'both',              0.01, 0.0)
+  model.conv1  = conv(64, 5, 1, 2, 'image', 'act pool', 1e-4, 0.0)
+  model.conv2  = conv(64, 5, 1, 2, 'own',   'act pool', 0.01, 0.0)
+  model.local3 = conv(32, 3, 1, 1, 'own',   'act',      0.04, 0.0)
+  model.local4 = conv(32, 3, 1, 1, 'own',   'act',      0.04, 0.0)
+  model.fc10   = logits(           'both',              0.01, 0.0)
   # fmt: on
-  return model
+  return model.lock()
 
 
 def _cifar10(name: str) -> ConfigDict:
@@ -190,7 +190,7 @@ def _cifar10(name: str) -> ConfigDict:
   )
 
 
-def _conv(
+def conv(
   features: int,
   kernel: int,
   stride: int,
@@ -200,6 +200,7 @@ def _conv(
   init_std: float,
   init_bias: float,
 ) -> ConfigDict:
+  """A row of a convolution; `then` has its steps with spaces between."""
   return ConfigDict(
     {
       'features': features,
@@ -214,15 +215,16 @@ def _conv(
   )
 
 
-def _dense(
+def dense(
   features: int, reads: str, then: str, init_std: float, init_bias: float
 ) -> ConfigDict:
-  row = _logits(reads, init_std, init_bias)
+  """A row of a fully connected layer; `then` as in `conv`."""
+  row = logits(reads, init_std, init_bias)
   row.features, row.then = features, tuple(then.split())
   return row
 
 
-def _logits(reads: str, init_std: float, init_bias: float) -> ConfigDict:
+def logits(reads: str, init_std: float, init_bias: float) -> ConfigDict:
   """The last layer: a unit for each class of the data set."""
   return ConfigDict(
     {'reads': reads, 'init_std': init_std, 'init_bias': init_bias}

@@ -35,12 +35,16 @@ class Checked:
   part='model.pool')`.
   """
 
-  part: str
+  _part = ''
 
   def __init_subclass__(cls, part: str = '', **kwargs: Any):
     super().__init_subclass__(**kwargs)
-    if part:
-      cls.part = part
+    cls._part = part
+
+  @property
+  def part(self) -> str:
+    """Of the configuration; '' for the whole."""
+    return self._part
 
   def __post_init__(self) -> None:
     """Raises `UserError` for the first field that has no such value."""

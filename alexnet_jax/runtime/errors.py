@@ -83,8 +83,8 @@ def _explain(error: BaseException) -> str:
         place = f'{frame.filename}, line {frame.lineno}: '
         cause = link
     link = link.__context__
-  # ConfigDict wraps a KeyError, whose text is quoted, in an AttributeError,
-  # and lists every field there is before the nearest.
+  # A locked configuration wraps a KeyError, whose text is quoted, in an
+  # AttributeError, and lists every field there is before the nearest.
   while cause.args and isinstance(cause.args[0], Exception):
     cause = cause.args[0]
   text = str(cause)

@@ -203,9 +203,9 @@ def cause(health: Health, table: Table) -> str:
     and row.init_std * table.width**0.5 < 0.02
   ]
   if table.name == 'alexnet' and low:
-    names = ', '.join(row.name for row in low)
+    layers = ', '.join(row.name for row in low)
     return (
-      f"{names} start at {low[0].init_std:.2g}, the authors' program has 0.03 "
+      f"{layers} start at {low[0].init_std:.2g}, the authors' program has 0.03 "
       f'at full width: config.model.{low[0].name}.init_std'
     )
   shares = {name: float(s.mean()) for name, s in health.signal.items()}

@@ -111,7 +111,7 @@ class Run:
     self.state, self.step = start.state, start.step
     self.schedule, self.bad_records = start.schedule, start.bad_records
     self.meta = start.meta
-    self.learning_rates = self._next_learning_rates()
+    self.learning_rate, self.learning_rates = self._next_learning_rates()
     self.cache = cache.load(settings.data, setup.mesh, dataset)
     arrays = self.cache.arrays if self.cache else None
     self.train_step = TrainStep(setup, cache=arrays)
@@ -145,7 +145,7 @@ class Run:
     size, data = self.course.batch_size, self.settings.data
     place = self.setup.batch_sharding
     rows = sharding.local_rows(place, size)
-    which = {
+    which: dict[str, Any] = {
       'seed': self.settings.seed,
       'batch_size': size,
       'rows': rows,
@@ -182,7 +182,7 @@ class Run:
 
   def train(self, batch) -> None:
     self.batch = batch
-    self.learning_rates = self._next_learning_rates()
+    self.learning_rate, self.learning_rates = self._next_learning_rates()
     until = self.course.color_until.steps  # 0: always
     self.state, self.metrics = self.train_step(
       self.state,
@@ -198,10 +198,11 @@ class Run:
     self.meter.add(self.course.batch_size)
     self.progress.update(self.course.batch_size, self.text)
 
-  def _next_learning_rates(self) -> np.ndarray:
+  def _next_learning_rates(self) -> tuple[float, np.ndarray]:
+    """The schedule's, and all of a step."""
     epoch = self.course.epoch(self.step)
     main = self.schedule.learning_rate(epoch)
-    return learning_rates(self.settings.schedule, epoch, main)
+    return main, learning_rates(self.settings.schedule, epoch, main)
 
   def log_due(self) -> bool:
     return self.course.log_every.due(self.step) or self.step == self.course.end
@@ -218,9 +219,10 @@ class Run:
       f'{times["time/waiting"]:.0%} waiting for data'
     )
     row = {f'train/{name}': value for name, value in values.items()}
-    names = ('', *(f'/{name}' for name in self.settings.schedule.patterns))
-    for name, rate in zip(names, self.learning_rates, strict=True):
-      row[f'train/learning_rate{name}'] = float(rate)
+    row['train/learning_rate'] = self.learning_rate
+    patterns = self.settings.schedule.patterns
+    for name, rate in zip(patterns, self.learning_rates[1:], strict=True):
+      row[f'train/learning_rate/{name}'] = float(rate)
     self._write({**row, **times})
 
   def evaluation_due(self) -> bool:
@@ -292,7 +294,7 @@ class Run:
       f'step {self.step}, epoch {epoch:.1f}: {split} loss '
       f'{values["loss"]:.3f}, top-1 error {values["top1_error"]:.2%}, '
       f'top-5 error {values["top5_error"]:.2%}, learning rate '
-      f'{self.learning_rates[0]:.2g}',
+      f'{self.learning_rate:.2g}',
       flush=True,
     )
 

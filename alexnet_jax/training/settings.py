@@ -62,7 +62,6 @@ class Saving(Checked, part='checkpoint'):
 class Settings(Checked):
   """The whole configuration, checked; configs/default.py has every field."""
 
-  part = ''
   seed: Annotated[int, Range(0, 2**31 - 1)]
   batch_size: Annotated[int, Range(1, MANY)]
   length: str
