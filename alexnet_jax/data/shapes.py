@@ -10,7 +10,8 @@ lies whole within every 224x224 crop of its 256x256 image, and its mirror image
 is of the same class. One keeps it learnable within a thousand steps: a shape
 is lighter than what lies behind it. One keeps it from being a toy: all else
 (place, size, angle, hue, texture, clutter) is drawn alike for every class, so
-pixels one by one, or the nearest picture, say little (tests/test_shapes.py).
+pixels one by one, or the nearest picture, say little
+(tests/data/test_shapes.py).
 
 Operations on pixels are those that IEEE 754 rounds exactly, element by element
 (no FFT, no sum whose order may vary), so bytes are the same on every machine.

@@ -55,7 +55,7 @@ class Saving(Checked, part='checkpoint'):
   """`config.checkpoint`, whose fields these are."""
 
   every: str
-  keep: Annotated[int, Range(1, MANY)]
+  keep: int
 
 
 @dataclasses.dataclass(frozen=True)

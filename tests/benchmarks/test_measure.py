@@ -30,7 +30,7 @@ from configs import default
 
 pytestmark = pytest.mark.usefixtures('cached')
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ABOUT = {'benchmark', 'commit', 'machine', 'cores', 'versions', 'repeats'}
 
 

@@ -15,7 +15,7 @@ from alexnet_jax.models.describe import describe
 from alexnet_jax.runtime.errors import UserError
 from configs import imagenet2012
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

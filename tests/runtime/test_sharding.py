@@ -18,7 +18,7 @@ from alexnet_jax.models.towers import MeshShape, describe_mesh
 from alexnet_jax.runtime import backend, sharding
 from alexnet_jax.runtime.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def make_mesh(data, spread, model_towers, devices=None):

@@ -12,7 +12,7 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training.settings import configure
 from configs import default
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROWS = ROOT / 'experiments/results/tpu.json'
 LEADS = ROOT / 'experiments/results/tpu_leads.csv'
 

@@ -15,7 +15,7 @@ import jax
 import jaxlib
 from jax._src import compilation_cache
 
-_ROOT = Path(__file__).parents[1] / '.cache' / 'compiled'
+_ROOT = Path(__file__).parents[2] / '.cache' / 'compiled'
 
 
 def folder() -> Path:

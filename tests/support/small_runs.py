@@ -22,7 +22,7 @@ from alexnet_jax.training import state
 from alexnet_jax.training.settings import configure
 from configs import default
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CLASSES = 6
 # Not divisible by the batch of 8, nor by the 2 and 4 parts of one.
 IMAGES = {'train': 36, 'validation': 13, 'test': 11}

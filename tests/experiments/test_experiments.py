@@ -21,7 +21,7 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import optimizer, schedules
 from experiments import plan, rows, table, verdicts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FORMS = [
   (name, form) for name in plan.names() for form in plan.load(name).forms
 ]
