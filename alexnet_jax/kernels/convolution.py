@@ -1,6 +1,7 @@
 """Convolution: the sum of products over each window of the maps (§3.5)."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +27,27 @@ def convolution(
   Returns:
     [B, H', W', out].
   """
+  return convolutions(x, (kernel,), stride, edges)[0]
+
+
+def convolutions(
+  x: jax.Array, kernels: Sequence[jax.Array], stride: int, edges: Edges
+) -> tuple[jax.Array, ...]:
+  """The same maps convolved with several kernels of one size.
+
+  So the towers read the image (§3.5): on GPUs their products are one.
+
+  Args:
+    x: [B, H, W, in].
+    kernels: [k, k, in, out] each.
+    stride: of `convolution`.
+    edges: of `convolution`.
+
+  Returns:
+    [B, H', W', out] for each kernel.
+  """
   return dispatch.differentiable(
-    'convolution', _LOWERINGS, x, kernel, stride=stride, edges=edges
+    'convolution', _LOWERINGS, x, *kernels, stride=stride, edges=edges
   )
 
 
@@ -83,10 +103,42 @@ def _winograd_gradients(x, kernel, g, stride, edges):
   return unfold(winograd.gradients(*folded, g, NO_EDGES))
 
 
+def _joined(x, *kernels, stride, edges):
+  """One convolution, with the outputs of all kernels side by side: conv1's of
+  both towers are 96, of which a GPU's products are wide enough.
+
+  The split costs nothing: `packed` puts the outputs side by side again.
+  """
+  y = _folded(x, jnp.concatenate(kernels, -1), stride, edges)
+  return tuple(jnp.split(y, len(kernels), -1))
+
+
+def _each(lowering: dispatch.Lowering) -> dispatch.Lowering:
+  """A way to convolve with one kernel, for several."""
+
+  def values(x, *kernels, **options):
+    return tuple(lowering.values(x, kernel, **options) for kernel in kernels)
+
+  def gradients(x, *args, **options):
+    *kernels, gs = args
+    by_x, by_kernel = zip(
+      *(
+        lowering.gradients(x, kernel, g, **options)
+        for kernel, g in zip(kernels, gs, strict=True)
+      ),
+      strict=True,
+    )
+    return sum(by_x[1:], start=by_x[0]), *by_kernel
+
+  return dispatch.Lowering(values, gradients)
+
+
+_WINOGRAD = dispatch.Lowering(
+  functools.partial(_folded, dense=winograd.convolution), _winograd_gradients
+)
 _LOWERINGS = {
-  'plain': dispatch.autodiff(plain_convolution),
-  'folded': dispatch.autodiff(_folded),
-  'winograd': dispatch.Lowering(
-    functools.partial(_folded, dense=winograd.convolution), _winograd_gradients
-  ),
+  'plain': _each(dispatch.autodiff(plain_convolution)),
+  'folded': _each(dispatch.autodiff(_folded)),
+  'winograd': _each(_WINOGRAD),
+  'joined': dispatch.autodiff(_joined),
 }

@@ -29,10 +29,11 @@ class Choice(NamedTuple):
 # A GPU's own lowering of a layer is one more way in the layer's file, and its
 # name here.
 CHOICES = {
-  'convolution': Choice('folded', cpu='winograd', gpu=None, tpu='plain'),
+  'convolution': Choice('folded', cpu='winograd', gpu='joined', tpu='plain'),
+  'relu': Choice('plain', cpu=None, gpu='written', tpu=None),
   'response_norm': Choice('shifted', cpu=None, gpu=None, tpu='banded'),
   'max_pooling': Choice('places', cpu=None, gpu=None, tpu='plain'),
-  'relu_norm_pool': Choice('parts', cpu=None, gpu=None, tpu='pallas'),
+  'relu_norm_pool': Choice('parts', cpu=None, gpu='packed', tpu='pallas'),
   'crops': Choice('together', cpu=None, gpu=None, tpu='one_by_one'),
 }
 
@@ -72,8 +73,8 @@ class Lowering(NamedTuple):
     values: the layer's output, of its arrays and options.
     gradients: one for each array, of the arrays, the output's gradient and the
       options.
-    keeps: `values` gives a pair: the output, and an array that `gradients`
-      gets after the others. The ways of a layer are alike in this.
+    keeps: `values` gives a pair: the output, and arrays that `gradients` gets
+      after the others. The ways of a layer keep arrays of the same shapes.
   """
 
   values: Callable[..., Any]
@@ -81,7 +82,7 @@ class Lowering(NamedTuple):
   keeps: bool = False
 
 
-def autodiff(function: Callable[..., jax.Array]) -> Lowering:
+def autodiff(function: Callable[..., Any]) -> Lowering:
   """A function with the gradients that JAX finds."""
 
   def gradients(*args, **options):
@@ -92,8 +93,8 @@ def autodiff(function: Callable[..., jax.Array]) -> Lowering:
 
 
 def differentiable(
-  layer: str, lowerings: Mapping[str, Lowering], *arrays: jax.Array, **options
-) -> jax.Array:
+  layer: str, lowerings: Mapping[str, Lowering], *arrays: Any, **options
+) -> Any:
   """A layer's output and, in a backward pass, its gradients.
 
   Each is a choice of its own: JAX's gradient of a choice would keep what any
@@ -102,7 +103,7 @@ def differentiable(
   Args:
     layer: of `CHOICES`.
     lowerings: by the name of the way.
-    *arrays: what the layer has gradients for.
+    *arrays: what the layer has gradients for; arrays or tuples of them.
     **options: what else the lowerings take, by name.
   """
 
@@ -133,7 +134,8 @@ def differentiable(
   compute.defvjp(forward, lambda saved, g: choose(gradients, *saved, g))
   # A kernel is the same on all devices that split the batch. Made varying
   # here, its gradient is summed over them once, not in a lowering's loop.
-  return compute(*varying_alike(*arrays))
+  leaves, tree = jax.tree.flatten(arrays)
+  return compute(*jax.tree.unflatten(tree, varying_alike(*leaves)))
 
 
 def varying_alike(*arrays: jax.Array) -> list[jax.Array]:

@@ -21,7 +21,7 @@ def max_pooling(x: jax.Array, window: int = 3, stride: int = 2) -> jax.Array:
     [B, H', W', channels].
   """
   return dispatch.differentiable(
-    'max_pooling', _LOWERINGS, x, window=window, stride=stride
+    'max_pooling', LOWERINGS, x, window=window, stride=stride
   )
 
 
@@ -107,10 +107,10 @@ def _plain(x, window, stride):
 
 
 def _plain_gradient(x, _, g, **options):
-  return dispatch.autodiff(plain_max_pooling).gradients(x, g, **options)
+  return dispatch.autodiff(plain_max_pooling).gradients(x, g, **options)[0]
 
 
-_LOWERINGS = {
+LOWERINGS = {
   'plain': Lowering(_plain, _plain_gradient, keeps=True),
   'places': Lowering(maxima_and_places, to_places, keeps=True),
 }

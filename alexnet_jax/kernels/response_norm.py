@@ -39,7 +39,7 @@ def response_norm(
     The shape and dtype of `x`; sums are taken in float32.
   """
   numbers = constants(size, k, alpha, beta, alpha_over)
-  return dispatch.differentiable('response_norm', _LOWERINGS, x, **numbers)
+  return dispatch.differentiable('response_norm', LOWERINGS, x, **numbers)
 
 
 def plain_response_norm(x: jax.Array, **options) -> jax.Array:
@@ -82,7 +82,7 @@ def banded(x: jax.Array, before: int, size: int) -> jax.Array:
 
 def values(x, size, k, scale, beta, window=shifted):
   """The formula, by which [..., channels] keep their shape and dtype."""
-  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  wide = x.astype(np.promote_types(x.dtype, np.float32))
   d = k + scale * window(wide * wide, size // 2, size)
   return (wide * _power(d, beta)[0]).astype(x.dtype)
 
@@ -93,7 +93,7 @@ def gradient(x, g, size, k, scale, beta, window=shifted):
   JAX's own keeps every shifted sum and has five more windows; this one keeps
   `x` alone and has one more.
   """
-  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  wide = x.astype(np.promote_types(x.dtype, np.float32))
   g = g.astype(wide.dtype)
   d = k + scale * window(wide * wide, size // 2, size)
   factor, inverse = _power(d, beta)
@@ -128,7 +128,7 @@ def _banded(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   )
 
 
-_LOWERINGS = {
+LOWERINGS = {
   'shifted': dispatch.Lowering(values, gradient),
   'banded': dispatch.Lowering(_banded(values), _banded(gradient)),
 }
@@ -152,7 +152,7 @@ def map_norm(
   Returns:
     The shape and dtype of `x`; sums are taken in float32.
   """
-  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  wide = x.astype(np.promote_types(x.dtype, np.float32))
   total = wide * wide
   for axis in (1, 2):
     total = _around(total, axis, size // 2, size)

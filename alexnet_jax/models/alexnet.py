@@ -75,10 +75,7 @@ class AlexNet(nnx.Module):
       with jax.named_scope(row.name):
         xs = self.towers.read_maps(xs, row.reads)
         kernels, biases = self._weights(row)
-        xs = [
-          layers.conv(x, kernel, row, self.table.rounding)
-          for x, kernel in zip(xs, kernels, strict=True)
-        ]
+        xs = layers.convs(xs, kernels, row, self.table.rounding)
       steps = self._follow(row, xs, biases, keys is not None)
       out |= steps
       *_, xs = steps.values()
@@ -124,10 +121,10 @@ class AlexNet(nnx.Module):
     """The steps after a convolution's sums (§3.1, §3.3, §3.4), by name."""
     table, out = self.table, {}
     steps = table.steps(row)
-    if training and layers.is_one_kernel(table, steps, sums[0]):
+    if training and layers.is_one_kernel(table, steps):
       name = row.output('pool')
       with jax.named_scope(name):
-        return {name: layers.relu_norm_pools(table, sums, biases)}
+        return {name: layers.relu_norm_pools(table, row, sums, biases)}
     with jax.named_scope(row.name):
       xs = [x + bias for x, bias in zip(sums, biases, strict=True)]
       out[row.name] = xs

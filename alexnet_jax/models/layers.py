@@ -12,9 +12,10 @@ from flax import nnx
 from jax import lax
 
 from alexnet_jax.kernels import geometry, windows
-from alexnet_jax.kernels.convolution import convolution
+from alexnet_jax.kernels.convolution import convolutions
 from alexnet_jax.kernels.pooling import average_pooling, max_pooling
-from alexnet_jax.kernels.relu_norm_pool import fits, relu_norm_pool
+from alexnet_jax.kernels.relu import relu
+from alexnet_jax.kernels.relu_norm_pool import relu_norm_pool
 from alexnet_jax.kernels.response_norm import map_norm, response_norm
 from alexnet_jax.models.batch_norm import BatchNorm
 from alexnet_jax.models.rows import Conv, Dense, Table
@@ -22,7 +23,7 @@ from alexnet_jax.models.towers import Maps, TowerParam, Towers
 
 Row = Conv | Dense
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  'relu': jax.nn.relu,  # §3.1
+  'relu': relu,  # §3.1
   'tanh': jnp.tanh,  # what §3.1 compares it with
 }
 
@@ -92,6 +93,28 @@ def conv(
   Returns:
     [B, H', W', out].
   """
+  return _sums(x, [kernel], row, rounding)[0]
+
+
+def convs(
+  xs: Maps, kernels: Sequence[jax.Array], row: Conv, rounding: str = 'up'
+) -> Maps:
+  """`conv` on each local tower.
+
+  All towers read one image: their sums are asked for at once, and a platform
+  may compute them as one convolution.
+  """
+  if row.reads == 'image':
+    return _sums(xs[0], kernels, row, rounding)
+  return [
+    conv(x, kernel, row, rounding)
+    for x, kernel in zip(xs, kernels, strict=True)
+  ]
+
+
+def _sums(
+  x: jax.Array, kernels: Sequence[jax.Array], row: Conv, rounding: str
+) -> Maps:
   pad = row.pad
   if rounding == 'down':
     x, pad = windows.full_windows(x, row.kernel, row.stride, pad), 0
@@ -99,7 +122,7 @@ def conv(
     geometry.edges(extent, row.kernel, row.stride, pad)
     for extent in x.shape[1:3]
   )
-  return convolution(x, kernel, row.stride, (top, left))
+  return list(convolutions(x, kernels, row.stride, (top, left)))
 
 
 def activations(xs: Maps, table: Table, towers: Towers) -> Maps:
@@ -161,23 +184,24 @@ STEPS: dict[str, Callable[[Maps, Table, Towers], Maps]] = {
 }
 
 
-def is_one_kernel(table: Table, steps: tuple[str, ...], x: jax.Array) -> bool:
-  """Whether `relu_norm_pools` computes these steps on maps such as `x`."""
+def is_one_kernel(table: Table, steps: tuple[str, ...]) -> bool:
+  """Whether `relu_norm_pools` computes these steps."""
   return (
     steps == ('act', 'norm', 'pool')
     and (table.activation, table.rounding) == ('relu', 'up')
     and not table.norm.across_towers
-    and fits(x, **vars(table.pool))
   )
 
 
 def relu_norm_pools(
-  table: Table, sums: Maps, biases: Sequence[jax.Array]
+  table: Table, row: Conv, sums: Maps, biases: Sequence[jax.Array]
 ) -> Maps:
   """Bias, ReLU, LRN and pooling after the sums of conv1 and conv2, in one."""
   norm, pool = table.norm.arguments, vars(table.pool)
+  if row.reads == 'image':  # the sums of `convs` are one convolution's
+    return list(relu_norm_pool(sums, biases, norm, pool))
   return [
-    relu_norm_pool(x, bias, norm, pool)
+    relu_norm_pool([x], [bias], norm, pool)[0]
     for x, bias in zip(sums, biases, strict=True)
   ]
 

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.runtime.checks import Checked, choice
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.runtime.sharding import DATA
+from alexnet_jax.runtime.sharding import DATA, are_virtual
 
 TOWER = 'tower'
 Maps = list[jax.Array]  # one array per local tower
@@ -184,7 +184,7 @@ class MeshShape:
     if len(devices) == 1 and data <= 1:
       towers = 1
     if data == -1:
-      virtual = devices[0].platform == 'cpu' and jax.process_count() == 1
+      virtual = are_virtual(devices)
       data = 1 if virtual else max(len(devices) // towers, 1)
     wanted = data * towers
     if wanted > len(devices):

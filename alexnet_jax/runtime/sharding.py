@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -11,6 +12,11 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.runtime.errors import UserError
 
 DATA = 'data'  # the axis of a mesh that the batch is spread over
+
+
+def are_virtual(devices: Sequence[jax.Device]) -> bool:
+  """Whether devices only share the cores of one process."""
+  return devices[0].platform == 'cpu' and jax.process_count() == 1
 
 
 def total(x: jax.Array) -> jax.Array:

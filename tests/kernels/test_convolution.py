@@ -8,7 +8,11 @@ from conftest import max_norm_error
 from draws import gradients, normal
 
 from alexnet_jax.kernels import geometry
-from alexnet_jax.kernels.convolution import convolution, plain_convolution
+from alexnet_jax.kernels.convolution import (
+  convolution,
+  convolutions,
+  plain_convolution,
+)
 
 
 def padded(compute, x, w, b, stride, pad):
@@ -39,7 +43,7 @@ def test_conv(size, channels, kernel, stride, pad):
   assert max_norm_error(got, oracle.conv(x, w, b, stride, pad)) <= 1e-5
 
 
-@pytest.mark.parametrize('platform', ['cpu', 'tpu', 'default'])
+@pytest.mark.parametrize('platform', ['cpu', 'gpu', 'tpu', 'default'])
 @pytest.mark.parametrize(
   ('batch', 'size', 'channels', 'out', 'kernel', 'stride', 'pad'),
   [
@@ -72,5 +76,46 @@ def test_conv_and_its_gradients(
   lowered_for(platform)
   args = [jnp.asarray(a) for a in (x, w, b)]
   got = [ours(*args), *gradients(ours, *args)]
+  for a, b in zip(got, want, strict=True):
+    assert max_norm_error(a, b) <= 1e-5
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'gpu', 'tpu', 'default'])
+@pytest.mark.parametrize('towers', [1, 2, 3])
+@pytest.mark.parametrize(
+  ('batch', 'size', 'kernel', 'stride'),
+  [
+    (1, 224, 11, 4),  # conv1's: 55 columns, two at a time
+    (3, 48, 11, 4),  # 11 columns; the last window hangs over
+    (2, 43, 11, 4),  # 9, of a size that fits exactly
+    (1, 40, 11, 4),  # 9, and nearly 10
+    (3, 44, 11, 4),  # 10
+    (1, 11, 11, 4),  # one
+    (2, 20, 3, 2),
+    (2, 13, 3, 1),
+  ],
+)
+def test_the_towers_read_one_image(
+  lowered_for, platform, towers, batch, size, kernel, stride
+):
+  """Each tower's sums and its kernel's gradient, as if it were alone."""
+  x = jnp.asarray(normal(0, (batch, size, size, 3), 50))
+  kernels = [
+    jnp.asarray(normal(1 + tower, (kernel, kernel, 3, 5), 0.01))
+    for tower in range(towers)
+  ]
+  edges = (geometry.edges(size, kernel, stride),) * 2
+
+  def together(x, *kernels):
+    return jnp.concatenate(convolutions(x, kernels, stride, edges), -1)
+
+  def apart(x, *kernels):
+    return jnp.concatenate(
+      [plain_convolution(x, kernel, stride, edges) for kernel in kernels], -1
+    )
+
+  lowered_for(platform)
+  want = [apart(x, *kernels), *gradients(apart, x, *kernels)]
+  got = [together(x, *kernels), *gradients(together, x, *kernels)]
   for a, b in zip(got, want, strict=True):
     assert max_norm_error(a, b) <= 1e-5

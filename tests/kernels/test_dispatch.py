@@ -56,8 +56,13 @@ def test_winograd_is_for_float32_of_a_known_batch():
         ((batch, 9, 9, 3), jnp.float32),
       )
     ]
-    want = {'cpu': ['winograd', 'folded', 'folded'], 'tpu': ['plain'] * 3}
-    assert ways == want.get(platform, ['folded'] * 3)
+    want = {
+      'cpu': ['winograd', 'folded', 'folded'],
+      'gpu': ['joined'] * 3,
+      'tpu': ['plain'] * 3,
+      'default': ['folded'] * 3,
+    }
+    assert ways == want[platform]
 
 
 def test_a_gradient_reads_what_its_own_way_kept(lowered_for, monkeypatch):

@@ -11,9 +11,9 @@ from draws import gradients, normal
 from jax._src.pallas.mosaic.interpret import utils as interpreter
 from jax.experimental.pallas import tpu as pltpu
 
+from alexnet_jax.kernels.pallas import fits
 from alexnet_jax.kernels.pooling import max_pooling
 from alexnet_jax.kernels.relu_norm_pool import (
-  fits,
   plain_relu_norm_pool,
   relu_norm_pool,
 )
@@ -50,7 +50,7 @@ def test_relu_norm_pool_as_one(
   bias = jnp.asarray(normal(1, (16,), 30))
 
   def one(x, bias):
-    return relu_norm_pool(x, bias, choice, pool)
+    return relu_norm_pool([x], [bias], choice, pool)[0]
 
   def three(x, bias):
     normed = response_norm(jax.nn.relu(x + bias), **choice)
@@ -66,6 +66,82 @@ def test_relu_norm_pool_as_one(
   for a, b, c in zip(got, want, plain, strict=True):
     assert max_norm_error(a, b) <= 1e-5
     assert max_norm_error(a, c) <= 1e-5
+
+
+@pytest.mark.parametrize('platform', ['default', 'gpu', 'tpu'])
+@pytest.mark.parametrize(
+  ('towers', 'batch', 'height', 'width', 'norm', 'pool'),
+  [
+    (2, 1, 55, 55, {}, {}),  # after conv1
+    (1, 3, 27, 27, {}, {}),  # after conv2
+    (2, 3, 13, 13, {'alpha': 0.1}, {}),
+    (1, 1, 8, 9, {'size': 4, 'alpha': 0.1, 'beta': 0.6}, {}),  # hangs over
+    (2, 2, 7, 8, {'alpha_over': 'mean', 'k': 1.0}, {'window': 2}),
+    (1, 2, 9, 8, {}, {'stride': 1}),
+    (1, 1, 14, 15, {}, {'window': 12}),  # numbers of places of two bytes
+    (3, 2, 7, 7, {}, {'window': 2, 'stride': 3}),
+  ],
+)
+def test_maps_of_any_size(
+  lowered_for, platform, towers, batch, height, width, norm, pool
+):
+  """Each tower's values and gradients against the formula."""
+  pool = {'window': 3, 'stride': 2, **pool}
+  channels = 8
+  xs, biases = (
+    [jnp.asarray(normal(9 * tower + i, shape, 30)) for tower in range(towers)]
+    for i, shape in enumerate([(batch, height, width, channels), (channels,)])
+  )
+
+  def one(*args):
+    xs, biases = args[:towers], args[towers:]
+    return jnp.concatenate(relu_norm_pool(xs, biases, norm, pool), -1)
+
+  def formula(*args):
+    pairs = zip(args[:towers], args[towers:], strict=True)
+    return jnp.concatenate(
+      [plain_relu_norm_pool(x, bias, norm, pool) for x, bias in pairs], -1
+    )
+
+  args = *xs, *biases
+  want = [formula(*args), *gradients(formula, *args)]
+  lowered_for(platform)
+  got = [one(*args), *gradients(one, *args)]
+  for a, b in zip(got, want, strict=True):
+    assert max_norm_error(a, b) <= 1e-5
+
+
+@pytest.mark.parametrize('towers', [1, 2])
+def test_in_bfloat16_a_gpu_rounds_what_lies_between_sums(lowered_for, towers):
+  """The gradient beside that of the other platforms, which round its end.
+
+  Both find the maxima of the same rounded maps, so they differ by roundings
+  alone, each by at most 2 ** -9 of a number: on a GPU of two maps on the way
+  and of the end, elsewhere of three sums where four windows overlap and of the
+  end.
+  """
+  pool = {'window': 3, 'stride': 2}
+  xs, biases = (
+    tuple(
+      jnp.asarray(normal(9 * tower + i, shape, 30), jnp.bfloat16)
+      for tower in range(towers)
+    )
+    for i, shape in enumerate([(2, 27, 27, 16), (16,)])
+  )
+  gs = tuple(
+    jnp.asarray(normal(5 + tower, (2, 13, 13, 16)), jnp.bfloat16)
+    for tower in range(towers)
+  )
+  found = []
+  for platform in ('default', 'gpu'):
+    lowered_for(platform)
+    ys, pull = jax.vjp(
+      lambda xs, biases: relu_norm_pool(xs, biases, {}, pool), xs, biases
+    )
+    found.append((ys, pull(gs)))
+  for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+    assert a.dtype == jnp.bfloat16
+    assert max_norm_error(a, b) <= 7 * 2**-9
 
 
 def test_where_the_kernels_of_tpus_fit():

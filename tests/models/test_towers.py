@@ -165,8 +165,7 @@ def test_each_step_draws_anew(still):
 def test_one_function_after_conv1_is_the_three_it_stands_for(
   monkeypatch, spread
 ):
-  """128 images of a device take `relu_norm_pool`, until nothing fits it."""
-  monkeypatch.setitem(globals(), 'BATCH', 128)
+  """conv1 and conv2 take `relu_norm_pool`, until nothing is one kernel."""
   setup = make(1, spread, width=1 / 3)  # conv1 has 16 maps
   calls, whole = [], layers.relu_norm_pool
   monkeypatch.setattr(
@@ -177,7 +176,7 @@ def test_one_function_after_conv1_is_the_three_it_stands_for(
   got = three_steps(setup)
   assert calls
   calls.clear()
-  monkeypatch.setattr(layers, 'fits', lambda *args, **options: False)
+  monkeypatch.setattr(layers, 'is_one_kernel', lambda *args: False)
   want = three_steps(setup)
   assert not calls
   assert_close(got, want)
