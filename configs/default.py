@@ -5,9 +5,10 @@
   time      5 to 7 minutes there, the drawing included
   expected  7.8 and 12.8 % top-1 test error, on two machines (chance is 90 %)
 
-Every field there is stands here, with the value of the paper's text and where
-it comes from, except the lines marked *small*. Every other file in this
-folder is this one with a few overrides.
+Every field stands here, those of the network in alexnet_jax/models/table.py,
+with the value of the paper's text and where it comes from, except the lines
+marked *small*. Every other file in this folder is this one with a few
+overrides.
 """
 
 import os
