@@ -12,9 +12,7 @@ still agrees with it: Orbax by itself restores a flipped bit silently.
 
 import contextlib
 import json
-import logging as std_logging
 import math
-import sys
 from collections.abc import Container, Mapping
 from concurrent import futures
 from typing import Any
@@ -26,6 +24,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from alexnet_jax.runtime import orbax_logs
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import (
   MANIFEST,
@@ -59,9 +58,7 @@ class Checkpointer:
     """
     if keep < 1:
       raise UserError(f'{keep} checkpoints cannot be kept: keep at least 1')
-    logging.get_absl_logger().addFilter(_quiet)
-    if sys.unraisablehook is sys.__unraisablehook__:
-      sys.unraisablehook = _quiet_hook
+    orbax_logs.quieten()
     directory = epath.Path(directory)
     if not directory.is_absolute():
       directory = directory.absolute()
@@ -344,17 +341,3 @@ def _describe(tree: Any) -> dict[str, str]:
     )
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
-
-
-def _quiet(record: std_logging.LogRecord) -> bool:
-  """Shows Orbax's warnings only; its failures are raised, so told already."""
-  if '/orbax/checkpoint/' not in record.pathname:
-    return True
-  return record.levelno >= std_logging.WARNING and not record.exc_info
-
-
-def _quiet_hook(unraisable: Any) -> None:
-  """Says nothing of writes that fail after the first, which Orbax raises: it
-  has closed the loop that Tensorstore's threads then want to tell."""
-  if str(unraisable.exc_value) != 'Event loop is closed':
-    sys.__unraisablehook__(unraisable)
