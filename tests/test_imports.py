@@ -21,7 +21,7 @@ ROOMS = {
   'models': {'models', 'kernels', 'runtime'},
   'data': {'data', 'runtime'},
   'formats': {'formats', *_BASE},
-  'training': {'training', 'formats', 'analysis', *_BASE},
+  'training': {'training', 'formats', *_BASE},
   'analysis': {'analysis', 'training', 'formats', *_BASE},
   'benchmarks': {'benchmarks', 'training', 'analysis', *_BASE},
   'drawing': {'drawing', 'training', 'analysis', *_BASE},
