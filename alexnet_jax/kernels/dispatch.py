@@ -48,10 +48,12 @@ def way(layer: str, platform: str, x: jax.Array) -> str:
   """
   choice = CHOICES[layer]
   name = getattr(choice, platform) or choice.default
+  if name != 'winograd':
+    return name
   # bfloat16 has too few digits for Winograd's sums of inputs, and a batch
   # whose size an export leaves open cannot be cut into parts.
   takes = x.dtype != jnp.bfloat16 and isinstance(x.shape[0], int)
-  return choice.default if name == 'winograd' and not takes else name
+  return name if takes else choice.default
 
 
 def by_platform(
