@@ -121,7 +121,7 @@ class AlexNet(nnx.Module):
     """The steps after a convolution's sums (§3.1, §3.3, §3.4), by name."""
     table, out = self.table, {}
     steps = table.steps(row)
-    if training and layers.is_one_kernel(table, steps):
+    if training and layers.is_one_kernel(table, steps, sums[0]):
       name = row.output('pool')
       with jax.named_scope(name):
         return {name: layers.relu_norm_pools(table, row, sums, biases)}

@@ -13,6 +13,7 @@ from jax import lax
 
 from alexnet_jax.kernels import geometry, windows
 from alexnet_jax.kernels.convolution import convolutions
+from alexnet_jax.kernels.pallas import fits
 from alexnet_jax.kernels.pooling import average_pooling, max_pooling
 from alexnet_jax.kernels.relu import relu
 from alexnet_jax.kernels.relu_norm_pool import relu_norm_pool
@@ -184,12 +185,13 @@ STEPS: dict[str, Callable[[Maps, Table, Towers], Maps]] = {
 }
 
 
-def is_one_kernel(table: Table, steps: tuple[str, ...]) -> bool:
-  """Whether `relu_norm_pools` computes these steps."""
+def is_one_kernel(table: Table, steps: tuple[str, ...], x: jax.Array) -> bool:
+  """Whether `relu_norm_pools` computes these steps on maps such as `x`."""
   return (
     steps == ('act', 'norm', 'pool')
     and (table.activation, table.rounding) == ('relu', 'up')
     and not table.norm.across_towers
+    and fits(x, **vars(table.pool))
   )
 
 
