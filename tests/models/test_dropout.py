@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from alexnet_jax.models import layers
+from alexnet_jax.models.networks import read_table
 from alexnet_jax.runtime.errors import UserError
+from configs import default
 
 
 def test_dropout_of_the_paper_halves_at_test_time():
@@ -28,5 +30,10 @@ def test_inverted_dropout_has_the_same_masks():
   want = np.asarray(layers.dropout(x, 0.25, keys)) / 0.75
   np.testing.assert_allclose(got, want, rtol=1e-6)
   np.testing.assert_array_equal(layers.dropout(x, 0.25, None, 'inverted'), 1)
-  with pytest.raises(UserError, match="'paper' or 'inverted', not 'both'"):
-    layers.dropout(x, 0.25, keys, 'both')
+
+
+def test_another_form_of_dropout_is_refused():
+  model = default.get_config().model
+  model.dropout_form = 'both'
+  with pytest.raises(UserError, match="'inverted', 'paper'.*, not 'both'"):
+    read_table(model.to_dict())
