@@ -7,7 +7,8 @@
         manifest.json  size and SHA-256 of every file above, written last
 
 A checkpoint exists once it has a manifest, and it is read only if each file
-still agrees with it: Orbax by itself restores a flipped bit silently.
+still agrees with it: Orbax by itself restores a flipped bit silently. Before
+the manifest is written, what Orbax wrote is opened as a reader would.
 """
 
 import contextlib
@@ -59,10 +60,8 @@ class Checkpointer:
     if keep < 1:
       raise UserError(f'{keep} checkpoints cannot be kept: keep at least 1')
     orbax_logs.quieten()
-    directory = epath.Path(directory)
-    if not directory.is_absolute():
-      directory = directory.absolute()
-    self._directory = directory
+    path = epath.Path(directory)
+    self._directory = path if path.is_absolute() else path.absolute()
     self._keep = keep
     # Where a folder cannot be made, asynchronous making of it leaves threads
     # that wait five minutes for it.
@@ -103,7 +102,8 @@ class Checkpointer:
       if jax.process_index() == 0:
         self._remove_all_but(set(self.steps()) - {step})
       self._orbax.save(path / STATE, state, force=True)
-    self._saving = self._background.submit(self._finish, step, text)
+    described = _describe(state)
+    self._saving = self._background.submit(self._finish, step, text, described)
 
   def wait(self) -> None:
     """Waits for the save under way.
@@ -179,12 +179,14 @@ class Checkpointer:
     step = self._choose(which)
     return None if step is None else self._read(step)['meta']
 
-  def _finish(self, step: int, text: str) -> None:
+  def _finish(self, step: int, text: str, described: dict[str, str]) -> None:
     """Completes a save, in the background; prunes then, and not before."""
     path = self._path(step)
     with explained(f'checkpoint {path}', Exception):
       self._orbax.wait_until_finished()
       if jax.process_index() == 0:
+        if _saved_structure(path) != described:
+          raise _unreadable(path, 'it does not hold the state that was saved')
         write_atomically(path / META, text)
         write_manifest(path)
         whole = [s for s in self.steps() if not self._known_damage(s)]
@@ -234,11 +236,8 @@ class Checkpointer:
     # Process 0 looks, for all: a file may be bad on one machine only.
     found = self._find(which) if jax.process_index() == 0 else None
     none = np.int32(-1)
-    step = int(
-      multihost_utils.broadcast_one_to_all(
-        none if found is None else np.int32(found)
-      )
-    )
+    number = none if found is None else np.int32(found)
+    step = int(multihost_utils.broadcast_one_to_all(number))
     if step == none:
       return None
     self._damage[step] = None
@@ -304,10 +303,7 @@ class Checkpointer:
     self, path: epath.Path, abstract_state: Any, partial: bool
   ) -> None:
     """Refuses other names, shapes and dtypes (Orbax casts silently)."""
-    try:
-      saved = _describe(self._orbax.metadata(path).item_metadata.tree)
-    except Exception as error:  # Orbax's, of files it did not write
-      raise _unreadable(path.parent, error) from error
+    saved = _saved_structure(path.parent)
     wanted = _describe(abstract_state)
     names = wanted.keys() if partial else saved.keys() | wanted.keys()
     differences = [
@@ -322,6 +318,15 @@ class Checkpointer:
         + '; '.join(differences[:5])
         + (f'; and {len(differences) - 5} more' if differences[5:] else '')
       )
+
+
+def _saved_structure(path: epath.Path) -> dict[str, str]:
+  """What `_describe` says of the state in a checkpoint."""
+  try:
+    handler = ocp.PyTreeCheckpointHandler()
+    return _describe(handler.metadata(path / STATE).tree)
+  except Exception as error:  # Orbax's, of files it did not write
+    raise _unreadable(path, error) from error
 
 
 def _unreadable(path: epath.Path, why: object) -> UserError:

@@ -214,6 +214,29 @@ def test_the_old_goes_only_once_the_new_is_complete(tmp_path, monkeypatch):
   assert last(tmp_path) == 2
 
 
+def test_a_save_that_cannot_be_read_is_an_error_at_once(tmp_path):
+  """Orbax takes brackets for a pattern, and merges no arrays then."""
+  with Checkpointer(tmp_path / 'a[1]') as checkpointer:
+    checkpointer.save(1, small(1), {'step': 1})
+    with pytest.raises(UserError, match='1 cannot be read'):
+      checkpointer.wait()
+    assert checkpointer.steps() == []
+
+
+def test_a_save_of_something_else_is_an_error_at_once(tmp_path, monkeypatch):
+  with Checkpointer(tmp_path) as checkpointer:
+    save = checkpointer._orbax.save
+    monkeypatch.setattr(
+      checkpointer._orbax,
+      'save',
+      lambda path, state, **kwargs: save(path, {'w': state['w']}, **kwargs),
+    )
+    checkpointer.save(1, small(1), {'step': 1})
+    with pytest.raises(UserError, match='does not hold the state that was'):
+      checkpointer.wait()
+    assert checkpointer.steps() == []
+
+
 # Asking for what is not there.
 
 
