@@ -105,8 +105,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _workdir() -> str:
-  name = Path(config_flags.get_config_filename(flags.FLAGS['config'])).stem
-  return _WORKDIR.value or f'runs/{name}'
+  return _WORKDIR.value or f'runs/{_config_file().stem}'
+
+
+def _config_file() -> Path:
+  """Without the argument that ml_collections takes after a colon."""
+  name = config_flags.get_config_filename(flags.FLAGS['config'])
+  return Path(name.partition(':')[0])
 
 
 def _report(workdir: str) -> None:
@@ -147,11 +152,12 @@ def _run() -> int:
   from alexnet_jax.runtime import backend, signals
 
   config = _CONFIG.value
-  file = Path(config_flags.get_config_filename(flags.FLAGS['config']))
+  file = _config_file()
   if not file.exists():
     raise errors.UserError(f'--config={file}: there is no such file')
   workdir = _workdir()
-  workdirs = workdir.split(',') if _MODE.value == 'eval' else [workdir]
+  several = _MODE.value == 'eval' and not Path(workdir).exists()
+  workdirs = workdir.split(',') if several else [workdir]
   # An evaluation makes no folder where there is no run.
   keep = _MODE.value == 'train' or Path(workdirs[0]).exists()
   backend.configure(

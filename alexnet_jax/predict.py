@@ -13,6 +13,7 @@ is no image is named at the end, and the exit status is 2 then.
 """
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -60,10 +61,11 @@ def main(argv: Sequence[str]) -> int:
   results = _results(model, files, problems)
   if _FORMAT.value == 'json':
     answers = [_answer(model, *result[:2]) for result in results]
-    print(json.dumps(answers, indent=1, ensure_ascii=False))
+    ascii_only = sys.stdout.encoding.lower() != 'utf-8'
+    print(json.dumps(answers, indent=1, ensure_ascii=ascii_only))
   elif _FORMAT.value == 'table':
     for file, probabilities, _ in results:
-      print(file)
+      print(errors.printable(file))
       for row in _answer(model, file, probabilities)['predictions']:
         print(f'  {row["probability"]:6.1%}  {row["class"]}')
   else:
@@ -83,15 +85,16 @@ def _results(
   with Progress(len(files), 'images', show=len(files) > 1) as progress:
     for start in range(0, len(files), library.BATCH):
       some = files[start : start + library.BATCH]
-      good: dict[str, Any] = {}
+      good: list[tuple[str, Any]] = []
       for file in some:
         try:
-          good[file] = library.preprocess(file, model.side)[0]
+          good.append((file, library.preprocess(file, model.side)[0]))
         except errors.UserError as error:
           problems.append(str(error))
       if good:
-        found = model.predict(list(good.values()), int(_VIEWS.value))
-        yield from zip(good, found, good.values(), strict=True)
+        names, squares = zip(*good, strict=True)
+        found = model.predict(list(squares), int(_VIEWS.value))
+        yield from zip(names, found, squares, strict=True)
       progress.update(len(some))
 
 

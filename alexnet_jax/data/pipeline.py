@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Generator, Sequence
@@ -220,8 +221,21 @@ def _iterate(batches: grain.MapDataset, workers: int, prefetch: int) -> Batches:
         raise
       raise UserError(
         'a worker process that reads data was killed, perhaps for want of '
-        'memory: try fewer config.data.workers, and run again to resume'
+        f'memory{_shared_memory()}: try fewer config.data.workers, and run '
+        'again to resume'
       ) from error
+
+
+def _shared_memory() -> str:
+  """Where batches come from the workers, and how much it holds."""
+  try:
+    room = shutil.disk_usage('/dev/shm')
+  except OSError:
+    return ''
+  return (
+    f', or of shared memory (/dev/shm holds {room.total / 1e6:,.0f} MB, '
+    f'{room.free / 1e6:,.0f} MB free; docker run --shm-size=8g gives more)'
+  )
 
 
 def _start_worker(*_) -> None:

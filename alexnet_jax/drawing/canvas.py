@@ -27,6 +27,7 @@ _UNDATED = {'svg': {'Date': None}, 'pdf': {'CreationDate': None}}
 matplotlib.rcParams.update(
   {
     'font.size': 9,
+    'text.parse_math': False,  # a class may be called $1
     'text.color': INK,
     'axes.labelcolor': INK,
     'axes.edgecolor': FAINT,

@@ -1,13 +1,20 @@
 """A user's mistake is one message, never a traceback."""
 
+import contextlib
+import io
+import os
 import re
+import select
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
 from absl import app, flags
 
 ANY = sys.maxsize  # as many words as one likes
+HUNG_UP = 141  # the exit code of a shell for SIGPIPE
 
 
 class UserError(ValueError):
@@ -20,7 +27,11 @@ def run(
 ) -> None:
   """`absl.app.run(main)`, with a `UserError` as one message and exit code 2.
 
-  So is anything that flags or the configuration file they name raise.
+  So is anything that flags or the configuration file they name raise, and a
+  device that JAX_PLATFORMS asks for and the machine lacks. Text that the
+  terminal has no letters for is escaped. Where nobody reads the output any more
+  (`| head`), the program ends without a word. `~` is the home folder in
+  --flag=~/FOLDER, too, where most shells leave it as it is.
 
   Args:
     main: the program, called with the arguments that are not flags; its value
@@ -39,14 +50,38 @@ def run(
       return main(argv)
     except UserError as error:
       return refuse(all_of(error))
+    except Exception as error:
+      if not _is_of_a_backend(error):
+        raise
+      platforms = os.environ.get('JAX_PLATFORMS', '')
+      reason = str(error).partition('\n')[0] or 'there is none of these here'
+      return refuse(
+        f'JAX finds no device to compute on (JAX_PLATFORMS={platforms}): '
+        f'{reason}'
+      )
 
   def parse(argv: Sequence[str]) -> Sequence[str]:
     try:
-      return flags.FLAGS(argv)
+      return flags.FLAGS([*argv[:1], *map(_at_home, argv[1:])])
     except Exception as error:  # a configuration file is a program
       sys.exit(refuse(_explain(error)))
 
-  app.run(guarded, flags_parser=parse, **kwargs)
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
+  with _hanging_up():
+    app.run(guarded, flags_parser=parse, **kwargs)
+
+
+def printable(text: object) -> str:
+  """Text on one line: line breaks, control characters and bytes that are no
+  text are escaped."""
+  return ''.join(
+    c.encode('unicode_escape').decode()
+    if unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp')
+    else c
+    for c in str(text)
+  )
 
 
 def all_of(error: BaseException) -> str:
@@ -71,6 +106,46 @@ def refuse(message: str) -> int:
   """Prints a user's mistake; returns the exit code."""
   print(f'error: {message}', file=sys.stderr)
   return 2
+
+
+def _at_home(word: str) -> str:
+  """--flag=~/folder with the home folder in it."""
+  flag, equals, value = word.partition('=')
+  if flag.startswith('--') and value.startswith('~'):
+    return flag + equals + os.path.expanduser(value)
+  return word
+
+
+@contextlib.contextmanager
+def _hanging_up() -> Iterator[None]:
+  """Ends the program where nobody reads what it prints any more."""
+  try:
+    try:
+      yield
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    closed = [s for s in (sys.stdout, sys.stderr) if _is_closed(s)]
+    if not closed:
+      raise
+    for stream in closed:  # what is still to be written goes nowhere
+      os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(HUNG_UP)
+
+
+def _is_closed(stream: TextIO) -> bool:
+  poll = select.poll()
+  poll.register(stream, select.POLLOUT)
+  return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _is_of_a_backend(error: Exception) -> bool:
+  """Whether JAX found none of the devices that it was asked for."""
+  frames = traceback.extract_tb(error.__traceback__)
+  return any(
+    frame.name == 'backends' and frame.filename.endswith('xla_bridge.py')
+    for frame in frames
+  )
 
 
 def _explain(error: BaseException) -> str:

@@ -5,35 +5,54 @@ appended to or renamed, but an object is whole at any moment by itself.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
+import stat
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import fsspec
 from etils import epath
+from etils.epath import backend, stat_utils
 
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.errors import UserError, printable
 
 MANIFEST = 'manifest.json'
 UNFINISHED = f'no {MANIFEST}: it was cut short, or is still being written'
 # Between two times that what grows in a bucket is written there.
 REWRITE_SECONDS = 60
+# Orbax and TFDS take these in a path for a pattern, for a / or for a bucket.
+_NOT_PLAIN = ('*', '?', '[', '\\', ':/')
+_FULL = [os.strerror(n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 
 
 def folder(path: epath.PathLike) -> epath.Path:
-  """A folder that the user named, on a disk or in a bucket.
+  """A folder that the user named, on a disk or in a bucket; `~` is the home.
 
   Raises:
-    UserError: a bucket that cannot be reached from here.
+    UserError: a name that not all who use the folder can read, or a bucket
+      that cannot be reached from here.
   """
-  path = epath.Path(path)
+  text = _at_home(os.fspath(path))
+  whole = text if in_bucket(text) else os.path.abspath(text)
+  within = whole.partition('://')[2] or f'{whole}/'
+  bad = [text for text in _NOT_PLAIN if text in within]
+  if any(unicodedata.category(character) == 'Cs' for character in within):
+    bad += ['bytes that are not UTF-8']
+  if bad:
+    raise UserError(
+      f'{printable(whole)}: a path with {" ".join(bad)} in it cannot be used '
+      'for runs and data sets: choose another, or rename the folder'
+    )
+  path = epath.Path(text)
   if in_bucket(path):
     if not os.fspath(path).startswith('gs://'):
       raise UserError(f'{path}: no bucket but gs://BUCKET/FOLDER')
@@ -50,6 +69,16 @@ def folder(path: epath.PathLike) -> epath.Path:
         f'{path} cannot be reached: {_first_line(error)}'
       ) from error
   return path
+
+
+def _at_home(text: str) -> str:
+  try:
+    return str(Path(text).expanduser()) if text.startswith('~') else text
+  except RuntimeError as error:
+    raise UserError(
+      f'{printable(text)}: the home folder is not known: set HOME, or write '
+      'the whole path'
+    ) from error
 
 
 def in_bucket(path: epath.PathLike) -> bool:
@@ -77,9 +106,11 @@ def explained(what: object, kind: type[Exception] = OSError) -> Iterator[None]:
   except Exception as error:  # a bucket's client has errors of its own
     if not isinstance(error, kind) and '://' not in str(what):
       raise
+    reason = _first_line(error)
+    full = any(text in str(error) for text in _FULL)
     raise UserError(
-      f'{what} could not be written: {_first_line(error)}. What was saved '
-      'before is intact: make room or mend this, then run again'
+      f'{what} could not be written: {reason}. What was saved before is '
+      f'intact: {"make room" if full else "mend this"}, then run again'
     ) from error
 
 
@@ -252,3 +283,19 @@ def _files(folder: epath.Path) -> dict[str, epath.Path]:
 def _sha256(file: epath.Path) -> str:
   with file.open('rb') as stream:
     return hashlib.file_digest(stream, 'sha256').hexdigest()
+
+
+def _stat(path: epath.PathLike) -> stat_utils.StatResult:
+  """etils' own, but for the owner: there it fails for users and groups that
+  the system has no name for, as in containers."""
+  status = os.stat(path)
+  return stat_utils.StatResult(
+    is_directory=stat.S_ISDIR(status.st_mode),
+    length=status.st_size,
+    mtime=int(status.st_mtime),
+    mode=status.st_mode,
+  )
+
+
+# Orbax and TFDS call it, too.
+backend.os_backend.stat = _stat  # type: ignore[method-assign]
