@@ -21,9 +21,10 @@ _SOURCE = flags.DEFINE_string(
   None,
   'imagenet2012: the official ILSVRC2012_img_train.tar and _val.tar, read as '
   'they are. folder: pictures as train/ validation/ test/<class>/*, or as '
-  '<class>/* with a held-out share. shapes: the embedded synthetic data set. '
-  'tfds:NAME, such as tfds:cifar10 or tfds:imagenette/320px-v2: what a builder '
-  'of TFDS has prepared, in TFRecord or ArrayRecord files.',
+  '<class>/* with a held-out share; what is not used is named. shapes: the '
+  'embedded synthetic data set. tfds:NAME, such as tfds:cifar10 or '
+  'tfds:imagenette/320px-v2: what a builder of TFDS has prepared, in '
+  'TFRecord or ArrayRecord files.',
   required=True,
 )
 _INPUT = flags.DEFINE_string(

@@ -22,15 +22,15 @@ from etils import epath
 from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.proto import tf_example_pb2
 
-from alexnet_jax.data import photographs, sources, workers
+from alexnet_jax.data import listing, photographs, sources, workers
 from alexnet_jax.data.stats import Statistics, Sums
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.errors import UserError, printable
 from alexnet_jax.runtime.files import explained, folder, in_bucket
 from alexnet_jax.runtime.writers import Progress
 
 _STATISTICS = 'statistics.npz'
 DESCRIPTION = 'dataset_info.json'  # TFDS's
-FORMAT_VERSION = 2  # in the fingerprint of a data set
+FORMAT_VERSION = 3  # in the fingerprint of a data set
 SHARD = 1024  # examples per file: 200 MB of raw pixels
 # Photographs hardly compress (17 % with zstd) and are read 3 times slower then.
 _OPTIONS = 'group_size:1,uncompressed'
@@ -175,7 +175,7 @@ def open_dataset(name: str, data_dir: epath.PathLike) -> Dataset:
       return Dataset(
         name=name,
         path=path,
-        class_names=tuple(info.features['label'].names),
+        class_names=tuple(info.metadata['class_names']),
         statistics=Statistics.load(path / _STATISTICS),
         fingerprint=dict(info.metadata),
       )
@@ -226,7 +226,7 @@ class Photographs(dataset_builder.FileReaderBuilder):
     super().__init__(data_dir=data_dir)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    side = self._request['size']
+    side, names = self._request['size'], self._found.class_names
     image = {
       'raw': tfds.features.Tensor(
         shape=(side, side, 3), dtype=np.uint8, encoding='bytes'
@@ -235,11 +235,12 @@ class Photographs(dataset_builder.FileReaderBuilder):
         shape=(side, side, 3), encoding_format='jpeg'
       ),
     }[self._request['encoding']]
-    label = tfds.features.ClassLabel(names=self._found.class_names)
     return tfds.core.DatasetInfo(
       builder=self,
       description=f'{side}x{side} photographs for alexnet_jax',
-      features=tfds.features.FeaturesDict({'image': image, 'label': label}),
+      features=tfds.features.FeaturesDict(
+        {'image': image, 'label': _label(names)}
+      ),
       disable_shuffling=True,  # the order of reading is Grain's
       metadata=tfds.core.MetadataDict(
         format_version=FORMAT_VERSION,
@@ -250,8 +251,11 @@ class Photographs(dataset_builder.FileReaderBuilder):
           package: importlib.metadata.version(package)
           for package in ('alexnet_jax', 'tensorflow-datasets', 'array_record')
         },
+        class_names=list(names),
+        listing=self._found.listing,  # of a folder, to see later changes
         examples={},
         skipped=[],
+        unused=[str(unused) for unused in self._found.unused],
       ),
     )
 
@@ -296,7 +300,7 @@ class Photographs(dataset_builder.FileReaderBuilder):
     if not sum(lengths):
       raise UserError(f'{self.name}: not one {split} photograph is whole')
     for label in sorted({example.label for example in examples} - labels):
-      sources.warn(
+      listing.warn(
         f'{self.name}: no {split} photograph of '
         f'{self._found.class_names[label]} is whole: the class is empty'
       )
@@ -310,8 +314,8 @@ class Photographs(dataset_builder.FileReaderBuilder):
   def _note(self, result: workers.Result) -> None:
     if result.problems and not self._skip_bad:
       raise UserError(
-        f'{result.problems[0]}. Mend or remove it, or leave out all such '
-        'files with --skip_bad'
+        f'{printable(result.problems[0])}. Mend or remove it, or leave out all '
+        'such files with --skip_bad'
       )
     self._skipped += result.problems
     self._sums += result.sums
@@ -322,3 +326,11 @@ class Photographs(dataset_builder.FileReaderBuilder):
     """TFDS would speak of a download."""
 
   _log_download_done = _log_download_bytes
+
+
+def _label(names: Sequence[str]) -> tfds.features.ClassLabel:
+  """TFDS's feature of a class, with the names unless TFDS would change them:
+  it strips the lines of the file that it keeps them in."""
+  if any(name != name.strip() or not name for name in names):
+    return tfds.features.ClassLabel(num_classes=len(names))
+  return tfds.features.ClassLabel(names=names)

@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 
 import tensorflow_datasets as tfds
 
+from alexnet_jax.data.listing import warn
 from alexnet_jax.data.photographs import Photograph
-from alexnet_jax.data.sources import Source, warn
+from alexnet_jax.data.sources import Source
 from alexnet_jax.runtime.errors import UserError
 
 TARS = {

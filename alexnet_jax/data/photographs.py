@@ -13,7 +13,7 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, ImageOps, features
 
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.errors import UserError, printable
 
 SIZE = 256
 FILTER = 'Pillow bicubic, antialiased; shorter side, then central square'
@@ -43,7 +43,9 @@ class Photograph:
         file.seek(self.offset)
         data = file.read(self.size)
     except OSError as error:  # of the disk, not of the photograph
-      raise UserError(f'cannot read {self.path}: {error.strerror}') from error
+      raise UserError(
+        f'cannot read {printable(self.path)}: {error.strerror}'
+      ) from error
     return square(data, side)
 
 

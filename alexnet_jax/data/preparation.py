@@ -14,12 +14,13 @@ from etils import epath
 from alexnet_jax.data import (
   builders,
   imagenet,
+  listing,
   photographs,
   sources,
   tfds_sets,
 )
 from alexnet_jax.data.builders import Dataset
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.errors import UserError, printable
 from alexnet_jax.runtime.files import (
   explained,
   in_bucket,
@@ -108,7 +109,9 @@ def prepare(
     _scratch(path.parent / 'incomplete') as scratch,
   ):
     if builders.is_there(path) and not overwrite:
-      return _reuse(builders.open_dataset(name, data_dir), request)
+      dataset = _reuse(builders.open_dataset(name, data_dir), request)
+      _warn_of_changes(dataset, request)
+      return dataset
     found = _find(request)
     _check_disk(found, encoding, size, scratch)
     builder = builders.Photographs(
@@ -139,6 +142,25 @@ def _reuse(dataset: Dataset, request: dict[str, Any]) -> Dataset:
       )
   print(f'{dataset.path} is already there: {_counts(dataset)}', flush=True)
   return dataset
+
+
+def _warn_of_changes(dataset: Dataset, request: dict[str, Any]) -> None:
+  """Says so where a folder has other files now than a data set was made of."""
+  if request['source'] != 'folder' or not os.path.isdir(request['input']):
+    return
+  was = dataset.fingerprint['listing']
+  try:
+    now = sources.read_tree(Path(request['input'])).listing
+  except UserError as error:
+    change = str(error)
+  else:
+    if now == was:
+      return
+    change = f'{now["files"]:,} files now, {was["files"]:,} then'
+  listing.warn(
+    f'{printable(request["input"])} has changed since {dataset.path} was made '
+    f'of it ({change}): --overwrite makes it anew'
+  )
 
 
 @contextlib.contextmanager
@@ -221,5 +243,8 @@ def _counts(dataset: Dataset) -> str:
   counts = (f'{n:,} {s}' for s, n in dataset.fingerprint['examples'].items())
   lines = [f'{", ".join(counts)} images of {dataset.num_classes:,} classes']
   if skipped := dataset.fingerprint['skipped']:
-    lines += [f'{len(skipped)} left out (--skip_bad):', *skipped]
+    lines += [f'{len(skipped)} left out (--skip_bad):']
+    lines += map(printable, skipped)
+  if unused := dataset.fingerprint['unused']:
+    lines += [f'{len(unused):,} not used: metadata.json there names them']
   return '\n  '.join(lines)

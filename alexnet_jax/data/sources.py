@@ -1,20 +1,28 @@
 """Where images come from: a folder tree or drawings (and `imagenet`,
 `tfds_sets`)."""
 
+import contextlib
 import dataclasses
 import glob
 import hashlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from alexnet_jax.data import shapes
+from alexnet_jax.data.listing import Unused, Walk, warn, warn_unused
 from alexnet_jax.data.photographs import SIZE, Photograph, Pixels
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.errors import UserError, printable
 
 SPLITS = ('train', 'validation', 'test')
+# What the folder of a split may be called, in upper or lower case.
+_FOLDERS = {
+  'train': ('train', 'training'),
+  'validation': ('validation', 'valid', 'val'),
+  'test': ('test', 'testing'),
+}
+_ASTRAY = 'in no folder of a class'
 
 
 class Example(Protocol):
@@ -33,6 +41,8 @@ class Source:
 
   class_names: tuple[str, ...]
   examples: Mapping[str, Sequence[Example]]  # by split
+  unused: Sequence[Unused] = ()  # what is there besides
+  listing: Mapping[str, Any] | None = None  # of a folder, see `read_tree`
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,8 +67,9 @@ def named(words: Sequence[str]) -> list[str]:
   """Files that a person names: files, folders of them, or globs.
 
   Args:
-    words: a folder stands for all files below it but hidden ones, sorted; a
-      glob (which the shell did not expand) for what it matches.
+    words: a folder stands for all files below it, sorted, as `Walk` finds them,
+      with a warning of what is left out; a glob (which the shell did not
+      expand) for what it matches.
 
   Raises:
     UserError: there is nothing of such a name.
@@ -67,18 +78,17 @@ def named(words: Sequence[str]) -> list[str]:
   for word in words:
     path = Path(word)
     if path.is_dir():
-      below = [p for p in path.rglob('*') if p.is_file()]
-      found = [
-        str(p)
-        for p in sorted(below)
-        if not any(part[0] == '.' for part in p.relative_to(path).parts)
-      ]
+      walk = Walk(path)
+      found = list(map(str, walk.files(path)))
+      warn_unused(path, walk.unused)
     elif path.exists():
       found = [word]
     else:
       found = sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
     if not found:
-      raise UserError(f'{word}: there is no such file, folder or glob')
+      raise UserError(
+        f'{printable(word)}: there is no such file, folder or glob'
+      )
     files += found
   return files
 
@@ -95,43 +105,77 @@ def drawn_shapes() -> Source:
 
 
 def folder(root: Path, shares: Mapping[str, float]) -> Source:
-  """One's own pictures: `train/ validation/ test/<class>/*`, or `<class>/*`.
+  """One's own pictures, as `read_tree` finds them; warns of what is not used.
 
   Args:
-    root: the tree. `val/` may stand for `validation/`; without `train/` the
-      whole tree is training. Names that start with a dot are left out, every
-      other file below a class is taken for a photograph.
+    root: the tree.
     shares: of 'validation' and 'test': where the tree has no such folder, that
       share of each class of the training photographs. Chosen by a hash of the
       path below `root`: the same on every machine, and nearly the same after
       photographs were added.
 
   Raises:
-    UserError: no classes, an empty class, a class that `train` lacks.
+    UserError: see `read_tree`; or a class is empty.
+  """
+  tree = read_tree(root)
+  warn_unused(root, tree.unused)
+  source = completed(root, tree.class_names, tree.examples, shares)
+  return dataclasses.replace(source, unused=tree.unused, listing=tree.listing)
+
+
+def read_tree(root: Path) -> Source:
+  """Finds `train/ validation/ test/<class>/*`, or `<class>/*`.
+
+  The folder of a split has one of the names of `_FOLDERS`. Without any, the
+  whole tree is training. Every file below a class is taken for a photograph.
+
+  Returns:
+    The pictures by split, none held out. Their `listing` says how many files
+    they are, with a digest of their names and sizes.
+
+  Raises:
+    UserError: there are no classes, a split has two folders, a class has a
+      name that cannot be kept, or `train` lacks a class.
   """
   if not root.is_dir():
-    raise UserError(f'--input={root}: no such folder')
-  validation = 'validation' if (root / 'validation').is_dir() else 'val'
-  folders = {
-    split: root / name
-    for split, name in zip(SPLITS, ('train', validation, 'test'), strict=True)
-    if (root / name).is_dir()
-  }
-  if folders and 'train' not in folders:
-    there = ', '.join(sorted(path.name + '/' for path in folders.values()))
-    raise UserError(f'{root} has {there} but no train/')
-  folders = folders or {'train': root}
-
-  names = tuple(path.name for path in _class_folders(folders['train']))
+    raise UserError(f'--input={printable(root)}: no such folder')
+  walk = Walk(root)
+  folders, files = _look_into(walk, root)
+  splits = _split_folders(root, folders)
+  found: dict[str, dict[str, Path]] = {}
+  if splits:
+    for path in folders:
+      if path not in splits.values():
+        walk.leave_out(path, f'beside {splits["train"].name}/, of no split')
+  for split, path in (splits or {'train': root}).items():
+    if splits:
+      folders, inside = _look_into(walk, path)
+      files += inside
+    found[split] = {_class_name(path): path for path in folders}
+  for path in files:
+    walk.leave_out(path, _ASTRAY)
+  where, names = splits.get('train', root), tuple(found['train'])
   if not names:
     raise UserError(
-      f'{folders["train"]} has no class folders: put the pictures of each '
+      f'{printable(where)} has no class folders: put the pictures of each '
       'class into a folder named after it'
     )
+  for split, classes in found.items():
+    if strangers := [name for name in classes if name not in names]:
+      raise UserError(
+        f'{printable(splits[split])} has classes that {where.name}/ lacks: '
+        + ', '.join(strangers)
+      )
   examples = {
-    split: _photographs(root, path, names) for split, path in folders.items()
+    split: [
+      Photograph(path.relative_to(root).as_posix(), label, str(path))
+      for label, name in enumerate(names)
+      if name in classes
+      for path in walk.files(classes[name])
+    ]
+    for split, classes in found.items()
   }
-  return completed(root, names, examples, shares)
+  return Source(names, examples, walk.unused, _listing(examples))
 
 
 def completed(
@@ -152,42 +196,58 @@ def completed(
   return Source(names, {s: whole[s] for s in SPLITS if s in whole})
 
 
-def warn(message: str) -> None:
-  print(f'warning: {message}', file=sys.stderr, flush=True)
+def _look_into(walk: Walk, folder: Path) -> tuple[list[Path], list[Path]]:
+  try:
+    return walk.look_into(folder)
+  except OSError as error:
+    reason = error.strerror
+    raise UserError(f'{printable(folder)} cannot be read: {reason}') from error
 
 
-def _class_folders(folder: Path) -> list[Path]:
-  return sorted(
-    path
-    for path in folder.iterdir()
-    if path.is_dir() and not path.name.startswith('.')
-  )
+def _split_folders(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
+  """The folder of each split, in the order of `SPLITS`; {}: there are none."""
+  splits = {}
+  for split in SPLITS:
+    known = [path for path in folders if path.name.lower() in _FOLDERS[split]]
+    if known[1:]:
+      several = ' and '.join(f'{path.name}/' for path in known)
+      raise UserError(
+        f'{printable(root)} has {several}, each of which may be the split '
+        f'{split}: join them, or rename one'
+      )
+    if known:
+      splits[split] = known[0]
+  if splits and 'train' not in splits:
+    there = ', '.join(sorted(path.name + '/' for path in splits.values()))
+    raise UserError(f'{printable(root)} has {there} but no train/')
+  return splits
 
 
-def _files(folder: Path) -> list[Path]:
-  """All below `folder`; a broken link too, so that reading it complains."""
-  return sorted(
-    path
-    for path in folder.rglob('*')
-    if not path.is_dir()
-    and not any(p.startswith('.') for p in path.relative_to(folder).parts)
-  )
+def _class_name(folder: Path) -> str:
+  """The name of a class: text that every file and page can hold on one line.
 
-
-def _photographs(
-  root: Path, folder: Path, names: Sequence[str]
-) -> list[Photograph]:
-  strangers = {path.name for path in _class_folders(folder)} - set(names)
-  if strangers:
+  Raises:
+    UserError: it is not UTF-8, or has a line break or a control character.
+  """
+  name = os.fsencode(folder.name).decode(errors='surrogateescape')
+  if name != printable(name):
     raise UserError(
-      f'{folder} has classes that train/ lacks: {", ".join(sorted(strangers))}'
+      f'{printable(folder)} cannot be the name of a class: rename the folder, '
+      'to UTF-8 without line breaks and control characters'
     )
-  return [
-    Photograph(path.relative_to(root).as_posix(), label, str(path))
-    for label, name in enumerate(names)
-    if (folder / name).is_dir()
-    for path in _files(folder / name)
-  ]
+  return name
+
+
+def _listing(examples: Mapping[str, Sequence[Photograph]]) -> dict[str, Any]:
+  digest, count = hashlib.sha256(), 0
+  for photographs in examples.values():
+    for photograph in photographs:
+      size = 0  # of what cannot be read
+      with contextlib.suppress(OSError):
+        size = os.stat(photograph.path).st_size
+      digest.update(b'%d %s\0' % (size, os.fsencode(photograph.name)))
+      count += 1
+  return {'files': count, 'sha256': digest.hexdigest()}
 
 
 def _hold_out(
@@ -200,7 +260,7 @@ def _hold_out(
   split_of = {}
   for members in classes.values():
     members = sorted(
-      members, key=lambda p: hashlib.sha256(p.name.encode()).digest()
+      members, key=lambda p: hashlib.sha256(os.fsencode(p.name)).digest()
     )
     start = 0
     for split, share in shares.items():
@@ -225,7 +285,7 @@ def _report_empty(
   empty = [name for label, name in enumerate(names) if label not in present]
   if not empty:
     return
-  message = f'{root}: no {split} photographs of {", ".join(empty)}'
+  message = f'{printable(root)}: no {split} photographs of {", ".join(empty)}'
   if split == 'train' or not photographs:
     raise UserError(
       f'{message}: add some, remove the empty folder, or hold out another share'

@@ -16,7 +16,7 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core import read_only_builder
 from tensorflow_datasets.proto import tf_example_pb2
 
-from alexnet_jax.data import photographs, sources
+from alexnet_jax.data import listing, photographs, sources
 from alexnet_jax.runtime.errors import UserError
 
 _HEADER = struct.Struct('<Q4x')  # length and its checksum
@@ -94,13 +94,20 @@ def prepared(folder: Path, shares: Mapping[str, float]) -> sources.Source:
       for number, (path, place, of) in enumerate(_all(builder, split, label))
     ]
     if any(not 0 <= example.label < len(names) for example in found):
-      sources.warn(f'{folder}: the split {split} has no labels: left out')
+      listing.warn(f'{folder}: the split {split} has no labels: left out')
     else:
       examples[split] = found
+  unused = [
+    listing.Unused(f'{name}/', 'a split of another name', split.num_examples)
+    for name, split in builder.info.splits.items()
+    if name not in sources.SPLITS
+  ]
+  listing.warn_unused(folder, unused)
   if 'train' not in examples:
     there = ', '.join(builder.info.splits)
     raise UserError(f'{folder} has no labelled split train: it has {there}')
-  return sources.completed(folder, names, examples, shares)
+  source = sources.completed(folder, names, examples, shares)
+  return dataclasses.replace(source, unused=unused)
 
 
 def _features(folder: Path, info: tfds.core.DatasetInfo) -> tuple[str, str]:
