@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 import PIL
-from PIL import Image, ImageOps, features
+from PIL import ExifTags, Image, ImageOps, features
 
 from alexnet_jax.runtime.errors import UserError, printable
 
@@ -54,10 +54,11 @@ def square(data: bytes, side: int = SIZE) -> Pixels:
 
   The format, one of `FORMATS`, is found from the content (Pillow knows more;
   for EPS, which is a program, it would start Ghostscript). The EXIF orientation
-  is applied, then grey, CMYK and palette images become RGB (alpha is dropped),
-  the shorter side is brought to `side` and the central square kept.
-  `ImageOps.fit` does the last two in one resampling, so the crop is central to
-  a fraction of a pixel; an image of that very size keeps its pixels.
+  is applied, then grey, CMYK and palette images become RGB (alpha is dropped;
+  of 16 bits the upper 8 are kept), the shorter side is brought to `side` and
+  the central square kept. `ImageOps.fit` does the last two in one resampling,
+  so the crop is central to a fraction of a pixel; an image of that very size
+  keeps its pixels.
 
   Raises:
     BadImageError: not an image, or a damaged one.
@@ -67,11 +68,6 @@ def square(data: bytes, side: int = SIZE) -> Pixels:
       warnings.catch_warnings(action='ignore'),  # about EXIF, mostly
       Image.open(io.BytesIO(data), formats=FORMATS) as image,
     ):
-      if image.mode[0] in 'IF':  # Pillow would clip them, to white
-        raise BadImageError('more than 8 bits a channel: save it with 8')
-      image.load()
-      with contextlib.suppress(Exception):  # damaged EXIF, whole pixels
-        ImageOps.exif_transpose(image, in_place=True)
       return fit(image, side)
   except PIL.UnidentifiedImageError:
     kinds = ', '.join(FORMATS)
@@ -83,9 +79,39 @@ def square(data: bytes, side: int = SIZE) -> Pixels:
 
 
 def fit(image: Image.Image, side: int = SIZE) -> Pixels:
-  """The central square of an open image, as `square` cuts it."""
-  rgb = image.convert('RGB')
-  return np.asarray(ImageOps.fit(rgb, (side, side), Image.Resampling.BICUBIC))
+  """The central square of an open image, as `square` cuts it.
+
+  Raises:
+    BadImageError: it is damaged, or has no colours that RGB can hold.
+  """
+  try:
+    with warnings.catch_warnings(action='ignore'):
+      image.load()
+      rgb = _to_rgb(_turn_upright(image))
+    return np.asarray(ImageOps.fit(rgb, (side, side), Image.Resampling.BICUBIC))
+  except BadImageError:
+    raise
+  except Exception as error:  # damaged bytes may raise anything
+    raise BadImageError(str(error) or type(error).__name__) from error
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+  """As the EXIF orientation says; the image itself stays as it is."""
+  with contextlib.suppress(Exception):  # damaged EXIF, whole pixels
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+      return ImageOps.exif_transpose(image)
+  return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+  if image.mode.startswith('I;16'):  # Pillow would clip them, to white
+    # The upper byte, which Pillow takes of 16 bits in colour.
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+  if image.mode[0] in 'IF':
+    raise BadImageError(
+      f'pixels of 32 bits a channel (mode {image.mode}): save it with 8 bits'
+    )
+  return image.convert('RGB')
 
 
 def encode_jpeg(pixels: Pixels) -> bytes:

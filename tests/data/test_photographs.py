@@ -121,10 +121,16 @@ def test_damaged_files(damage, message):
     square(damage(data))
 
 
-def test_sixteen_bits_are_refused_rather_than_clipped():
-  deep = Image.fromarray(np.full((300, 300), 30000, np.uint16))
+def test_of_sixteen_bits_the_upper_ones_are_kept():
+  ramp = np.arange(256 * 256, dtype=np.uint16).reshape(256, 256)
+  want = np.repeat((ramp // 256)[..., None], 3, -1)
+  np.testing.assert_array_equal(square(_encode(Image.fromarray(ramp))), want)
+
+
+def test_thirty_two_bits_are_refused_rather_than_clipped():
+  deep = Image.fromarray(np.full((300, 300), 30000, np.int32))
   with pytest.raises(BadImageError, match='8 bits'):
-    square(_encode(deep))
+    square(_encode(deep, 'TIFF'))
 
 
 def test_jpeg_is_444_and_close():
