@@ -178,6 +178,7 @@ def _run() -> int:
       checkpoint=_CHECKPOINT.value,
       split=_SPLIT.value,
       views=int(_VIEWS.value),
+      overrides=config_flags.get_override_values(flags.FLAGS['config']),
     )
     return 0
   return loop.train_and_evaluate(

@@ -19,7 +19,7 @@ import grain
 import numpy as np
 
 from alexnet_jax.data.builders import Dataset
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.errors import UserError, parse_no_flags
 from alexnet_jax.runtime.writers import Progress
 
 Batches = Generator[dict[str, np.ndarray], None, None]
@@ -52,6 +52,7 @@ def training_batches(
   batch_size: int,
   rows: Sequence[int],
   start: int = 0,
+  skip: int = 0,
   workers: int = 0,
   prefetch: int = 4,
   max_bad_records: int = 0,
@@ -65,6 +66,7 @@ def training_batches(
     batch_size: rows of the global batch.
     rows: the rows of it to read (`sharding.local_rows`).
     start: step to open the stream at.
+    skip: examples of the order to leave out before step 0.
     workers: processes that read and decode; 0: threads of this one.
     prefetch: batches kept ready, per worker.
     max_bad_records: how many records may be bad; the caller counts them.
@@ -79,7 +81,7 @@ def training_batches(
   """
   source = _Tolerant(dataset.source('train'), max_bad_records)
   records = grain.MapDataset.source(source).seed(seed)
-  stream = _Rows(records.shuffle().repeat(), batch_size, rows)
+  stream = _Rows(records.shuffle().repeat()[skip:], batch_size, rows)
   batches = stream[start * len(rows) :].batch(len(rows))
   return _iterate(batches, workers, prefetch)
 
@@ -91,6 +93,7 @@ def training_indices(
   batch_size: int,
   rows: Sequence[int],
   start: int = 0,
+  skip: int = 0,
 ) -> Batches:
   """The same stream as that of `training_batches`, of positions only.
 
@@ -98,7 +101,7 @@ def training_indices(
     An iterator, to be closed, of {'index': int32 [len(rows)]}.
   """
   indices = grain.MapDataset.range(dataset.num_examples('train')).seed(seed)
-  stream = _Rows(indices.shuffle().repeat(), batch_size, rows)
+  stream = _Rows(indices.shuffle().repeat()[skip:], batch_size, rows)
   batches = stream[start * len(rows) :].batch(len(rows))
   for batch in _iterate(batches, workers=0, prefetch=4):
     yield {'index': np.asarray(batch, np.int32)}
@@ -204,6 +207,7 @@ def _example(record):
 
 def _iterate(batches: grain.MapDataset, workers: int, prefetch: int) -> Batches:
   if workers:
+    parse_no_flags()  # Grain reads some for its processes
     # Worker i makes batches i, i + workers, ...: one thread each will do.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     processes = grain.MultiprocessingOptions(workers, prefetch)

@@ -17,6 +17,7 @@ class Duration:
   """
 
   length: Fraction  # in steps; zero is never
+  in_epochs: bool = False  # as it was written
 
   @classmethod
   def parse(cls, text: str, batch_size: int, num_examples: int) -> 'Duration':
@@ -44,7 +45,7 @@ class Duration:
     steps, epochs = match.groups()
     if steps is not None:
       return cls(Fraction(steps))
-    return cls(Fraction(epochs) * num_examples / batch_size)
+    return cls(Fraction(epochs) * num_examples / batch_size, in_epochs=True)
 
   @property
   def steps(self) -> int:
@@ -60,6 +61,13 @@ class Duration:
     Args:
       step: number of steps done, from 1.
     """
-    if not self.length:
-      return False
-    return step // self.length > (step - 1) // self.length
+    return self.falls_between(Fraction(step - 1), Fraction(step))
+
+  def falls_between(self, before: Fraction, after: Fraction) -> bool:
+    """Whether a multiple of this duration is passed on the way.
+
+    Args:
+      before: in steps from the beginning, itself left out.
+      after: likewise, itself included.
+    """
+    return bool(self.length) and after // self.length > before // self.length

@@ -84,6 +84,12 @@ def printable(text: object) -> str:
   )
 
 
+def parse_no_flags() -> None:
+  """Lets libraries read absl's flags in a program that has not parsed any."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+
+
 def all_of(error: BaseException) -> str:
   """The messages of all `UserError`s that led to this one, the first one first.
 

@@ -70,6 +70,7 @@ class MetricsWriter:
       self._rows = append_to(path)
       self._stream = append_to(workdir / name)
       self._events = record_writer.RecordWriter(self._stream)
+    self._last_epoch = -1  # the step that TensorBoard has an epoch of
     self._event(file_version='brain.Event:2')
     # TensorBoard's purge_step: forget steps >= this one of earlier files.
     self._event(
@@ -79,7 +80,7 @@ class MetricsWriter:
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Writes one row; keys such as 'train/loss', values Python or array
-    scalars."""
+    scalars. TensorBoard gets the 'epoch' of a step once."""
     if not self._write:
       return
     values = {key: np.asarray(value).item() for key, value in values.items()}
@@ -87,11 +88,14 @@ class MetricsWriter:
       row = json.dumps({'step': step, **values}) + '\n'
       self._rows.write(row.encode())
       self._rows.flush()
+    known = {'epoch'} if step == self._last_epoch else set()
+    self._last_epoch = step if 'epoch' in values else self._last_epoch
     self._summary(
       step,
       *(
         summary_pb2.Summary.Value(tag=key, simple_value=value)
         for key, value in values.items()
+        if key not in known
       ),
     )
 

@@ -4,7 +4,8 @@ averaged, every example exactly once."""
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +24,10 @@ from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.runtime.writers import Progress
-from alexnet_jax.training.saved import read_statistics, restore
+from alexnet_jax.training.saved import read_meta, read_statistics, restore
 from alexnet_jax.training.settings import Data, configure
 from alexnet_jax.training.state import Setup, TrainState, open_setup
-from alexnet_jax.training.views import test_views
+from alexnet_jax.training.views import PREPROCESSING, test_views
 
 
 class Evaluator:
@@ -159,30 +160,66 @@ def _log_mean(logs: jax.Array) -> jax.Array:
 
 
 def open_checkpoint(
-  config: ConfigDict, workdir: epath.PathLike, checkpoint: int | str
+  config: ConfigDict,
+  workdir: epath.PathLike,
+  checkpoint: int | str,
+  overrides: Collection[str] = (),
 ) -> tuple[Dataset, Setup, TrainState]:
   """The data set, the setup and a state of the run in `workdir`.
+
+  Views are made as the run made them, whatever `config` says.
 
   Args:
     config: as for training.
     workdir: of the run.
     checkpoint: 'last', 'best' or the number of a step.
+    overrides: the fields of `config` that the user asked for, such as
+      'augment.mean'; where the run had another value they are refused.
 
   Raises:
-    UserError: there is no such checkpoint, or it is of another network.
+    UserError: there is no such checkpoint, or it is of another network, of
+      other classes or of other views.
   """
   workdir = files.folder(workdir)
-  statistics = read_statistics(workdir)
-  dataset, setup = open_setup(configure(config), statistics)
   folder = workdir / 'checkpoints'
   if not folder.exists():
     raise UserError(f'no checkpoints in {workdir}: train first, or --workdir=')
   with Checkpointer(folder) as checkpointer:
-    model = config.model.to_dict()
-    restored = restore(checkpointer, checkpoint, setup, model)
-  if restored is None:
-    raise UserError(f'no checkpoints in {folder}: train first, or --workdir=')
+    meta = read_meta(checkpointer, checkpoint)
+    if meta is None:
+      raise UserError(f'no checkpoints in {folder}: train first, or --workdir=')
+    config = _with_views_of(workdir, meta, config, overrides)
+    dataset, setup = open_setup(configure(config), read_statistics(workdir))
+    model, names = config.model.to_dict(), dataset.class_names
+    restored = restore(checkpointer, checkpoint, setup, model, names)
+  assert restored is not None
   return dataset, setup, restored[0]
+
+
+def _with_views_of(
+  workdir: epath.Path,
+  meta: dict[str, Any],
+  config: ConfigDict,
+  overrides: Collection[str],
+) -> ConfigDict:
+  """A configuration whose views are those that a network was trained on."""
+  config = config.copy_and_resolve_references()
+  taken = []
+  for field in PREPROCESSING:
+    here = config.augment[field]
+    there = meta['config']['augment'].get(field, here)
+    if here == there:
+      continue
+    if f'augment.{field}' in overrides:
+      raise UserError(
+        f'config.augment.{field}={here!r}, but the run in {workdir} was '
+        f'trained with {there!r}, and its network is tested so: leave this out'
+      )
+    config.augment[field] = there
+    taken.append(f'config.augment.{field}={there!r}')
+  if taken and jax.process_index() == 0:
+    print(f'as the run in {workdir}: {", ".join(taken)}', flush=True)
+  return config
 
 
 def evaluate_checkpoint(
@@ -191,35 +228,38 @@ def evaluate_checkpoint(
   checkpoint: int | str,
   split: str,
   views: int,
+  overrides: Collection[str] = (),
 ) -> dict[str, float]:
   """Evaluates a checkpoint of the run in `workdir` and prints the errors.
 
   Args:
-    config: as for training.
+    config: as for training; views are made as the run made them.
     workdir: of the run; of several, the mean of their networks' softmax is
       evaluated, as §6.1 averages five.
     checkpoint: 'last', 'best' or the number of a step.
     split: 'train', 'validation' or 'test'.
     views: 1, 2, 9 or 10.
+    overrides: as `open_checkpoint` takes them.
 
   Returns:
     'loss', 'top1_error', 'top5_error'.
 
   Raises:
     UserError: there is no such checkpoint, split or number of views, or the
-      runs are of different networks, or pictures.
+      runs are of different networks, classes or views.
   """
   one = isinstance(workdir, str | os.PathLike)
   workdirs = [workdir] if one else list(workdir)
-  networks, steps = [], []
+  networks, steps, setups = [], [], []
   for path in workdirs:
-    dataset, setup, state = open_checkpoint(config, path, checkpoint)
+    dataset, setup, state = open_checkpoint(config, path, checkpoint, overrides)
     networks.append(state.params)
     steps.append(str(int(state.step)))
-    if not _same_pictures(workdirs[0], path):
+    setups.append(setup)
+    if field := _other_view(setups[0], setup):
       raise UserError(
-        f'{path} was trained on other pictures than {workdirs[0]}: their means '
-        'differ, so they cannot be averaged'
+        f'{path} was trained on other pictures than {workdirs[0]}: their '
+        f'{field} differs, so they cannot be averaged'
       )
   settings = configure(config)
   evaluator = Evaluator(
@@ -238,7 +278,10 @@ def evaluate_checkpoint(
   return values
 
 
-def _same_pictures(workdir: epath.PathLike, other: epath.PathLike) -> bool:
-  """Whether two runs subtract the same mean."""
-  one, two = (read_statistics(path) for path in (workdir, other))
-  return bool(one and two and np.array_equal(one.mean_image, two.mean_image))
+def _other_view(one: Setup, other: Setup) -> str | None:
+  """In what two networks see a picture differently; None: in nothing."""
+  for field in PREPROCESSING:
+    if getattr(one.augment, field) != getattr(other.augment, field):
+      return f'config.augment.{field}'
+  same = np.array_equal(one.constants.mean, other.constants.mean)
+  return None if same else 'mean image'

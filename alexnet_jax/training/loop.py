@@ -22,8 +22,9 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.profile import Trace
 from alexnet_jax.training import pretrained
 from alexnet_jax.training.bad_records import BadRecords
+from alexnet_jax.training.course import Course, Position
 from alexnet_jax.training.evaluation import Evaluator
-from alexnet_jax.training.run import Course, Pictures, Run, Start
+from alexnet_jax.training.run import Pictures, Run, Start
 from alexnet_jax.training.saved import (
   flat,
   make_meta,
@@ -57,7 +58,10 @@ def train_and_evaluate(
     NotFiniteError: of these, a loss that is not finite.
   """
   settings, workdir = configure(config), files.folder(workdir)
-  dataset, setup = open_setup(settings, read_statistics(workdir))
+  used_to = read_statistics(workdir)
+  if used_to is None and settings.pretrained.source:
+    used_to = pretrained.read_statistics(settings.pretrained.source)
+  dataset, setup = open_setup(settings, used_to)
   with contextlib.ExitStack() as stack:
     # First, for it must outlive the save that the checkpointer waits for.
     stop = stack.enter_context(signals.StopRequest())
@@ -72,8 +76,9 @@ def train_and_evaluate(
       stack.enter_context(_alone_in(workdir))
     stack.enter_context(checkpointer)
     start = _begin(config, settings, setup, dataset, checkpointer)
-    if course.ended(start.step, start.schedule):
-      print(f'{workdir} is complete: {start.step} steps', flush=True)
+    course, step = course.resumed(start.position), start.position.step
+    if step >= course.end or start.schedule.finished:
+      print(f'{workdir} is complete: {step} steps', flush=True)
       return 0
     run = Run(
       settings,
@@ -119,21 +124,26 @@ def _begin(
   schedule = make_schedule(settings.schedule)
   bad_records = BadRecords(settings.data.max_bad_records)
   plain = json.loads(config.to_json())
-  meta = make_meta(plain, dataset.class_names, schedule.position())
-  restored = restore(checkpointer, 'last', setup, plain['model'])
+  names, examples = dataset.class_names, dataset.fingerprint['examples']
+  meta = make_meta(plain, names, schedule.position(), examples)
+  restored = restore(checkpointer, 'last', setup, plain['model'], names)
   if restored is None:
     state = setup.init_state()
     if settings.pretrained.source:
-      state = pretrained.start(settings.pretrained, setup, state)
-    return Start(state, 0, schedule, bad_records, meta, resumed=False)
+      state = pretrained.start(settings.pretrained, setup, state, names)
+    return Start(state, Position(), schedule, bad_records, meta, resumed=False)
   state, before = restored
-  step = int(state.step)
+  position = Position.of_json(int(state.step), before['position'])
   if before['config']['schedule']['kind'] == settings.schedule.kind:
     schedule.resume(before['schedule'])
   bad_records.indices.update(before['bad_records'])
   _log_changes(before, meta)
-  print(f'resuming from step {step}', flush=True)
-  return Start(state, step, schedule, bad_records, meta, resumed=True)
+  print(
+    f'resuming from step {position.step}, epoch {float(position.epoch):.2f}, '
+    f'{position.examples:,} examples seen',
+    flush=True,
+  )
+  return Start(state, position, schedule, bad_records, meta, resumed=True)
 
 
 def _make_evaluators(
@@ -167,7 +177,7 @@ def _alone_in(workdir: epath.Path) -> Iterator[None]:
 
 def _log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
   """Logs what differs from the run that wrote the checkpoint."""
-  for part in ('config', 'environment'):
+  for part in ('config', 'data', 'environment'):
     old, new = flat(before[part]), flat(now[part])
     for name in sorted(old.keys() | new.keys()):
       if old.get(name) != new.get(name):

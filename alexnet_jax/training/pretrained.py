@@ -6,6 +6,7 @@ of 2012, with a new fc8 (§6).
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from alexnet_jax.data.stats import Statistics
 from alexnet_jax.formats import names, safetensors
 from alexnet_jax.formats.names import Arrays, Network
 from alexnet_jax.runtime.checkpoint import Checkpointer
@@ -21,6 +23,7 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import saved
 from alexnet_jax.training.settings import Pretrained
 from alexnet_jax.training.state import Setup, TrainState
+from alexnet_jax.training.views import PREPROCESSING
 
 
 def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
@@ -45,12 +48,8 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
     meta = saved.read_meta(checkpointer, checkpoint)
     if meta is None:
       raise UserError(f'no checkpoint in {folder} is complete')
-    statistics = saved.read_statistics(workdir)
-    if statistics is None:
-      raise UserError(f'{workdir / saved.STATISTICS} is missing: put it back')
-    network = Network(
-      meta['config'], {}, tuple(meta['class_names']), statistics
-    )
+    classes = tuple(meta['class_names'])
+    network = Network(meta['config'], {}, classes, read_statistics(workdir))
     place = _one_device_each()
     wanted = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
@@ -70,6 +69,23 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
   )
 
 
+def read_statistics(source: str | os.PathLike) -> Statistics:
+  """Of the pictures that the network of `read` is used to.
+
+  Raises:
+    UserError: there is no such file or run, or it is damaged.
+  """
+  path = epath.Path(source)
+  if path.is_file():
+    return safetensors.read(path).statistics
+  statistics = saved.read_statistics(path)
+  if statistics is None:
+    if not (path / 'checkpoints').exists():
+      raise UserError(f'no checkpoints in {path}: it is not a run')
+    raise UserError(f'{path / saved.STATISTICS} is missing: put it back')
+  return statistics
+
+
 def _one_device_each() -> NamedSharding:
   """All of an array on the first device of each process."""
   first = {device.process_index: device for device in reversed(jax.devices())}
@@ -77,7 +93,12 @@ def _one_device_each() -> NamedSharding:
   return NamedSharding(Mesh(np.array(devices), ('process',)), P())
 
 
-def start(choice: Pretrained, setup: Setup, initial: TrainState) -> TrainState:
+def start(
+  choice: Pretrained,
+  setup: Setup,
+  initial: TrainState,
+  class_names: Sequence[str],
+) -> TrainState:
   """The initial state with the layers of `config.pretrained.source`.
 
   All but `config.pretrained.fresh` are taken, of the same names and shapes;
@@ -87,9 +108,11 @@ def start(choice: Pretrained, setup: Setup, initial: TrainState) -> TrainState:
     choice: of the network to start with, and the layers to begin anew.
     setup: of the run that begins.
     initial: of `setup.init_state`.
+    class_names: of the data set.
 
   Raises:
-    UserError: the source cannot be read, or is of another network.
+    UserError: the source cannot be read, is of another network, or its layers
+      are used to other views or, with its fc8, to other classes.
   """
   wanted = names.flatten(setup.abstract_state().params)
   layers = {name.split('/')[0] for name in wanted}
@@ -113,6 +136,7 @@ def start(choice: Pretrained, setup: Setup, initial: TrainState) -> TrainState:
       f'config.pretrained: {error}, or name the layers that are to begin anew '
       'in config.pretrained.fresh'
     ) from None
+  _check_use(choice, setup, network, class_names)
   put = {
     name: jax.make_array_from_callback(
       x.shape, wanted[name].sharding, x.__getitem__
@@ -130,3 +154,27 @@ def start(choice: Pretrained, setup: Setup, initial: TrainState) -> TrainState:
   return TrainState(
     initial.step, params, initial.opt_state, initial.nonfinite_step
   )
+
+
+def _check_use(
+  choice: Pretrained,
+  setup: Setup,
+  network: Network,
+  class_names: Sequence[str],
+) -> None:
+  """Refuses layers that are used to other views, or mean other classes."""
+  for field in PREPROCESSING:
+    here, there = (
+      getattr(setup.augment, field),
+      network.config['augment'][field],
+    )
+    if here != there:
+      raise UserError(
+        f'config.augment.{field}={here!r}, but the network of {choice.source} '
+        f'was trained with {there!r}: give --config.augment.{field}={there}'
+      )
+  if setup.table.logits.name not in choice.fresh:
+    trained = network.step > 0
+    saved.check_classes(
+      choice.source, network.class_names, class_names, trained
+    )

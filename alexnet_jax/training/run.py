@@ -5,7 +5,6 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from concurrent import futures
-from fractions import Fraction
 from typing import Any
 
 import jax
@@ -16,7 +15,6 @@ from flax import nnx
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime import files, metrics, sharding
-from alexnet_jax.runtime.cadence import Duration
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.metrics import Metrics
@@ -24,6 +22,7 @@ from alexnet_jax.runtime.profile import Meter
 from alexnet_jax.runtime.writers import MetricsWriter, Progress
 from alexnet_jax.training import cache, health
 from alexnet_jax.training.bad_records import BadRecords
+from alexnet_jax.training.course import Course, Position
 from alexnet_jax.training.evaluation import Evaluator
 from alexnet_jax.training.saved import STATISTICS
 from alexnet_jax.training.schedules import Schedule, learning_rates
@@ -40,47 +39,12 @@ class NotFiniteError(UserError):
   """The loss, or an update, is infinite or NaN: the run diverged."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Course:
-  """When things happen in a run; all of it is arithmetic on steps."""
-
-  batch_size: int
-  num_examples: int  # of the training split
-  end: int
-  log_every: Duration
-  evaluate_every: Duration
-  save_every: Duration
-  color_until: Duration
-
-  @classmethod
-  def make(cls, settings: Settings, num_examples: int) -> 'Course':
-    def duration(text: str) -> Duration:
-      return Duration.parse(text, settings.batch_size, num_examples)
-
-    return cls(
-      batch_size=settings.batch_size,
-      num_examples=num_examples,
-      end=duration(settings.length).steps,
-      log_every=duration(settings.log_every),
-      evaluate_every=duration(settings.evals.every),
-      save_every=duration(settings.checkpoint.every),
-      color_until=duration(settings.augment.color_until),
-    )
-
-  def epoch(self, step: int | Fraction) -> float:
-    """How many times the training split has been seen after `step` steps."""
-    return float(step * self.batch_size / self.num_examples)
-
-  def ended(self, step: int, schedule: Schedule) -> bool:
-    return step >= self.end or schedule.finished
-
-
 @dataclasses.dataclass
 class Start:
   """Where a run begins: anew, or at its last checkpoint."""
 
   state: TrainState
-  step: int
+  position: Position
   schedule: Schedule
   bad_records: BadRecords
   meta: dict[str, Any]  # of the checkpoints to come, but for what changes
@@ -108,7 +72,7 @@ class Run:
     self.evaluator, self.final_evaluator = evaluators
     self.checkpointer, self.pictures = checkpointer, pictures
     self.statistics = workdir / STATISTICS
-    self.state, self.step = start.state, start.step
+    self.state, self.step = start.state, start.position.step
     self.schedule, self.bad_records = start.schedule, start.bad_records
     self.meta = start.meta
     self.learning_rate, self.learning_rates = self._next_learning_rates()
@@ -122,10 +86,10 @@ class Run:
     )
     self.progress = stack.enter_context(
       Progress(
-        course.end * course.batch_size,
+        course.position(course.end).examples,
         'images',
         workdir.name,
-        initial=self.step * course.batch_size,
+        initial=start.position.examples,
         show=first,
       )
     )
@@ -138,7 +102,7 @@ class Run:
     self.previous: Metrics | None = None
 
   def ended(self) -> bool:
-    return self.course.ended(self.step, self.schedule)
+    return self.step >= self.course.end or self.schedule.finished
 
   def open_batches(self, stack: contextlib.ExitStack):
     """Global batches on the devices, from the next step on."""
@@ -149,7 +113,7 @@ class Run:
       'seed': self.settings.seed,
       'batch_size': size,
       'rows': rows,
-      'start': self.step,
+      'skip': self.course.first_example(),
     }
     if self.cache:
       stream = self.cache.batches(self.dataset, **which)
@@ -183,12 +147,11 @@ class Run:
   def train(self, batch) -> None:
     self.batch = batch
     self.learning_rate, self.learning_rates = self._next_learning_rates()
-    until = self.course.color_until.steps  # 0: always
     self.state, self.metrics = self.train_step(
       self.state,
       batch,
       self.learning_rates,
-      color=not until or self.step < until,
+      color=self.course.within(self.course.color_until, self.step),
     )
     self.step += 1
     # One step runs while the next is made ready; more would only hold memory
@@ -205,7 +168,8 @@ class Run:
     return main, learning_rates(self.settings.schedule, epoch, main)
 
   def log_due(self) -> bool:
-    return self.course.log_every.due(self.step) or self.step == self.course.end
+    due = self.course.due(self.course.log_every, self.step)
+    return due or self.step == self.course.end
 
   def log(self) -> None:
     """A row with the metrics of this very step."""
@@ -226,7 +190,7 @@ class Run:
     self._write({**row, **times})
 
   def evaluation_due(self) -> bool:
-    due = self.course.evaluate_every.due(self.step)
+    due = self.course.due(self.course.evaluate_every, self.step)
     return due or self.step == self.course.end
 
   def evaluate(self) -> None:
@@ -237,10 +201,7 @@ class Run:
     self.error = values['top1_error']
     row = _named(split, values)
     self._write({**row, **self._health(values['loss'])})
-    # A batch may straddle epochs; patience counts the plan's, not the step's.
-    period = self.course.evaluate_every.length
-    planned = self.step // period * period if period else self.step
-    self.schedule.observe(self.course.epoch(planned), self.error)
+    self.schedule.observe(self.course.planned_epoch(self.step), self.error)
     self._say(split, values)
     for name, draw in self.pictures.items():
       self.writer.image(self.step, name, draw(self.state.params))
@@ -265,7 +226,7 @@ class Run:
     return self.cache.images(batch) if self.cache else batch['image']
 
   def save_due(self) -> bool:
-    return self.course.save_every.due(self.step)
+    return self.course.due(self.course.save_every, self.step)
 
   def save(self) -> None:
     """Starts to save; a state that is not finite is never written."""
@@ -278,6 +239,7 @@ class Run:
     self.writer.sync()
     meta = {
       **self.meta,
+      'position': self.course.position(self.step).as_json(),
       'schedule': self.schedule.position(),
       'bad_records': sorted(self.bad_records.indices),
     }

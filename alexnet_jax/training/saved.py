@@ -1,10 +1,12 @@
 """What a run leaves in its workdir for later: checkpoints with their meta data,
 and the statistics of the photographs that its network is used to."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from absl import logging
 from etils import epath
 from flax import nnx, traverse_util
 
@@ -12,12 +14,13 @@ from alexnet_jax.data.stats import Statistics
 from alexnet_jax.runtime import backend, files
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training.course import Position
 from alexnet_jax.training.schedules import make_schedule
 from alexnet_jax.training.settings import Settings
 from alexnet_jax.training.state import Setup, TrainState, start_state
 
 STATISTICS = 'statistics.npz'  # in the folder of a run
-FORMAT_VERSION = 2  # of the meta data of a checkpoint
+FORMAT_VERSION = 3  # of the meta data of a checkpoint
 
 
 def restore(
@@ -25,6 +28,7 @@ def restore(
   which: int | str,
   setup: Setup,
   model: Mapping[str, Any],
+  class_names: Sequence[str],
 ) -> tuple[TrainState, dict[str, Any]] | None:
   """The state and the meta data of a checkpoint, on the setup's mesh.
 
@@ -33,12 +37,14 @@ def restore(
     which: 'last', 'best' or the number of a step.
     setup: of the network.
     model: its `config.model`, which must be the checkpoint's.
+    class_names: of the data set, which must be the checkpoint's.
 
   Returns:
     None: 'last' was asked for and there is none yet.
 
   Raises:
-    UserError: it is missing or damaged, or it is another network.
+    UserError: it is missing or damaged, or it is another network or one of
+      other classes.
   """
   meta = read_meta(checkpointer, which)
   if meta is None:
@@ -51,7 +57,55 @@ def restore(
         f'{now.get(field)!r} here and {before.get(field)!r} in the '
         'checkpoint. Give the same, or choose another --workdir'
       )
+  check_classes(
+    'the checkpoint',
+    meta['class_names'],
+    class_names,
+    trained=meta['position']['examples'] > 0,
+  )
   return checkpointer.restore(which, setup.abstract_state())
+
+
+def check_classes(
+  source: object, theirs: Sequence[str], ours: Sequence[str], trained: bool
+) -> None:
+  """Refuses a network whose outputs mean other classes than the data set's.
+
+  An imported network may have numbers in place of names, for other programs'
+  files hold none. Then only how many there are is compared, with a warning.
+
+  Args:
+    source: of the network, for the message.
+    theirs: the classes of its outputs, in order.
+    ours: the data set's.
+    trained: it was trained here, so that its names are those of a data set.
+
+  Raises:
+    UserError: they differ.
+  """
+  theirs, ours = list(theirs), list(ours)
+  if theirs == ours:
+    return
+  if not trained and theirs == list(map(str, range(len(ours)))):
+    logging.warning(
+      'the classes of %s have no names: they are taken in the order of the '
+      'data set',
+      source,
+    )
+    return
+  pairs = itertools.zip_longest(theirs, ours)
+  first = next(i for i, (a, b) in enumerate(pairs) if a != b)
+
+  def show(names: list[str]) -> str:
+    some = ', '.join(map(repr, names[first : first + 3]))
+    more = ', ...' if names[first + 3 :] else ''
+    return f'{some or "none"}{more} ({len(names)} classes in all)'
+
+  raise UserError(
+    f'the data set has other classes than {source}: from number {first} on '
+    f'{show(ours)} here, and {show(theirs)} in {source}. Prepare the data set '
+    'with the same classes, or choose another --workdir'
+  )
 
 
 def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +141,10 @@ def read_meta(
 
 
 def make_meta(
-  config: Mapping[str, Any], class_names: Sequence[str], schedule: Any
+  config: Mapping[str, Any],
+  class_names: Sequence[str],
+  schedule: Any,
+  examples: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
   """What a checkpoint says of itself.
 
@@ -95,11 +152,14 @@ def make_meta(
     config: the whole configuration, as JSON has it.
     class_names: by the number of the output.
     schedule: `position()` of the schedule.
+    examples: how many each split of the data set has.
   """
   return {
     'format_version': FORMAT_VERSION,
     'config': config,
     'class_names': list(class_names),
+    'data': {'examples': dict(examples or {})},
+    'position': Position().as_json(),
     'schedule': schedule,
     'bad_records': [],
     'environment': backend.describe(),
@@ -163,13 +223,16 @@ def _is_ours(meta: dict[str, Any]) -> bool:
   """Whether meta data have the form that a run gives them."""
   numbers = (int, float, type(None))
   try:
+    Position.of_json(0, meta['position'])
     return (
       isinstance(meta['config']['model'], dict)
+      and isinstance(meta['config']['augment'], dict)
       and isinstance(meta['config']['schedule']['kind'], str)
       and isinstance(meta['environment'], dict)
+      and isinstance(meta['data'], dict)
       and all(isinstance(x, numbers) for x in meta['schedule'].values())
       and all(isinstance(i, int) for i in meta['bad_records'])
       and all(isinstance(name, str) for name in meta['class_names'])
     )
-  except (KeyError, TypeError, AttributeError):
+  except (KeyError, TypeError, AttributeError, ArithmeticError, ValueError):
     return False

@@ -126,63 +126,69 @@ class Plateau:
     self._patience, self._max_drops = patience, max_drops
     self._best: float | None = None
     self._since = 0.0
-    self._drops, self._finished = 0, False
+    self._drops = 0  # that were due; the one past `max_drops` is the end
 
   def learning_rate(self, epoch: float) -> float:
-    return self._learning_rate / self._factor**self._drops
+    drops = min(self._drops, self._max_drops)
+    return self._learning_rate / self._factor**drops
 
   def observe(self, epoch: float, error: float) -> None:
+    epoch = max(epoch, self._since)
     if self._best is None or error < self._best:
       self._best, self._since = error, epoch
-    elif epoch - self._since >= self._patience:
+    elif epoch - self._since >= self._patience and not self.finished:
       self._since = epoch
-      if self._drops == self._max_drops:
-        self._finished = True
-      else:
-        self._drops += 1
+      self._drops += 1
 
   @property
   def finished(self) -> bool:
-    return self._finished
+    return self._drops > self._max_drops
 
   def position(self) -> dict[str, Any]:
     return {
       'best': self._best,
       'since': self._since,
       'drops': self._drops,
-      'finished': self._finished,
     }
 
   def resume(self, position: dict[str, Any]) -> None:
     if position.keys() != self.position().keys():
       raise UserError(f'a checkpoint has {position} for a place in plateaus')
     self._best, self._since = position['best'], position['since']
-    self._drops, self._finished = position['drops'], position['finished']
+    self._drops = position['drops']
 
 
 class UntilTarget:
-  """Another schedule, finished as well by an error of at most `target`."""
+  """Another schedule, finished as well by an error of at most `target`; 0:
+  by none.
+
+  The lowest error is kept, not whether it was low enough: a run that goes on
+  with another target ends by that one.
+  """
 
   def __init__(self, schedule: Schedule, target: float):
-    self._schedule, self._target, self._reached = schedule, target, False
+    self._schedule, self._target = schedule, target
+    self._lowest: float | None = None
 
   def learning_rate(self, epoch: float) -> float:
     return self._schedule.learning_rate(epoch)
 
   def observe(self, epoch: float, error: float) -> None:
-    self._reached |= error <= self._target
+    self._lowest = error if self._lowest is None else min(self._lowest, error)
     self._schedule.observe(epoch, error)
 
   @property
   def finished(self) -> bool:
-    return self._reached or self._schedule.finished
+    lowest = math.inf if self._lowest is None else self._lowest
+    reached = self._target > 0 and lowest <= self._target
+    return reached or self._schedule.finished
 
   def position(self) -> dict[str, Any]:
-    return {**self._schedule.position(), 'reached': self._reached}
+    return {**self._schedule.position(), 'lowest': self._lowest}
 
   def resume(self, position: dict[str, Any]) -> None:
     inner = dict(position)
-    self._reached = bool(inner.pop('reached', False))
+    self._lowest = inner.pop('lowest', None)
     self._schedule.resume(inner)
 
 
@@ -236,8 +242,7 @@ def _at(points: Points, epoch: float, before: float = 0.0) -> float:
 
 def make_schedule(plan: Plan) -> Schedule:
   """The schedule of a plan."""
-  schedule = _make_kind(plan)
-  return UntilTarget(schedule, plan.target) if plan.target else schedule
+  return UntilTarget(_make_kind(plan), plan.target)
 
 
 def _make_kind(plan: Plan) -> Schedule:

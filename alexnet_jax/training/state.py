@@ -17,6 +17,7 @@ from alexnet_jax.models.networks import make_network
 from alexnet_jax.models.rows import Table
 from alexnet_jax.models.towers import Towers
 from alexnet_jax.runtime import backend, sharding
+from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import views
 from alexnet_jax.training.optimizer import (
   Rule,
@@ -192,18 +193,44 @@ def open_setup(
 
   Args:
     settings: of `configure`.
-    statistics: those that a run began with; None: the data set's own.
+    statistics: of the pictures that the network is used to; None: the data
+      set's own.
+
+  Returns:
+    The data set, with those statistics in place of its own, and the setup.
 
   Raises:
-    UserError: the data set is missing, or the configuration makes no sense.
+    UserError: the data set is missing or its pictures have another size, or
+      the configuration makes no sense.
   """
   data, table = settings.data, settings.model
   if data.name == 'shapes':
     preparation.ensure_shapes(data.dir)
   dataset = builders.open_dataset(data.name, data.dir)
+  if statistics:
+    dataset = _with_statistics(dataset, statistics)
   mesh = settings.mesh.make_mesh(table.towers)
-  setup = make_setup(
-    settings, mesh, dataset.num_classes, statistics or dataset.statistics
-  )
+  setup = make_setup(settings, mesh, dataset.num_classes, dataset.statistics)
   print(towers.describe_mesh(mesh, table.towers, setup.towers.owt), flush=True)
   return dataset, setup
+
+
+def _with_statistics(dataset: Dataset, statistics: Statistics) -> Dataset:
+  """A data set whose pictures a network sees as it saw those of `statistics`.
+
+  Where only a mean is known (`stats.of_mean`), colours are the data set's.
+  """
+  size = len(statistics.mean_image)
+  if size != dataset.image_size:
+    raise UserError(
+      f'the network is used to pictures of {size} pixels, and those of the '
+      f'data set {dataset.name} have {dataset.image_size}: prepare it with '
+      f'--size={size}'
+    )
+  if not statistics.count:
+    statistics = dataclasses.replace(
+      dataset.statistics,
+      mean_image=statistics.mean_image,
+      rgb_mean=statistics.rgb_mean,
+    )
+  return dataclasses.replace(dataset, statistics=statistics)

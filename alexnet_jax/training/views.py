@@ -17,6 +17,10 @@ from alexnet_jax.kernels.crops import crops
 from alexnet_jax.runtime.checks import MANY, Checked, Range, choice
 from alexnet_jax.runtime.errors import UserError
 
+# The fields of `config.augment` that are part of a trained network, as its
+# weights are: what it sees of a picture when it is tested.
+PREPROCESSING = ('crop_size', 'mean', 'scale')
+
 
 @dataclasses.dataclass(frozen=True)
 class Augment(Checked, part='augment'):

@@ -3,10 +3,14 @@
 import contextlib
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+import small_runs
 
 from alexnet_jax.data import pipeline
 
@@ -142,3 +146,33 @@ def test_evaluation_counts_every_example_once(count):
     [batch['image'][batch['mask'], 0, 0, 0] for part in parts for batch in part]
   )
   assert sorted(images) == list(range(count))
+
+
+@pytest.mark.parametrize('skip', [0, 5, 16, 23])
+def test_a_stream_goes_on_after_any_number_of_examples(skip):
+  """Of another batch size: the order is of examples, not of batches."""
+  whole = list(itertools.chain(*records(take(12))))
+  again = take(3, batch_size=6, rows=range(6), skip=skip)
+  assert list(itertools.chain(*records(again))) == whole[skip : skip + 18]
+
+
+def test_workers_read_in_a_program_without_flags(data_dir, tmp_path):
+  """absl's are not parsed there, which Grain asks for."""
+  script = tmp_path / 'own.py'
+  script.write_text(
+    'from alexnet_jax.data import builders, pipeline\n'
+    "if __name__ == '__main__':\n"
+    f'  dataset = builders.open_dataset("pictures", {str(data_dir)!r})\n'
+    '  stream = pipeline.training_batches(\n'
+    '    dataset, seed=0, batch_size=4, rows=range(4), workers=2\n'
+    '  )\n'
+    '  print(next(stream)["image"].shape)\n'
+    '  stream.close()\n'
+  )
+  done = subprocess.run(
+    [sys.executable, script],
+    env=os.environ | {'PYTHONPATH': str(small_runs.ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout == '(4, 256, 256, 3)\n', done.stderr

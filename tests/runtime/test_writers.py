@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 
-from alexnet_jax.runtime.writers import MetricsWriter, Progress
+from alexnet_jax.runtime.writers import MetricsWriter, Progress, read_rows
 
 
 def run(workdir, steps, resume_step=None, offset=0.0):
@@ -42,6 +42,15 @@ def test_rows_and_events(tmp_path):
   ]
   assert events(tmp_path, 'train/loss') == [(1, loss[0]), (2, loss[1])]
   assert events(tmp_path, 'count') == [(2, 7.0)]
+
+
+def test_tensorboard_has_the_epoch_of_a_step_once(tmp_path):
+  """Each row has it; a step may have several rows."""
+  with MetricsWriter(tmp_path) as writer:
+    for step, name in ((1, 'train/loss'), (2, 'train/loss'), (2, 'test/loss')):
+      writer.scalars(step, {'epoch': step / 4, name: 1.0})
+  assert events(tmp_path, 'epoch') == [(1, 0.25), (2, 0.5)]
+  assert [row['epoch'] for row in read_rows(tmp_path)] == [0.25, 0.5, 0.5]
 
 
 def test_a_value_is_written_to_the_last_bit(tmp_path):

@@ -179,11 +179,11 @@ def rows(workdir: Path) -> list[dict]:
 
 def saved(config: ConfigDict, workdir: Path, which='last'):
   """The state of a checkpoint as {path: NumPy array}, and its meta data."""
-  _, setup = state.open_setup(configure(config))
+  dataset, setup = state.open_setup(configure(config))
   folder = epath.Path(workdir) / 'checkpoints'
   with checkpoint.Checkpointer(folder) as checkpointer:
-    model = config.model.to_dict()
-    restored = saved_run.restore(checkpointer, which, setup, model)
+    model, names = config.model.to_dict(), dataset.class_names
+    restored = saved_run.restore(checkpointer, which, setup, model, names)
   assert restored is not None
   leaves = jax.tree_util.tree_leaves_with_path(restored[0])
   return (

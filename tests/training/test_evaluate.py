@@ -1,5 +1,6 @@
 """Errors of a checkpoint: every example once, and refusals in one message."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import small_runs
 from flax import nnx
 from ml_collections import ConfigDict
 
-from alexnet_jax.data import builders
+from alexnet_jax.data import builders, stats
 from alexnet_jax.models.alexnet import AlexNet
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import evaluation as evaluate
+from alexnet_jax.training import loop, saved
 from alexnet_jax.training.settings import configure
 
 pytestmark = pytest.mark.usefixtures('cached')
@@ -131,6 +133,73 @@ def test_networks_of_other_pictures_are_not_averaged(
   np.savez(copy / 'statistics.npz', **arrays)
   with pytest.raises(UserError, match='copy was trained on other pictures'):
     evaluate.evaluate_checkpoint(config, [reference, copy], 'last', 'test', 1)
+
+
+def test_views_are_those_of_the_run(config, reference, capsys):
+  """What the configuration says of them is another run's; what the user asks
+  for is refused by name."""
+  expected = evaluate.evaluate_checkpoint(config, reference, 'last', 'test', 1)
+  for field, value in (('mean', 'none'), ('scale', 0.5), ('crop_size', 80)):
+    other = config.copy_and_resolve_references()
+    other.augment[field] = value
+    found = evaluate.evaluate_checkpoint(other, reference, 'last', 'test', 1)
+    assert found == expected
+    run_has = f'config.augment.{field}={config.augment[field]!r}'
+    assert f'as the run in {reference}: {run_has}' in capsys.readouterr().out
+    words = f'augment.{field}={value!r}, but the run .*leave this out'
+    with pytest.raises(UserError, match=words):
+      evaluate.evaluate_checkpoint(
+        other, reference, 'last', 'test', 1, {f'augment.{field}'}
+      )
+
+
+@pytest.mark.parametrize(
+  ('names', 'words'),
+  [
+    ('012354', r"number 4 on '5', '4' \(6 .* here, and '4', '5' \(6 .* in the"),
+    ('01234', r'number 5 on none \(5 classes in all\) here'),
+    ('abcdef', r"number 0 on 'a', 'b', 'c', ... \(6 classes in all\) here"),
+  ],
+)
+def test_other_classes_are_refused(
+  names, words, config, reference, tmp_path, monkeypatch
+):
+  """Of another order, too, by an evaluation and by a run that goes on."""
+  opened = builders.open_dataset
+
+  def renamed(*arguments):
+    dataset = opened(*arguments)
+    return dataclasses.replace(dataset, class_names=tuple(names))
+
+  monkeypatch.setattr(builders, 'open_dataset', renamed)
+  with pytest.raises(UserError, match=words):
+    evaluate.evaluate_checkpoint(config, reference, 'last', 'test', 1)
+  copy = shutil.copytree(reference, tmp_path / 'copy')
+  config.length = '5 epochs'
+  with pytest.raises(UserError, match=words):
+    loop.train_and_evaluate(config, copy)
+
+
+def test_only_an_imported_network_may_have_classes_without_names():
+  numbers, names = ['0', '1'], ['cat', 'dog']
+  saved.check_classes('x', numbers, names, trained=False)
+  with pytest.raises(UserError, match='other classes than x'):
+    saved.check_classes('x', numbers, names, trained=True)
+  with pytest.raises(UserError, match='other classes than x'):
+    saved.check_classes('x', numbers, [*names, 'eel'], trained=False)
+
+
+def test_pictures_of_another_size_are_refused(config, reference, monkeypatch):
+  opened = builders.open_dataset
+
+  def shrunk(*arguments):
+    dataset = opened(*arguments)
+    mean = stats.of_mean(dataset.statistics.mean_image[:128, :128])
+    return dataclasses.replace(dataset, statistics=mean)
+
+  monkeypatch.setattr(builders, 'open_dataset', shrunk)
+  with pytest.raises(UserError, match=r'used to pictures of 256 .*--size=256'):
+    evaluate.evaluate_checkpoint(config, reference, 'last', 'test', 1)
 
 
 def test_the_last_rows_of_a_run_are_those_of_evaluation(config, reference):

@@ -27,7 +27,9 @@ def started(config, mesh=(1, 1), num_classes=4):
   place = MeshShape(*mesh).make_mesh(model_towers=2)
   setup = make_setup(settings, place, num_classes, dataset.statistics)
   initial = setup.init_state()
-  got = pretrained.start(settings.pretrained, setup, initial)
+  got = pretrained.start(
+    settings.pretrained, setup, initial, dataset.class_names
+  )
   assert jax.tree.map(lambda x: x.sharding, got) == jax.tree.map(
     lambda x: x.sharding, setup.abstract_state()
   )
@@ -121,6 +123,8 @@ def test_only_the_first_step_looks_at_it(reference, config, tmp_path, capsys):
     ({'pretrained.fresh': ()}, 'fc8/bias is'),
     ({'pretrained.fresh': ('fc9',)}, "fresh=.'fc9',.: the layers are .*'conv1"),
     ({'pretrained.checkpoint': '1000'}, '1000'),
+    ({'augment.scale': 0.5}, r'scale=0\.5, but the network of .* with 1\.0'),
+    ({'augment.mean': 'rgb'}, r'give --config\.augment\.mean=image'),
   ],
 )
 def test_what_does_not_fit_is_refused(fields, words, reference, config):

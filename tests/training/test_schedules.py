@@ -100,6 +100,34 @@ def test_an_error_at_the_target_ends_it(kind):
   assert resumed.position() == schedule.position()
 
 
+@pytest.mark.parametrize('kind', ['staircase', 'plateau', 'dexp'])
+@pytest.mark.parametrize(
+  ('then', 'ends'), [(0.1, False), (0.0, False), (0.3, True), (0.25, True)]
+)
+def test_a_run_that_goes_on_ends_by_the_target_of_then(kind, then, ends):
+  first = make_schedule(make_plan(kind=kind, target=0.25))
+  first.observe(1, 0.25)
+  assert first.finished
+  position = json.loads(json.dumps(first.position()))
+  second = make_schedule(make_plan(kind=kind, target=then))
+  second.resume(position)
+  assert second.finished == ends
+  second.observe(2, 0.05)
+  assert second.finished == (then > 0)
+  assert not make_schedule(make_plan(kind=kind, target=1.0)).finished
+
+
+def test_a_plateau_goes_on_with_more_drops():
+  schedule = plateau()
+  for epoch, (error, _, _) in enumerate(COURSE, start=1):
+    schedule.observe(epoch, error)
+  assert schedule.finished
+  more = Plateau(2.0, patience=2.0, max_drops=3, factor=4.0)
+  more.resume(json.loads(json.dumps(schedule.position())))
+  assert not more.finished
+  assert more.learning_rate(12) == pytest.approx(2.0 / 4**3)
+
+
 # After each epoch: the error, the rate then, and whether it is finished.
 # Rate 2, patience 2, two drops at most, each by 4.
 COURSE = [

@@ -194,6 +194,27 @@ def test_a_complete_run_does_nothing_twice(program, reference, tmp_path):
   assert files() == before
 
 
+@pytest.mark.parametrize(('batch_size', 'steps'), [(4, 9), (16, 3), (3, 12)])
+def test_another_batch_size_moves_nothing_backwards(
+  batch_size, steps, config, reference, tmp_path, capsys
+):
+  """A fifth epoch of 36 pictures, after four with batches of 8."""
+  workdir = shutil.copytree(reference, tmp_path / 'run')
+  config.batch_size, config.length = batch_size, '5 epochs'
+  assert train.train_and_evaluate(config, workdir) == 0
+  out = capsys.readouterr().out
+  assert 'resuming from step 18, epoch 4.00, 144 examples seen' in out
+  rows = small_runs.rows(workdir)
+  epochs = {row['step']: row['epoch'] for row in rows}
+  assert list(epochs.values()) == sorted(epochs.values())
+  assert max(epochs) == 18 + steps
+  assert epochs[18 + steps] == 4 + steps * batch_size / 36
+  rates = [r['train/learning_rate'] for r in rows if 'train/loss' in r]
+  assert rates == sorted(rates, reverse=True)
+  meta = small_runs.saved(config, workdir)[1]
+  assert meta['position']['examples'] == 144 + steps * batch_size
+
+
 # ---- What stops it.
 
 
