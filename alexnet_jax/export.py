@@ -4,7 +4,8 @@ r"""Writes a trained network as a program for other systems.
     --file=alexnet.onnx
 
 Each takes float32 images [batch, crop, crop, 3], any batch, pixels of 0
-to 255 in RGB (the mean is subtracted inside), and give logits:
+to 255 in RGB (the mean is subtracted and the views are scaled inside), and
+gives logits:
 
   stablehlo  `jax.export`'s serialization, for CPUs, GPUs and TPUs; run it with
              `jax.export.deserialize(bytes).call(images)`
@@ -39,7 +40,7 @@ def main(_) -> None:
   model = library.load(_WORKDIR.value, _CHECKPOINT.value)
   path = epath.Path(_FILE.value)
   if _FORMAT.value == 'onnx':
-    onnx.write(path, model.network(), model.mean)
+    onnx.write(path, model.network(), model.mean, model.scale)
   elif _FORMAT.value == 'tf':
     save_tf(path, model)
   else:

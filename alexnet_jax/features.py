@@ -6,8 +6,9 @@ r"""Writes what a layer makes of photographs: fc7's 4096 numbers, or others.
 IMAGE is a file, a folder or a glob; without any, --split of the run's data set
 is taken. A row is the central view of one photograph. An ArrayRecord has
 `tf.train.Example`s with features, name and label; beside an .npy file, [N, D]
-float32, a .tsv file has a label and a name on each line. `neighbours` reads
-either.
+float32, a .tsv file has a label and a name on each line. OUTPUT.json says of
+what layer, step, network, preprocessing and data set the features are.
+`neighbours` reads either, and refuses those of another one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,11 +52,13 @@ def main(argv: Sequence[str]) -> None:
   model = library.load(_WORKDIR.value, _CHECKPOINT.value)
   if files:
     total, batches = len(files), _read_files(files, model.side)
+    data_set = None
   else:
     data = model.config.data
     dataset = builders.open_dataset(data.name, _DATA_DIR.value or data.dir)
     batches = examples.read_named_batches(dataset, _SPLIT.value)
     total = dataset.num_examples(_SPLIT.value)
+    data_set = examples.describe(dataset)
 
   def parts() -> Iterator[feature_files.Part]:
     for images, names, labels in batches:
@@ -64,7 +67,8 @@ def main(argv: Sequence[str]) -> None:
       progress.update(len(names))
 
   with Progress(total, 'images') as progress:
-    feature_files.write(_OUTPUT.value, total, parts())
+    about = {**model.about(_LAYER.value), 'data set': data_set}
+    feature_files.write(_OUTPUT.value, total, parts(), about)
   print(f'{_OUTPUT.value}: {total:,} rows of {_LAYER.value}', flush=True)
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,15 @@ from alexnet_jax.data.stats import of_mean
 from alexnet_jax.formats.names import Network, flatten
 from alexnet_jax.models.table import get_architecture
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.fingerprints import fingerprint
 from alexnet_jax.training import pretrained
 from alexnet_jax.training.evaluation import mean_log_softmax
-from alexnet_jax.training.views import Augment, make_constants, test_views
+from alexnet_jax.training.views import (
+  PREPROCESSING,
+  Augment,
+  make_constants,
+  test_views,
+)
 
 BATCH = 32  # images at a time where a list of any length may come
 
@@ -43,7 +49,7 @@ _PAPER_VIEWS = Augment(
   mean='none',
   scale=1.0,
 )
-Picture = str | os.PathLike | Image.Image | np.ndarray
+Picture = str | os.PathLike | IO[bytes] | Image.Image | np.ndarray
 
 
 class Model:
@@ -85,9 +91,15 @@ class Model:
     """What is subtracted from a view: float32 [crop, crop, 3] or [3]."""
     return self._constants.mean
 
+  @property
+  def scale(self) -> float:
+    """What a view is multiplied by once the mean is subtracted."""
+    return float(self._constants.scale)
+
   def pixels_to_logits(self, images: jax.typing.ArrayLike) -> jax.Array:
     """Logits of float32 [N, crop, crop, 3], pixels of 0 to 255."""
-    return self._logits(self.params, jnp.asarray(images) - self.mean)
+    views = (jnp.asarray(images) - self.mean) * self._constants.scale
+    return self._logits(self.params, views)
 
   def stablehlo(self) -> bytes:
     """`pixels_to_logits` of any batch, for CPUs, GPUs and TPUs, as
@@ -109,6 +121,21 @@ class Model:
       self.statistics,
       self.step,
     )
+
+  def about(self, layer: str) -> dict[str, Any]:
+    """What features of a layer are of, as files of them say."""
+    params = sorted(flatten(self.params).items())
+    names, arrays = zip(*params, strict=True)
+    return {
+      'layer': layer,
+      'step': self.step,
+      'network': fingerprint(names, *map(np.asarray, arrays)),
+      'preprocessing': {
+        **{name: getattr(self.augment, name) for name in PREPROCESSING},
+        'picture_size': self.side,
+        'fingerprint': fingerprint(self.mean),
+      },
+    }
 
   def _jit(self, function):
     """Compiles a function of the module, an array and one static choice."""
@@ -256,8 +283,10 @@ def preprocess(
   central square.
 
   Args:
-    images: a path, Pillow image or array, or a sequence of these. Arrays are
-      uint8 [H, W, 3], or [N, H, W, 3] for N of them.
+    images: a path, open file, Pillow image or array, or a sequence of these.
+      Arrays are uint8 [H, W, 3], or [N, H, W, 3] for N of them. A file and a
+      Pillow image of one picture give the same square: turned as its EXIF
+      orientation says, and in RGB.
     side: of the square, pixels.
 
   Returns:
@@ -275,6 +304,7 @@ def _join_towers(xs: list[jax.Array] | jax.Array) -> jax.Array:
 
 def _list_images(images: Any) -> Sequence[Picture]:
   one = isinstance(images, str | os.PathLike | Image.Image)
+  one = one or hasattr(images, 'read')
   if one or (isinstance(images, np.ndarray) and images.ndim == 3):
     return [images]
   if not len(images):
@@ -283,14 +313,17 @@ def _list_images(images: Any) -> Sequence[Picture]:
 
 
 def _read_square(image: Picture, side: int) -> np.ndarray:
-  if isinstance(image, str | os.PathLike):
-    photograph = photographs.Photograph(str(image), 0, os.fspath(image))
-    try:
-      return photograph.read(side)
-    except photographs.BadImageError as error:
-      raise UserError(f'{image}: {error}') from error
-  if isinstance(image, Image.Image):
-    return photographs.fit(image, side)
+  try:
+    if isinstance(image, str | os.PathLike):
+      path = os.fspath(image)
+      return photographs.Photograph(str(image), 0, path).read(side)
+    if isinstance(image, Image.Image):
+      return photographs.fit(image, side)
+    if hasattr(image, 'read'):
+      return photographs.square(_read_whole(image), side)
+  except photographs.BadImageError as error:
+    name = getattr(image, 'filename', '') or getattr(image, 'name', image)
+    raise UserError(f'{name}: {error}') from error
   image = np.asarray(image)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
     raise UserError(
@@ -299,3 +332,12 @@ def _read_square(image: Picture, side: int) -> np.ndarray:
   if image.shape[:2] == (side, side):
     return image
   return photographs.fit(Image.fromarray(image), side)
+
+
+def _read_whole(file: IO[bytes]) -> bytes:
+  if file.seekable():
+    file.seek(0)
+  data = file.read()
+  if not isinstance(data, bytes):
+    raise UserError(f'{file.name}: open the image file with mode "rb"')
+  return data

@@ -57,6 +57,10 @@ def main(argv: Sequence[str]) -> None:
   model = library.load(_WORKDIR.value, _CHECKPOINT.value)
   data = model.config.data
   dataset = builders.open_dataset(data.name, _DATA_DIR.value or data.dir)
+  if _FEATURES.value:
+    about = model.about(_LAYER.value)
+    about['data set'] = examples.describe(dataset)
+    feature_files.check(_FEATURES.value, about)
   if files:
     images, captions = list(library.preprocess(files, model.side)), files
   else:

@@ -14,7 +14,9 @@ training it, `alexnet_jax.load` opens it. formats:
   safetensors  the two towers, with configuration, class names and mean
   grouped      the same with the towers side by side, as programs for one
                device have them (grouped convolutions)
-  caffe        .caffemodel: bvlc_alexnet, bvlc_reference_caffenet
+  caffe        .caffemodel: bvlc_alexnet, bvlc_reference_caffenet. Export
+               writes the mean beside it, a .binaryproto, and prints what the
+               prototxt must say
   torchvision  the state dict of torchvision's alexnet, .safetensors or, where
                PyTorch is installed, .pth
 """
@@ -101,8 +103,10 @@ def _export() -> None:
   from alexnet_jax.formats import conversion
 
   model = library.load(_WORKDIR.value, _CHECKPOINT.value)
-  conversion.write(_FILE.value, _FORMAT.value, model.network())
+  notes = conversion.write(_FILE.value, _FORMAT.value, model.network())
   print(f'{_FILE.value} has the network of step {model.step}', flush=True)
+  for note in notes:
+    print(f'  {note}', flush=True)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from alexnet_jax.data.builders import Dataset
+from alexnet_jax.runtime.fingerprints import fingerprint
 
 BATCH = 32  # photographs looked at together
 
@@ -15,6 +16,13 @@ def spread_indices(dataset: Dataset, split: str, count: int) -> list[int]:
   total = dataset.num_examples(split)
   count = min(count, total)
   return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def describe(dataset: Dataset) -> str:
+  """A short name for a data set: for its pictures and classes."""
+  counts = dataset.fingerprint['examples']
+  mean = np.asarray(dataset.statistics.mean_image)
+  return fingerprint(list(dataset.class_names), dict(counts), mean)
 
 
 def read_examples(

@@ -3,12 +3,14 @@
 Row i is the vector of photograph i. Its name is a path, or SPLIT:INDEX of a
 data set; its label is -1 where nobody knows it. An ArrayRecord holds
 `tf.train.Example`s, as a TFDS data set does; beside an .npy file the names and
-labels are in .tsv.
+labels are in .tsv. Beside either, FILE.json says of what network and layer the
+features are.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,6 +21,7 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import explained, write_atomically
 
 KINDS = ('.array_record', '.npy')
+FORMAT_VERSION = 1  # of FILE.json
 _ROWS = 256  # read at a time
 
 
@@ -44,13 +47,19 @@ def check_kind(path: epath.PathLike) -> epath.Path:
   return path
 
 
-def write(path: epath.PathLike, total: int, parts: Iterator[Part]) -> None:
+def write(
+  path: epath.PathLike,
+  total: int,
+  parts: Iterator[Part],
+  about: Mapping[str, Any],
+) -> None:
   """Writes all rows; the file is there once it is whole.
 
   Args:
     path: ends in .array_record or .npy.
     total: how many rows `parts` have.
     parts: at least one.
+    about: what the features are of, as JSON has it.
 
   Raises:
     UserError: another ending, or the disk is full.
@@ -62,6 +71,10 @@ def write(path: epath.PathLike, total: int, parts: Iterator[Part]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
       names = make(temporary, total, parts)
+      # What is beside the file is never that of another one.
+      path.unlink(missing_ok=True)
+      said = {'format_version': FORMAT_VERSION, 'rows': total, **about}
+      write_atomically(_beside(path), json.dumps(said, indent=1))
       if path.suffix == '.npy':
         write_atomically(path.with_suffix('.tsv'), ''.join(names))
       temporary.replace(path)
@@ -85,6 +98,46 @@ def read(path: epath.PathLike) -> Iterator[Part]:
     raise UserError(
       f'{path} is damaged, or not what `features` writes: {error}'
     ) from error
+
+
+def check(path: epath.PathLike, about: Mapping[str, Any]) -> None:
+  """Refuses features of something else than `about`, field by field.
+
+  Args:
+    path: of a file that `write` made.
+    about: what `write` should have been given; a field that is None in the
+      file is of nothing, such as the data set of single photographs.
+
+  Raises:
+    UserError: the file is of something else, or does not say of what.
+  """
+  path = check_kind(path)
+  if not path.exists():
+    raise UserError(f'no features in {path}: make them with `features`')
+  try:
+    said = json.loads(_beside(path).read_text())
+    version = said['format_version']
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(
+      f'{_beside(path)} does not say what {path.name} is of ({error}): make '
+      'the features anew with `features`'
+    ) from error
+  if version != FORMAT_VERSION:
+    raise UserError(
+      f'{path} is of format {version}, and this program reads format '
+      f'{FORMAT_VERSION}: make the features anew with `features`'
+    )
+  for field, here in about.items():
+    there = said.get(field)
+    if there != here and there is not None:
+      raise UserError(
+        f'{path} has features of another {field}: {there!r} there, {here!r} '
+        'here. Give the file that belongs to it, or make it with `features`'
+      )
+
+
+def _beside(path: epath.Path) -> epath.Path:
+  return path.with_name(f'{path.name}.json')
 
 
 def _write_npy(path: epath.Path, total: int, parts: Iterator[Part]):

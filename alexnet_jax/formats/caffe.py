@@ -107,6 +107,15 @@ def write_weights(
     files.write_atomically(path, net.SerializeToString())
 
 
+def write_mean(path: epath.Path, mean: np.ndarray) -> None:
+  """What `read_mean` reads: a mean image [S, S, 3], RGB."""
+  planes = mean.transpose(2, 0, 1)[::-1].astype('<f4')
+  blob = _MESSAGES['BlobProto'](data=[planes.tobytes()])
+  blob.num, blob.channels, blob.height, blob.width = 1, *planes.shape
+  with files.explained(path):
+    files.write_atomically(path, blob.SerializeToString())
+
+
 def _read_blob(blob: Any) -> np.ndarray:
   if blob.double_data:
     raise ValueError('numbers of another type than float32')

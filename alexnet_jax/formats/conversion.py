@@ -8,8 +8,14 @@ import numpy as np
 from etils import epath
 
 from alexnet_jax.data import photographs, stats
-from alexnet_jax.formats import caffe, names, safetensors, torchvision
-from alexnet_jax.formats.names import Arrays, Network
+from alexnet_jax.formats import (
+  caffe,
+  names,
+  programs,
+  safetensors,
+  torchvision,
+)
+from alexnet_jax.formats.names import Arrays, Layout, Network
 from alexnet_jax.runtime.errors import UserError
 
 LAYOUTS = {'caffe': caffe.LAYOUT, 'torchvision': torchvision.LAYOUT}
@@ -65,22 +71,34 @@ def _read_foreign(
     )
   if form == 'torchvision':
     mean = ','.join(map(str, torchvision.MEAN))
+  elif mean and config['augment']['mean'] == 'none':
+    raise UserError(
+      f"--mean={mean}, but config.augment.mean='none' would forget it: give "
+      "--config.augment.mean=image, or 'rgb'"
+    )
   statistics = stats.of_mean(_read_mean(mean or _CAFFE_MEAN))
   network = Network(config, {}, _read_class_names(classes), statistics)
+  if form == 'torchvision':
+    programs.check_torchvision(network, whole=False)
+  layout = _layout(form, network)
   grouped = jax.eval_shape(names.join, network.shapes())
-  wanted = jax.eval_shape(LAYOUTS[form].convert, grouped)
+  wanted = jax.eval_shape(layout.convert, grouped)
   if form == 'caffe':
     arrays: Arrays = caffe.read_weights(path)
     names.check(path, {name: x.shape for name, x in arrays.items()}, wanted)
   else:
     arrays = torchvision.read_weights(path, wanted)
-  grouped = LAYOUTS[form].convert_back(arrays, grouped)
+  grouped = layout.convert_back(arrays, grouped)
   params = names.split(grouped, network.table.towers)
+  params = programs.fold_dropout(params, network.table, back=True)
   return dataclasses.replace(network, params=_make_contiguous(params))
 
 
-def write(file: epath.PathLike, form: str, network: Network) -> None:
-  """Writes a network in a format of `read`.
+def write(file: epath.PathLike, form: str, network: Network) -> list[str]:
+  """Writes a network in a format of `read`; for Caffe its mean, too.
+
+  Returns:
+    What the program that reads the file must be told beside it.
 
   Raises:
     UserError: it cannot be written, or not in this format.
@@ -89,18 +107,45 @@ def write(file: epath.PathLike, form: str, network: Network) -> None:
   if form not in LAYOUTS:
     kind = 'grouped' if form == 'grouped' else 'towers'
     safetensors.write(path, network, kind)
-    return
-  arrays = LAYOUTS[form].convert(names.join(network.params))
-  arrays = _make_contiguous(arrays)
-  if form == 'caffe':
-    caffe.write_weights(path, arrays, 'AlexNet')
-    return
-  if network.table.towers > 1:
-    raise UserError(
-      "torchvision's alexnet has one tower without groups, this network "
-      f'{network.table.towers}: export it with --format=grouped'
-    )
-  torchvision.write_weights(path, arrays)
+    return []
+  if form == 'torchvision':
+    programs.check_torchvision(network, whole=True)
+  grouped = names.join(programs.fold_dropout(network.params, network.table))
+  arrays = _make_contiguous(_layout(form, network).convert(grouped))
+  if form == 'torchvision':
+    torchvision.write_weights(path, arrays)
+    return programs.describe_torchvision(network)
+  mean = _caffe_mean(network)
+  beside = path.with_suffix('.binaryproto')
+  if mean is not None:
+    caffe.write_mean(beside, mean)
+  caffe.write_weights(path, arrays, 'AlexNet')
+  name = None if mean is None else beside.name
+  return programs.describe_caffe(network, name)
+
+
+def _layout(form: str, network: Network) -> Layout:
+  """Of a format, for a network whose views may be scaled.
+
+  torchvision's program has no place for `config.augment.scale`: conv1's kernels
+  have it. Caffe's has.
+  """
+  layout = LAYOUTS[form]
+  if form != 'torchvision':
+    return layout
+  scale = network.config['augment']['scale']
+  r, g, b = (x * scale for x in layout.divisors)
+  return dataclasses.replace(layout, divisors=(r, g, b))
+
+
+def _caffe_mean(network: Network) -> np.ndarray | None:
+  """The mean image that is subtracted; None: nothing is."""
+  kind, image = network.config['augment']['mean'], network.statistics.mean_image
+  if kind == 'none':
+    return None
+  if kind == 'image':
+    return image
+  return np.broadcast_to(network.statistics.rgb_mean, image.shape)
 
 
 def _make_contiguous(arrays: Arrays) -> Arrays:

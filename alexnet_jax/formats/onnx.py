@@ -18,7 +18,9 @@ _OPSET = 17
 _ACTIVATIONS = {'relu': 'Relu', 'tanh': 'Tanh'}
 
 
-def write(path: epath.Path, network: Network, mean: np.ndarray) -> None:
+def write(
+  path: epath.Path, network: Network, mean: np.ndarray, scale: float
+) -> None:
   """Writes a model of float32 `images` [batch, crop, crop, 3], pixels of 0 to
   255 in RGB, to `logits` [batch, classes].
 
@@ -26,6 +28,7 @@ def write(path: epath.Path, network: Network, mean: np.ndarray) -> None:
     path: of the file.
     network: on its host.
     mean: [crop, crop, 3] or [3], subtracted first.
+    scale: multiplies what is left.
 
   Raises:
     UserError: `onnx` is not installed, or has no operator for a layer.
@@ -36,7 +39,7 @@ def write(path: epath.Path, network: Network, mean: np.ndarray) -> None:
     raise UserError(
       "--format=onnx needs the package onnx: pip install -e '.[export]'"
     ) from None
-  graph = _Graph(onnx, network, mean)
+  graph = _Graph(onnx, network, mean, scale)
   with files.explained(path):
     files.write_atomically(path, graph.make_model().SerializeToString())
 
@@ -44,8 +47,11 @@ def write(path: epath.Path, network: Network, mean: np.ndarray) -> None:
 class _Graph:
   """Collects the nodes; a value on towers is a list of names."""
 
-  def __init__(self, onnx: Any, network: Network, mean: np.ndarray):
-    self._onnx, self._params, self._mean = onnx, network.params, mean
+  def __init__(
+    self, onnx: Any, network: Network, mean: np.ndarray, scale: float
+  ):
+    self._onnx, self._params = onnx, network.params
+    self._mean, self._scale = mean, scale
     self._table, self._size = network.table, network.image_size
     self._classes = len(network.class_names)
     if self._table.name != 'alexnet':
@@ -82,6 +88,9 @@ class _Graph:
     table, size = self._table, self._size
     mean = self._constant('mean', self._mean.astype(np.float32))
     x = self._node('Sub', ['images', mean], 'centred')
+    if self._scale != 1:
+      scale = self._constant('scale', np.float32(self._scale))
+      x = self._node('Mul', [x, scale], 'scaled')
     x = self._node('Transpose', [x], 'view', perm=[0, 3, 1, 2])
     xs = [x] * table.towers
     for row, sides in zip(table.convs, table.sides(size), strict=True):

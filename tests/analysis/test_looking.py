@@ -112,7 +112,7 @@ def test_features_are_read_as_written(tmp_path, kind):
       some = slice(i, i + 128)
       yield features.Part(rows[some], names[some], labels[some])
 
-  features.write(path, 300, parts(300))
+  features.write(path, 300, parts(300), {'layer': 'fc7', 'data': None})
   read = list(features.read(path))
   np.testing.assert_array_equal(
     np.concatenate([p.features for p in read]), rows
@@ -128,12 +128,33 @@ def test_features_are_read_as_written(tmp_path, kind):
 
   before = path.read_bytes()
   with pytest.raises(UserError, match='a bad image'):
-    features.write(path, 300, broken())
+    features.write(path, 300, broken(), {})
   assert path.read_bytes() == before
   assert not list(path.parent.glob('.*'))
   path.write_bytes(before[:100])
   with pytest.raises(UserError, match='is damaged, or not what'):
     list(features.read(path))
+
+
+@pytest.mark.parametrize('kind', ['npy', 'array_record'])
+def test_features_of_something_else_are_refused(tmp_path, kind):
+  path = tmp_path / f'some.{kind}'
+  about = {'layer': 'fc7', 'network': 'ab', 'data set': None}
+  part = features.Part(np.zeros((1, 2), np.float32), ['x'], [0])
+  features.write(path, 1, iter([part]), about)
+  features.check(path, about)
+  features.check(path, {**about, 'data set': 'cd'})  # of single photographs
+  for field, here in (('layer', 'fc6'), ('network', 'cd')):
+    with pytest.raises(UserError, match=f"another {field}: .*'{here}' here"):
+      features.check(path, {**about, field: here})
+  (tmp_path / f'some.{kind}.json').write_text('{"format_version": 9}')
+  with pytest.raises(UserError, match='is of format 9'):
+    features.check(path, about)
+  (tmp_path / f'some.{kind}.json').unlink()
+  with pytest.raises(UserError, match='does not say what'):
+    features.check(path, about)
+  with pytest.raises(UserError, match='no features in'):
+    features.check(tmp_path / f'gone.{kind}', about)
 
 
 def test_features_of_another_kind(tmp_path):
@@ -223,6 +244,12 @@ def test_neighbours_are_those_of_the_features(reference, data_dir, tmp_path):
   )
   assert done.returncode == 0, done.stderr
   order = np.argsort(np.linalg.norm(gallery - gallery[7], axis=1))[:3]
+  other = program(
+    *('alexnet_jax.neighbours', file, f'--workdir={reference}'),
+    *('--layer=fc6', f'--features={tmp_path / "train.npy"}'),
+  )
+  assert other.returncode == 2
+  assert "of another layer: 'fc7' there, 'fc6' here" in other.stderr
   lines = done.stdout.splitlines()
   assert lines[0] == str(file)
   assert [line.split()[2] for line in lines[1:4]] == [

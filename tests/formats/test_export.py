@@ -50,7 +50,7 @@ def pixels(count):
 def test_onnxruntime_gives_our_logits(config, tmp_path):
   network, model = draw(config.get_config())
   file = tmp_path / 'net.onnx'
-  onnx.write(epath.Path(file), network, model.mean)
+  onnx.write(epath.Path(file), network, model.mean, model.scale)
   session = onnxruntime.InferenceSession(file)
   for count in (1, 3):
     images = pixels(count)
@@ -104,7 +104,7 @@ def test_onnxruntime_gives_the_papers_formulas(tmp_path):
   mean = rng.uniform(100, 150, (99, 99, 3)).astype(np.float32)
   images = rng.uniform(0, 255, (2, 99, 99, 3)).astype(np.float32)
   file = tmp_path / 'net.onnx'
-  onnx.write(epath.Path(file), network, mean)
+  onnx.write(epath.Path(file), network, mean, scale=1.0)
   session = onnxruntime.InferenceSession(file)
   (found,) = session.run(['logits'], {'images': images})
   params = traverse_util.unflatten_dict(network.params, sep='/')

@@ -197,7 +197,88 @@ def test_caffes_mean_image_is_turned_to_rgb(caffe_config, blobs, tmp_path):
     np.testing.assert_array_equal(mean[..., channel], bgr[2 - channel])
 
 
+def test_caffes_file_has_what_the_paper_does_when_it_tests(
+  model, network, tmp_path
+):
+  """The halving of §4.2 is in the kernels after it, to the bit; the rest is
+  said, and the mean is beside it."""
+  file = tmp_path / 'net.caffemodel'
+  notes = conversion.write(file, 'caffe', network)
+  rng = np.random.default_rng(1)
+  views = rng.normal(0, 50, (2, 96, 96, 3)).astype(np.float32)
+  blobs = caffe_peer.decode(file.read_bytes())
+  expected = caffe_peer.forward(
+    blobs, views[..., ::-1], lrn_groups=2, k=2.0, alpha=1e-4
+  )
+  assert max_norm_error(model(views), expected) < 1e-5
+  text = '\n'.join(notes)
+  for words in (
+    'mean_file: "net.binaryproto" scale: 1 crop_size: 96',
+    'local_size: 5 alpha: 0.0005 beta: 0.75 k: 2',
+    'Slice its maps in 2, LRN each, Concat',
+    "conv1 has 23 places a side here, and Caffe's 22: pad",
+  ):
+    assert words in text
+  again = conversion.read(
+    file,
+    'caffe',
+    config=network.config,
+    classes='6',
+    mean=str(tmp_path / 'net.binaryproto'),
+  )
+  for name, x in network.params.items():
+    assert again.params[name].tobytes() == x.tobytes(), name
+  mean = network.statistics.mean_image
+  np.testing.assert_array_equal(
+    again.statistics.mean_image, mean.astype(np.float32)
+  )
+  config = json.loads(json.dumps(network.config))
+  config['augment']['mean'] = 'none'
+  with pytest.raises(UserError, match="mean='none' would forget it"):
+    conversion.read(file, 'caffe', config=config, classes='6', mean='1,2,3')
+
+
+def test_what_caffe_does_as_we_do_needs_no_words(tmp_path):
+  config = caffe_alexnet.get_config()
+  config.model.width = 0.05
+  config.augment.update({'mean': 'none', 'scale': 0.5})
+  nothing = stats.of_mean(np.zeros((256, 256, 3)))
+  network = Network(as_json(config), {}, tuple('abcdef'), nothing)
+  params = {n: np.zeros(x.shape, 'f4') for n, x in network.shapes().items()}
+  network = dataclasses.replace(network, params=params)
+  assert conversion.write(tmp_path / 'x.caffemodel', 'caffe', network) == [
+    'transform_param { scale: 0.5 crop_size: 227 }',
+    'lrn_param { local_size: 5 alpha: 0.0001 beta: 0.75 k: 1 }',
+  ]
+  assert [path.name for path in tmp_path.iterdir()] == ['x.caffemodel']
+
+
 # ---- torchvision's.
+
+
+@pytest.mark.parametrize(
+  ('fields', 'words'),
+  [
+    ({'model.rounding': 'up'}, "model.rounding is 'up', not 'down'"),
+    ({'model.lrn.enabled': True}, r"model.conv1.then is .*'norm'"),
+    ({'model.dropout_form': 'paper'}, "dropout_form is 'paper'"),
+    ({'model.conv1.pad': 1}, 'model.conv1.pad is 1, not 2'),
+    ({'model.activation': 'tanh'}, "activation is 'tanh'"),
+    ({'model.width': 0.5}, 'model.conv1.features is 32, not 64'),
+    ({'augment.crop_size': 160}, 'the last maps have 4 pixels a side, not 6'),
+    ({'augment.mean': 'image'}, "augment.mean is 'image', not 'rgb'"),
+    ({'augment.mean': 'none'}, "augment.mean is 'none', not 'rgb'"),
+  ],
+)
+def test_what_torchvisions_program_does_not_do_is_refused(
+  fields, words, tmp_path
+):
+  config = torchvision.get_config()
+  config.update_from_flattened_dict(fields)
+  nothing = stats.of_mean(np.zeros((256, 256, 3)))
+  network = Network(as_json(config), {}, tuple('abcdef'), nothing)
+  with pytest.raises(UserError, match=words):
+    conversion.write(tmp_path / 'x.safetensors', 'torchvision', network)
 
 
 @pytest.fixture(scope='module')
@@ -289,7 +370,8 @@ def test_a_pickle_bomb_is_refused_by_pytorch(peer, tmp_path):
   assert not mark.exists()
 
 
-def test_torchvisions_weights_give_its_logits_in_numpy(tmp_path):
+@pytest.mark.parametrize('scale', [1.0, 0.3])
+def test_torchvisions_weights_give_its_logits_in_numpy(tmp_path, scale):
   """Where PyTorch is missing, too: its weights on its views, and ours on ours.
 
   On 95 pixels every window fits, so that the peer, which rounds up, has
@@ -319,6 +401,7 @@ def test_torchvisions_weights_give_its_logits_in_numpy(tmp_path):
   safetensors.numpy.save_file(state, file)
   config = torchvision.get_config()
   config.augment.crop_size, config.model.width = 95, 1 / 16
+  config.augment.scale = scale
   plain = as_json(config)
   network = conversion.read(file, 'torchvision', config=plain, classes='6')
 
@@ -329,7 +412,7 @@ def test_torchvisions_weights_give_its_logits_in_numpy(tmp_path):
 
   views = rng.uniform(0, 255, (1, 95, 95, 3))
   theirs = (views / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-  mine = views - network.statistics.mean_image[80:175, 80:175]
+  mine = scale * (views - network.statistics.mean_image[80:175, 80:175])
   found = logits(join(network.params), mine)
   expected = logits(arrays, theirs, channel_first=True)
   assert max_norm_error(found, expected) < 1e-5

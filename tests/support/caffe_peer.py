@@ -146,12 +146,14 @@ def draw_blobs(width: float, classes: int, crop: int):
   return {name: x.astype(np.float32) for name, x in blobs.items()}
 
 
-def forward(blobs, bgr, lrn_groups=1, pool_first=False):
+def forward(blobs, bgr, lrn_groups=1, pool_first=False, k=1.0, alpha=1e-4 / 5):
   """Caffe's logits of [B, S, S, 3] in BGR: bvlc_alexnet.prototxt, or, with
   `pool_first`, that of CaffeNet.
 
   Args:
     lrn_groups: 1 as Caffe, which normalizes over the maps of both groups.
+    k: of the normalization.
+    alpha: of it, times the plain sum.
   """
   arrays = {}
   for name, x in blobs.items():
@@ -166,8 +168,8 @@ def forward(blobs, bgr, lrn_groups=1, pool_first=False):
     *(arrays, bgr),
     groups=2,
     lrn_groups=lrn_groups,
-    k=1.0,
-    alpha=1e-4 / 5,
+    k=k,
+    alpha=alpha,
     channel_first=True,
     pool_first=pool_first,
   )
