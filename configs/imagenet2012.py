@@ -21,7 +21,6 @@ def get_config() -> ConfigDict:
   """§3 to §5 of the paper."""
   config = default.get_config()
   config.data.name = 'imagenet2012'
-  config.data.workers = 8
   config.model.width = 1.0
   config.batch_size = 128
   config.length = '90 epochs'

@@ -272,7 +272,7 @@ def test_a_duration_of_any_size_is_exact(whole, thousandths):
     ('seed', 2**31),
     ('batch_size', 0),
     ('batch_size', 10**20),
-    ('data.workers', -1),
+    ('data.workers', -2),
     ('data.max_bad_records', -1),
     ('augment.color', float('nan')),
     ('model.lrn.size', 101),

@@ -20,7 +20,7 @@ from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training import state, views
+from alexnet_jax.training import feed, state, views
 from alexnet_jax.training.settings import Settings
 
 _PEER = 'PyTorch DataLoader'
@@ -67,7 +67,7 @@ def measure_input(
       about = there.ask(
         'open_pictures',
         folder=os.path.abspath(pictures),
-        workers=settings.data.workers,
+        workers=ours.workers,
         batch_size=settings.batch_size,
         crop=settings.augment.crop_size,
         color=settings.augment.color,
@@ -84,7 +84,7 @@ def measure_input(
     **timing.describe_machine(),
     'data': dataset.name,
     'batch': settings.batch_size,
-    'workers': settings.data.workers,
+    'workers': ours.workers,
     'repeats': repeats,
   }
   rows = []
@@ -139,13 +139,16 @@ class _Stream:
   ):
     self._place, self._size = setup.batch_sharding, setup.batch_size
     self._rows = sharding.local_rows(self._place, self._size)
+    readers = feed.choose_readers(
+      settings.data, self._place, dataset, len(self._rows)
+    )
+    self.workers = readers['workers']
     self._batches = pipeline.training_batches(
       dataset,
       seed=settings.seed,
       batch_size=self._size,
       rows=self._rows,
-      workers=settings.data.workers,
-      prefetch=settings.data.prefetch,
+      **readers,
     )
     stack.callback(self._batches.close)
     axes = P(setup.towers.batch_axes)

@@ -13,36 +13,22 @@ import shutil
 import signal
 import threading
 from collections.abc import Generator, Sequence
+from concurrent import futures
 from typing import Any
 
 import grain
 import numpy as np
 
+from alexnet_jax.data import buffers
 from alexnet_jax.data.builders import Dataset
+from alexnet_jax.data.order import Order
 from alexnet_jax.runtime.errors import UserError, parse_no_flags
 from alexnet_jax.runtime.writers import Progress
 
+_NO_END = 2**62  # steps
+_PART = 64  # examples that a thread reads at a time into the whole split
+
 Batches = Generator[dict[str, np.ndarray], None, None]
-
-
-class _Rows(grain.MapDataset):
-  """The rows of each global batch that one process reads, batch by batch."""
-
-  def __init__(
-    self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]
-  ):
-    super().__init__(parent)
-    self._batch_size = batch_size
-    self._rows = list(rows)
-
-  def __len__(self) -> int:
-    return len(self._parent) // self._batch_size * len(self._rows)
-
-  def __getitem__(self, index):
-    if isinstance(index, slice):
-      return self.slice(index)
-    step, row = divmod(index, len(self._rows))
-    return self._parent[step * self._batch_size + self._rows[row]]
 
 
 def training_batches(
@@ -54,6 +40,7 @@ def training_batches(
   start: int = 0,
   skip: int = 0,
   workers: int = 0,
+  threads: int = 2,
   prefetch: int = 4,
   max_bad_records: int = 0,
 ) -> Batches:
@@ -68,6 +55,7 @@ def training_batches(
     start: step to open the stream at.
     skip: examples of the order to leave out before step 0.
     workers: processes that read and decode; 0: threads of this one.
+    threads: how many of them.
     prefetch: batches kept ready, per worker.
     max_bad_records: how many records may be bad; the caller counts them.
 
@@ -80,10 +68,10 @@ def training_batches(
     UserError: while iterating: a bad record, or a worker was killed.
   """
   source = _Tolerant(dataset.source('train'), max_bad_records)
-  records = grain.MapDataset.source(source).seed(seed)
-  stream = _Rows(records.shuffle().repeat()[skip:], batch_size, rows)
-  batches = stream[start * len(rows) :].batch(len(rows))
-  return _iterate(batches, workers, prefetch)
+  order = Order(seed, len(source))
+  read = _TrainingBatch(source, order, batch_size, np.asarray(rows) + skip)
+  batches = grain.MapDataset.range(start, _NO_END).map(read)
+  return _iterate(batches, workers, threads, prefetch)
 
 
 def training_indices(
@@ -100,11 +88,11 @@ def training_indices(
   Returns:
     An iterator, to be closed, of {'index': int32 [len(rows)]}.
   """
-  indices = grain.MapDataset.range(dataset.num_examples('train')).seed(seed)
-  stream = _Rows(indices.shuffle().repeat()[skip:], batch_size, rows)
-  batches = stream[start * len(rows) :].batch(len(rows))
-  for batch in _iterate(batches, workers=0, prefetch=4):
-    yield {'index': np.asarray(batch, np.int32)}
+  order = Order(seed, dataset.num_examples('train'))
+  places = skip + start * batch_size + np.asarray(rows)
+  while True:
+    yield {'index': order.positions(places).astype(np.int32)}
+    places = places + batch_size
 
 
 def whole_split(
@@ -124,13 +112,26 @@ def whole_split(
     UserError: a bad record.
   """
   source = _Tolerant(dataset.source('train'), max_bad_records)
-  batches = grain.MapDataset.source(source).batch(64)
-  parts = []
-  with Progress(len(source), 'images', 'cache', show=show) as progress:
-    for part in _iterate(batches, workers=0, prefetch=4):
-      parts.append(part)
-      progress.update(len(part['label']))
-  return {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+  count, size = len(source), dataset.image_size
+  whole = {
+    'image': np.empty((count, size, size, 3), np.uint8),
+    'label': np.empty(count, np.int32),
+    'replaced': np.empty(count, np.int32),
+  }
+
+  def read(start: int) -> int:
+    stop = min(start + _PART, count)
+    part = {name: array[start:stop] for name, array in whole.items()}
+    _fill(part, source, range(start, stop))
+    return stop - start
+
+  with (
+    Progress(count, 'images', 'cache', show=show) as progress,
+    futures.ThreadPoolExecutor(2) as pool,
+  ):
+    for done in pool.map(read, range(0, count, _PART)):
+      progress.update(done)
+  return whole
 
 
 def evaluation_batches(
@@ -140,6 +141,7 @@ def evaluation_batches(
   batch_size: int,
   rows: Sequence[int],
   workers: int = 0,
+  threads: int = 2,
   prefetch: int = 4,
 ) -> Batches:
   """Every example of a split once, in order; the last batch is padded.
@@ -150,6 +152,7 @@ def evaluation_batches(
     batch_size: rows of the global batch.
     rows: the rows of it to read (`sharding.local_rows`).
     workers: processes that read and decode; 0: threads of this one.
+    threads: how many of them.
     prefetch: batches kept ready, per worker.
 
   Returns:
@@ -160,10 +163,10 @@ def evaluation_batches(
     UserError: while iterating: a bad record, or a worker was killed.
   """
   source = dataset.source(split)
-  padded = -(-len(source) // batch_size) * batch_size
-  positions = grain.MapDataset.range(padded)
-  examples = _Rows(positions, batch_size, rows).map(_Masked(source))
-  return _iterate(examples.batch(len(rows)), workers, prefetch)
+  read = _EvaluationBatch(source, batch_size, np.asarray(rows))
+  steps = -(-len(source) // batch_size)
+  batches = grain.MapDataset.range(steps).map(read)
+  return _iterate(batches, workers, threads, prefetch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +180,7 @@ class _Tolerant:
   def __len__(self) -> int:
     return len(self.source)
 
-  def __getitem__(self, index: int) -> dict[str, np.generic | np.ndarray]:
+  def __getitem__(self, index: int) -> dict[str, Any]:
     last = min(self.max_bad, len(self) - 1)
     for ahead in range(last):
       with contextlib.suppress(UserError):
@@ -186,26 +189,61 @@ class _Tolerant:
 
   def _example(self, index: int, ahead: int):
     record = self.source[(index + ahead) % len(self)]
-    return _example(record) | {'replaced': np.int32(index if ahead else -1)}
+    return {**record, 'replaced': index if ahead else -1}
 
 
-class _Masked(grain.transforms.Map):
-  """The example at a position, or the last one, masked, past the end."""
+class _TrainingBatch(grain.transforms.Map):
+  """The rows of a step's batch that this process reads."""
 
-  def __init__(self, source):
-    self._source = source
+  def __init__(self, source, order: Order, batch_size: int, rows: np.ndarray):
+    self._source, self._order = source, order
+    self._batch_size, self._rows = batch_size, rows
 
-  def map(self, element):
+  def map(self, element: int) -> dict[str, np.ndarray]:
+    places = element * self._batch_size + self._rows
+    return _read(self._source, self._order.positions(places))
+
+
+class _EvaluationBatch(grain.transforms.Map):
+  """The same, in the order of storage; past the end the last example is
+  repeated, masked."""
+
+  def __init__(self, source, batch_size: int, rows: np.ndarray):
+    self._source, self._batch_size, self._rows = source, batch_size, rows
+
+  def map(self, element: int) -> dict[str, np.ndarray]:
+    places = element * self._batch_size + self._rows
     last = len(self._source) - 1
-    record = self._source[min(element, last)]
-    return _example(record) | {'mask': np.bool_(element <= last)}
+    batch = _read(self._source, np.minimum(places, last))
+    return batch | {'mask': places <= last}
 
 
-def _example(record):
-  return {'image': record['image'], 'label': np.int32(record['label'])}
+def _read(source, positions: np.ndarray) -> dict[str, np.ndarray]:
+  """The examples at some positions as one batch.
+
+  Every record is read by itself, straight into its row: ArrayRecord's call
+  for many records fills new memory for all of them, which takes twice as long
+  (page faults), and its threads gain nothing beside the readers' own.
+  """
+  positions = positions.tolist()
+  first = source[positions[0]]
+  shape = (len(positions), *first['image'].shape)
+  batch = {'image': buffers.take(shape)}
+  for name in first.keys() - {'image'}:
+    batch[name] = np.empty(len(positions), np.int32)
+  _fill(batch, source, positions)
+  return batch
 
 
-def _iterate(batches: grain.MapDataset, workers: int, prefetch: int) -> Batches:
+def _fill(batch, source, positions: Sequence[int]) -> None:
+  for row, position in enumerate(positions):
+    for name, value in source[position].items():
+      batch[name][row] = value
+
+
+def _iterate(
+  batches: grain.MapDataset, workers: int, threads: int, prefetch: int
+) -> Batches:
   if workers:
     parse_no_flags()  # Grain reads some for its processes
     # Worker i makes batches i, i + workers, ...: one thread each will do.
@@ -215,7 +253,9 @@ def _iterate(batches: grain.MapDataset, workers: int, prefetch: int) -> Batches:
       processes, _start_worker
     )
   else:
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch)
+    options = grain.ReadOptions(
+      num_threads=threads, prefetch_buffer_size=max(prefetch, threads)
+    )
     stream = batches.to_iter_dataset(options)
   with contextlib.closing(iter(stream)) as iterator:
     try:

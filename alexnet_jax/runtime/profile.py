@@ -1,18 +1,20 @@
 """How fast the steps of a run are, and a trace of some of them."""
 
-import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import jax
 from etils import epath
 
 from alexnet_jax.runtime import files
 
+_LOOK = 0.001  # seconds between two looks at a step that is under way
+
 
 class Meter:
-  """Images per second and the share of time spent waiting for data."""
+  """Images per second, and the share of the time in which no step was under
+  way for want of a batch."""
 
   def __init__(self) -> None:
     self.restart()
@@ -24,11 +26,26 @@ class Meter:
   def add(self, images: int) -> None:
     self._images += images
 
-  @contextlib.contextmanager
-  def waiting(self) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    self._waited += time.perf_counter() - start
+  def wait(
+    self, ready: Callable[[float], bool], stepping: Callable[[], bool]
+  ) -> None:
+    """Waits for a batch, and counts the time that no step is under way.
+
+    Args:
+      ready: waits at most so many seconds for the batch to be on the devices,
+        and says whether it is.
+      stepping: whether a step is under way.
+    """
+    before = time.perf_counter()
+    while True:
+      idle = not stepping()
+      done = ready(_LOOK)
+      now = time.perf_counter()
+      if idle:
+        self._waited += now - before
+      before = now
+      if done:
+        return
 
   def read(self) -> dict[str, float]:
     """The times of a row of metrics, since the last one."""

@@ -1,6 +1,5 @@
 """The training split kept on the devices (`config.data.cache`)."""
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -35,10 +34,8 @@ class Cache:
 
   def batches(self, dataset: Dataset, **arguments: Any) -> pipeline.Batches:
     """`pipeline.training_batches`, with positions in place of photographs."""
-    stream = pipeline.training_indices(dataset, **arguments)
-    with contextlib.closing(stream):
-      for batch in stream:
-        yield {**batch, 'replaced': self.replaced[batch['index']]}
+    for batch in pipeline.training_indices(dataset, **arguments):
+      yield {**batch, 'replaced': self.replaced[batch['index']]}
 
   def images(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """The photographs of a batch of positions, spread as these are."""

@@ -1,7 +1,6 @@
 """Errors on a split (§6): one view or several, of one network or of several
 averaged, every example exactly once."""
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -24,6 +23,7 @@ from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.runtime.writers import Progress
+from alexnet_jax.training import feed
 from alexnet_jax.training.saved import read_meta, read_statistics, restore
 from alexnet_jax.training.settings import Data, configure
 from alexnet_jax.training.state import Setup, TrainState, open_setup
@@ -75,19 +75,23 @@ class Evaluator:
       'loss', 'top1_error', 'top5_error'; errors are fractions of 1.
     """
     total = None
-    batches = pipeline.evaluation_batches(
+    place = self._setup.batch_sharding
+    steps = -(-self.num_examples // self._batch_size)
+    stream = pipeline.evaluation_batches(
       self._dataset,
       self._split,
       batch_size=self._batch_size,
       rows=self._rows,
-      workers=self._reading.workers,
-      prefetch=self._reading.prefetch,
+      **feed.choose_readers(
+        self._reading, place, self._dataset, len(self._rows), steps
+      ),
     )
-    with contextlib.closing(batches):
+
+    def put(batch):
+      return sharding.put_batch(place, self._rows, self._batch_size, batch)
+
+    with feed.Feed(stream, put) as batches:
       for batch in batches:
-        batch = sharding.put_batch(
-          self._setup.batch_sharding, self._rows, self._batch_size, batch
-        )
         # Read at once: two steps under way would not depend on each other, and
         # on CPUs their collectives can hold all threads, each waiting for a
         # device that has none.

@@ -20,7 +20,7 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.runtime.profile import Meter
 from alexnet_jax.runtime.writers import MetricsWriter, Progress
-from alexnet_jax.training import cache, health
+from alexnet_jax.training import cache, feed, health
 from alexnet_jax.training.bad_records import BadRecords
 from alexnet_jax.training.course import Course, Position
 from alexnet_jax.training.evaluation import Evaluator
@@ -118,31 +118,44 @@ class Run:
     if self.cache:
       stream = self.cache.batches(self.dataset, **which)
     else:
+      readers = feed.choose_readers(data, place, self.dataset, len(rows))
       stream = pipeline.training_batches(
         self.dataset,
         **which,
-        workers=data.workers,
-        prefetch=data.prefetch,
+        **readers,
         max_bad_records=data.max_bad_records,
       )
-    stack.callback(stream.close)
+
+    def put(batch):
+      # What a batch met is told when it is trained on, not when it is read.
+      replaced = batch.pop('replaced')
+      return sharding.put_batch(place, rows, size, batch), replaced
+
+    batches = stack.enter_context(feed.Feed(stream, put))
     while True:
-      with self.meter.waiting():
-        batch = next(stream)
-      self.bad_records.meet(batch.pop('replaced'))
-      yield sharding.put_batch(place, rows, size, batch)
+      self.meter.wait(batches.ready, self._stepping)
+      batch, replaced = next(batches)
+      self.bad_records.meet(replaced)
+      yield batch
+
+  def _stepping(self) -> bool:
+    """Whether the step that was taken last is still under way."""
+    return not all(x.is_ready() for x in jax.tree.leaves(self.metrics))
 
   def preflight(self, batch) -> None:
-    """Before the first step: warns of what will keep it from learning."""
-    if self.step == 0:
-      # Meanwhile the step compiles; a failure of that is the step's to tell.
-      arguments = self.state, batch, self.learning_rates
-      with futures.ThreadPoolExecutor() as pool:
-        pool.submit(self.train_step.compile, *arguments)
+    """Before the first step: compiles it, for no rate is to count that, and
+    warns of what will keep a new run from learning."""
+    if self.metrics is not None:
+      return
+    # A failure of this is the step's to tell.
+    arguments = self.state, batch, self.learning_rates
+    with futures.ThreadPoolExecutor() as pool:
+      pool.submit(self.train_step.compile, *arguments)
+      if self.step == 0:
         found = self.probe(self.state, self._images(batch))
-      for text in health.warnings(found, self.setup.table):
-        self._warn(text)
-      self.meter.restart()
+        for text in health.warnings(found, self.setup.table):
+          self._warn(text)
+    self.meter.restart()
 
   def train(self, batch) -> None:
     self.batch = batch

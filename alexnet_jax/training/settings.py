@@ -25,7 +25,7 @@ class Data(Checked, part='data'):
 
   name: str
   dir: str
-  workers: Annotated[int, Range(0, 1000)]
+  workers: Annotated[int, Range(-1, 1000)]
   prefetch: Annotated[int, Range(1, 1000)]
   cache: Annotated[str, choice('none', 'device')]
   max_bad_records: Annotated[int, Range(0, 2**31 - 1)]
