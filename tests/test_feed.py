@@ -72,7 +72,7 @@ def test_two_are_ahead_and_no_more():
 def test_an_error_comes_after_the_batches_before_it():
   stream = Stream(2, UserError('record 2 is damaged'))
   with feed.Feed(stream, put) as batches:
-    soon(lambda: stream.closed)
+    soon(lambda: stream.read == 2)
     for n in range(2):
       soon(lambda: batches.ready(0.01))
       assert next(batches)[1] == n
