@@ -86,13 +86,27 @@ def fit(image: Image.Image, side: int = SIZE) -> Pixels:
   """
   try:
     with warnings.catch_warnings(action='ignore'):
-      image.load()
+      _load(image)
       rgb = _to_rgb(_turn_upright(image))
     return np.asarray(ImageOps.fit(rgb, (side, side), Image.Resampling.BICUBIC))
   except BadImageError:
     raise
   except Exception as error:  # damaged bytes may raise anything
     raise BadImageError(str(error) or type(error).__name__) from error
+
+
+def _load(image: Image.Image) -> None:
+  """Reads the pixels, never from a map of the file: Pillow 13 maps an
+  uncompressed TIFF that lies on its side in the wrong shape."""
+  name = getattr(image, 'filename', None)
+  if not name:
+    image.load()
+    return
+  image.filename = ''  # without a name there is no map
+  try:
+    image.load()
+  finally:
+    image.filename = name
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
@@ -106,7 +120,8 @@ def _turn_upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
   if image.mode.startswith('I;16'):  # Pillow would clip them, to white
     # The upper byte, which Pillow takes of 16 bits in colour.
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    upper = (np.asarray(image) >> 8).astype(np.uint8)
+    return Image.fromarray(upper).convert('RGB')
   if image.mode[0] in 'IF':
     raise BadImageError(
       f'pixels of 32 bits a channel (mode {image.mode}): save it with 8 bits'
