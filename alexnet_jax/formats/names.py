@@ -14,7 +14,7 @@ The functions below use only methods that NumPy arrays and JAX's tracers share:
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -245,6 +245,15 @@ class Layout:
 
   def _scale(self) -> np.ndarray:
     return np.asarray(self.divisors, np.float32)[:, None]  # [in, 1]
+
+
+def unwrapped(keys: Iterable[str]) -> dict[str, str]:
+  """The keys of a file by the names of a network's parameters: without the
+  `module.` that PyTorch's DataParallel puts before all of them."""
+  keys, prefix = list(keys), 'module.'
+  if not all(key.startswith(prefix) for key in keys):
+    prefix = ''
+  return {key.removeprefix(prefix): key for key in keys}
 
 
 def check(

@@ -94,7 +94,7 @@ def read(path: epath.Path) -> Network:
       ) from error
     if form == 'grouped':
       wanted = jax.eval_shape(names.join, wanted)
-    keys = [k for k in list(file.keys()) if not k.startswith(_STATISTICS)]
+    keys = {k: k for k in list(file.keys()) if not k.startswith(_STATISTICS)}
     params = _take(path, file, keys, wanted)
     if form == 'grouped':
       params = names.split(params, network.table.towers)
@@ -110,22 +110,31 @@ def read_arrays(path: epath.Path, wanted: Mapping[str, Any]) -> Arrays:
     wanted: anything with shapes by name.
   """
   with _open(path) as file:
-    return _take(path, file, list(file.keys()), dict(wanted))
+    return _take(path, file, names.unwrapped(file.keys()), dict(wanted))
 
 
 def _take(
-  path: epath.Path, file: Any, keys: list[str], wanted: Arrays
+  path: epath.Path, file: Any, keys: Mapping[str, str], wanted: Arrays
 ) -> Arrays:
-  """float32 arrays, read once their shapes are known to be right."""
-  slices = {key: file.get_slice(key) for key in keys}
-  shapes = {key: tuple(s.get_shape()) for key, s in slices.items()}
+  """float32 arrays, read once their shapes are known to be right.
+
+  Args:
+    path: for messages.
+    file: open.
+    keys: of the file, by the names of `wanted`.
+    wanted: anything with shapes by name.
+  """
+  slices = {name: file.get_slice(key) for name, key in keys.items()}
+  shapes = {name: tuple(s.get_shape()) for name, s in slices.items()}
   names.check(path, shapes, wanted)
-  for key, part in slices.items():
-    if part.get_dtype() != 'F32':
+  for name, part in slices.items():
+    if part.get_dtype() not in ('F32', 'F16'):
       raise UserError(
-        f'{path}: {key} is {part.get_dtype()}: convert the file to float32'
+        f'{path}: {name} is {part.get_dtype()}: convert the file to float32'
       )
-  return {key: file.get_tensor(key) for key in keys}
+  return {
+    name: file.get_tensor(key).astype(np.float32) for name, key in keys.items()
+  }
 
 
 def _read_statistics(path: epath.Path, file: Any) -> Statistics:

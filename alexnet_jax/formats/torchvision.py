@@ -45,14 +45,15 @@ def read_weights(path: epath.Path, wanted: Mapping[str, Any]) -> Arrays:
   try:
     # Numbers only: PyTorch refuses whatever else a pickle asks for.
     state = torch.load(str(path), map_location='cpu', weights_only=True)
-    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+    keys = names.unwrapped(state)
+    arrays = {name: state[key].numpy() for name, key in keys.items()}
   except Exception as error:  # damaged bytes may be anything
     reason = str(error).partition('\n')[0][:200]
     raise UserError(f'{path} is not a state dict: {reason}') from error
   names.check(path, {name: x.shape for name, x in arrays.items()}, dict(wanted))
-  if any(x.dtype != np.float32 for x in arrays.values()):
+  if any(x.dtype not in (np.float32, np.float16) for x in arrays.values()):
     raise UserError(f'{path} is not in float32: convert it first')
-  return arrays
+  return {name: x.astype(np.float32) for name, x in arrays.items()}
 
 
 def write_weights(path: epath.Path, arrays: Arrays) -> None:

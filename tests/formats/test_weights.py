@@ -370,8 +370,13 @@ def test_a_pickle_bomb_is_refused_by_pytorch(peer, tmp_path):
   assert not mark.exists()
 
 
-@pytest.mark.parametrize('scale', [1.0, 0.3])
-def test_torchvisions_weights_give_its_logits_in_numpy(tmp_path, scale):
+@pytest.mark.parametrize(
+  ('scale', 'prefix', 'dtype'),
+  [(1.0, '', 'f4'), (0.3, 'module.', 'f4'), (1.0, 'module.', 'f2')],
+)
+def test_torchvisions_weights_give_its_logits_in_numpy(
+  tmp_path, scale, prefix, dtype
+):
   """Where PyTorch is missing, too: its weights on its views, and ours on ours.
 
   On 95 pixels every window fits, so that the peer, which rounds up, has
@@ -392,8 +397,9 @@ def test_torchvisions_weights_give_its_logits_in_numpy(tmp_path, scale):
   ours = (*caffe_peer.GROUPS, 'fc6', 'fc7', 'fc8')
   for (name, shape), layer in zip(shapes.items(), ours, strict=True):
     weight = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape)
-    weight = weight.astype(np.float32)
-    bias = rng.normal(0, 0.1, shape[0]).astype(np.float32)
+    weight = weight.astype(dtype)
+    bias = rng.normal(0, 0.1, shape[0]).astype(dtype)
+    name = prefix + name
     state |= {f'{name}.weight': weight, f'{name}.bias': bias}
     turned = weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight.T
     arrays |= {f'{layer}/kernel': turned, f'{layer}/bias': bias}
