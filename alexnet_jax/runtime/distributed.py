@@ -5,6 +5,7 @@ import faulthandler
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -20,6 +21,8 @@ from alexnet_jax.runtime.errors import UserError, refuse
 
 # Seconds after which a silent process counts as dead, and all others end.
 HEARTBEAT = 60
+# Seconds until a run says that it waits for processes, and until it gives up.
+SILENCE, PATIENCE = 10, 240
 
 
 def initialize(
@@ -41,7 +44,7 @@ def initialize(
     process: which one this is.
 
   Raises:
-    UserError: they make no sense, or the coordinator was not found.
+    UserError: they make no sense, or there is no such place to listen at.
   """
   given = (coordinator, processes, process)
   if any((value is None) == (mode == 'manual') for value in given):
@@ -53,11 +56,13 @@ def initialize(
   if mode == 'off' or jax.distributed.is_initialized():
     return
   try:
-    jax.distributed.initialize(
-      *given,
-      cluster_detection_method='deactivate' if mode == 'manual' else None,
-      heartbeat_timeout_seconds=HEARTBEAT,
-    )
+    with _waiting(mode):
+      jax.distributed.initialize(
+        *given,
+        cluster_detection_method='deactivate' if mode == 'manual' else None,
+        initialization_timeout=SILENCE + PATIENCE + 60,
+        heartbeat_timeout_seconds=HEARTBEAT,
+      )
   except (ValueError, RuntimeError) as error:
     if mode == 'auto' and 'coordinator_address should be' in str(error):
       return  # there is no cluster
@@ -74,6 +79,37 @@ def initialize(
   if _distributed.global_state.process_id:
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
     logging.set_verbosity(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _waiting(mode: str) -> Iterator[None]:
+  """Says so while processes are missing, and ends this one before JAX aborts
+  it with a stack trace of C++."""
+  met = threading.Event()
+
+  def watch() -> None:
+    if met.wait(SILENCE):
+      return
+    print(
+      f'--distributed={mode}: waiting for other processes of this run',
+      file=sys.stderr,
+      flush=True,
+    )
+    if met.wait(PATIENCE):
+      return
+    status = refuse(
+      f'--distributed={mode}: not all processes of this run were there after '
+      f'{SILENCE + PATIENCE} seconds: look whether each has started, and '
+      'reaches the port of process 0'
+    )
+    sys.stderr.flush()
+    os._exit(status)
+
+  threading.Thread(target=watch, daemon=True).start()
+  try:
+    yield
+  finally:
+    met.set()
 
 
 def num_processes() -> int:

@@ -54,6 +54,32 @@ def pair(data_dir, cache_dir, tmp_path_factory):
   return workdir, finish_pair(start_pair(program))
 
 
+@pytest.mark.parametrize('process', [0, 1])
+def test_a_process_that_does_not_come_is_said(process):
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  code = (
+    'from alexnet_jax.runtime import distributed\n'
+    'distributed.SILENCE, distributed.PATIENCE = 1, 2\n'
+    f'distributed.initialize("manual", "localhost:{port}", 2, {process})'
+  )
+  ended = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=small_runs.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=200,
+  )
+  first, last = ended.stderr.splitlines()
+  assert (
+    first == '--distributed=manual: waiting for other processes of this run'
+  )
+  assert last.startswith('error: --distributed=manual: not all processes of')
+  assert 'after 3 seconds' in last
+  assert ended.returncode == 2
+
+
 def test_two_processes_train_as_one(pair, config, reference):
   """Losses within 1e-5 of one process, the same counts of errors."""
   workdir, _ = pair
