@@ -40,22 +40,22 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
   logging.set_verbosity(logging.WARNING)
   from alexnet_jax import library
   from alexnet_jax.analysis import examples
-  from alexnet_jax.data import builders, feature_files, sources
+  from alexnet_jax.data import feature_files, sources
   from alexnet_jax.runtime.writers import Progress
 
   feature_files.check_kind(_OUTPUT.value)
   files = sources.named(argv[1:])
   model = library.load(_WORKDIR.value, _CHECKPOINT.value)
+  problems: list[str] = []
   if files:
-    total, batches = len(files), _read_files(files, model.side)
-    data_set = None
+    total, data_set = len(files), None
+    batches = _read_files(files, model.side, problems)
   else:
-    data = model.config.data
-    dataset = builders.open_dataset(data.name, _DATA_DIR.value or data.dir)
+    dataset = examples.open_data(model, _DATA_DIR.value)
     batches = examples.read_named_batches(dataset, _SPLIT.value)
     total = dataset.num_examples(_SPLIT.value)
     data_set = examples.describe(dataset)
@@ -65,19 +65,28 @@ def main(argv: Sequence[str]) -> None:
       found = model.features(images, _LAYER.value)
       yield feature_files.Part(found, names, labels)
       progress.update(len(names))
+    if len(problems) == total:
+      raise errors.UserError('not one of these is an image: ' + problems[0])
 
   with Progress(total, 'images') as progress:
     about = {**model.about(_LAYER.value), 'data set': data_set}
-    feature_files.write(_OUTPUT.value, total, parts(), about)
-  print(f'{_OUTPUT.value}: {total:,} rows of {_LAYER.value}', flush=True)
+    rows = feature_files.write(_OUTPUT.value, parts(), about)
+  print(f'{_OUTPUT.value}: {rows:,} rows of {_LAYER.value}', flush=True)
+  for problem in problems:
+    errors.refuse(problem)
+  return 2 if problems else 0
 
 
-def _read_files(files: Sequence[str], side: int) -> Iterator[tuple]:
+def _read_files(
+  files: Sequence[str], side: int, problems: list[str]
+) -> Iterator[tuple]:
   from alexnet_jax import library
 
   for start in range(0, len(files), library.BATCH):
     some = files[start : start + library.BATCH]
-    yield library.preprocess(some, side), some, [-1] * len(some)
+    if good := library.read_good(some, side, problems):
+      names, images = zip(*good, strict=True)
+      yield list(images), names, [-1] * len(names)
 
 
 if __name__ == '__main__':

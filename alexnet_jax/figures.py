@@ -125,7 +125,7 @@ def _predictions(workdir: str):
 
   model = _load(workdir)
   images, labels = _photographs(model)
-  names = model.class_names
+  names = model.readable_names
   return panels.predictions(
     images,
     model.predict(images),
@@ -143,7 +143,7 @@ def _confusion(workdir: str):
   from alexnet_jax.runtime.writers import Progress
 
   model = _load(workdir)
-  dataset = _open_data(model)
+  dataset = examples.open_data(model, _DATA_DIR.value)
   total = dataset.num_examples(_SPLIT.value)
   labels, predicted = [], []
   with Progress(total, 'images', _SPLIT.value) as progress:
@@ -156,7 +156,7 @@ def _confusion(workdir: str):
   counts = measures.count_confusions(
     np.array(labels), np.array(predicted), len(model.class_names)
   )
-  return charts.confusion(counts, model.class_names)
+  return charts.confusion(counts, model.readable_names)
 
 
 def _activations(workdir: str, *files: str):
@@ -203,7 +203,7 @@ def _occlusion(workdir: str, *files: str):
         stride=max(1, len(view) // 14),
       )
     )
-    captions.append(f'{model.class_names[label]} {probabilities[label]:.0%}')
+    captions.append(f'{model.readable_names[label]} {probabilities[label]:.0%}')
   return panels.occlusion(
     [_seen(model, image) for image in images], drops, captions
   )
@@ -223,18 +223,10 @@ def _photographs(model, files: Sequence[str] = (), count: int | None = None):
 
   if files:
     return list(library.preprocess(sources.named(files), model.side)), []
-  dataset = _open_data(model)
+  dataset = examples.open_data(model, _DATA_DIR.value)
   count = _COUNT.value or count or 8
   some = examples.spread_indices(dataset, _SPLIT.value, count)
   return examples.read_examples(dataset, _SPLIT.value, some)
-
-
-def _open_data(model):
-  """The data set that a run was trained on, in its folder or in another."""
-  from alexnet_jax.data import builders
-
-  data = model.config.data
-  return builders.open_dataset(data.name, _DATA_DIR.value or data.dir)
 
 
 def _seen(model, image):

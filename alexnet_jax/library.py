@@ -6,6 +6,7 @@ network was trained on.
 
 import collections
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -19,10 +20,11 @@ from flax import nnx
 from jax import export
 from PIL import Image
 
-from alexnet_jax.data import photographs
+from alexnet_jax.data import imagenet, photographs
 from alexnet_jax.data.stats import of_mean
 from alexnet_jax.formats.names import Network, flatten
 from alexnet_jax.models.table import get_architecture
+from alexnet_jax.runtime import errors
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.fingerprints import fingerprint
 from alexnet_jax.training import pretrained
@@ -90,6 +92,11 @@ class Model:
   def mean(self) -> np.ndarray:
     """What is subtracted from a view: float32 [crop, crop, 3] or [3]."""
     return self._constants.mean
+
+  @functools.cached_property
+  def readable_names(self) -> tuple[str, ...]:
+    """`class_names` for people: with words for ImageNet's synsets."""
+    return imagenet.readable(self.class_names)
 
   @property
   def scale(self) -> float:
@@ -298,6 +305,20 @@ def preprocess(
   return np.stack([_read_square(image, side) for image in _list_images(images)])
 
 
+def read_good(
+  files: Sequence[str], side: int, problems: list[str]
+) -> list[tuple[str, np.ndarray]]:
+  """Those files that are images, and the `preprocess` of each; what is wrong
+  with the others is added to `problems`."""
+  good = []
+  for file in files:
+    try:
+      good.append((file, preprocess(file, side)[0]))
+    except UserError as error:
+      problems.append(str(error))
+  return good
+
+
 def _join_towers(xs: list[jax.Array] | jax.Array) -> jax.Array:
   return jnp.concatenate(xs, -1) if isinstance(xs, list) else xs
 
@@ -323,7 +344,7 @@ def _read_square(image: Picture, side: int) -> np.ndarray:
       return photographs.square(_read_whole(image), side)
   except photographs.BadImageError as error:
     name = getattr(image, 'filename', '') or getattr(image, 'name', image)
-    raise UserError(f'{name}: {error}') from error
+    raise UserError(f'{errors.printable(name)}: {error}') from error
   image = np.asarray(image)
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
     raise UserError(

@@ -49,14 +49,13 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   from alexnet_jax import library
   from alexnet_jax.analysis import examples, measures
-  from alexnet_jax.data import builders, feature_files, sources
+  from alexnet_jax.data import feature_files, sources
   from alexnet_jax.drawing import canvas, panels
 
   canvas.check_kind(_OUTPUT.value)
   files = sources.named(argv[1:])
   model = library.load(_WORKDIR.value, _CHECKPOINT.value)
-  data = model.config.data
-  dataset = builders.open_dataset(data.name, _DATA_DIR.value or data.dir)
+  dataset = examples.open_data(model, _DATA_DIR.value)
   if _FEATURES.value:
     about = model.about(_LAYER.value)
     about['data set'] = examples.describe(dataset)
@@ -66,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
   else:
     some = examples.spread_indices(dataset, _SPLIT.value, _COUNT.value)
     images, labels = examples.read_examples(dataset, _SPLIT.value, some)
-    captions = [model.class_names[label] for label in labels]
+    captions = [model.readable_names[label] for label in labels]
 
   known: list[tuple[str, int]] = []  # names and labels, by place
 
@@ -83,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
 
   def called(place: int) -> str:
     name, label = known[place]
-    return model.class_names[label] if label >= 0 else name
+    return model.readable_names[label] if label >= 0 else name
 
   for caption, some, far in zip(captions, places, distances, strict=True):
     print(caption)

@@ -7,8 +7,9 @@ best one of the run in --workdir; the data set need not be there. A file that
 is no image is named at the end, and the exit status is 2 then.
 
   --format=table    lines for people
-  --format=json     [{"image": ..., "predictions": [{"class": ...,
-                    "label": ..., "probability": ...}, ...]}, ...]
+  --format=json     [{"image": ..., "predictions": [{"class": ..., "name": ...,
+                    "label": ..., "probability": ...}, ...]}, ...]; the name
+                    of one of ImageNet's classes has words before its synset
   --format=picture  the photographs with bars, as in figure 4, in --output
 """
 
@@ -67,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     for file, probabilities, _ in results:
       print(errors.printable(file))
       for row in _answer(model, file, probabilities)['predictions']:
-        print(f'  {row["probability"]:6.1%}  {row["class"]}')
+        print(f'  {row["probability"]:6.1%}  {row["name"]}')
   else:
     _draw(model, list(results))
   for problem in problems:
@@ -85,13 +86,7 @@ def _results(
   with Progress(len(files), 'images', show=len(files) > 1) as progress:
     for start in range(0, len(files), library.BATCH):
       some = files[start : start + library.BATCH]
-      good: list[tuple[str, Any]] = []
-      for file in some:
-        try:
-          good.append((file, library.preprocess(file, model.side)[0]))
-        except errors.UserError as error:
-          problems.append(str(error))
-      if good:
+      if good := library.read_good(some, model.side, problems):
         names, squares = zip(*good, strict=True)
         found = model.predict(list(squares), int(_VIEWS.value))
         yield from zip(names, found, squares, strict=True)
@@ -105,6 +100,7 @@ def _answer(model: Any, file: str, probabilities: Any) -> dict[str, Any]:
     'predictions': [
       {
         'class': model.class_names[k],
+        'name': model.readable_names[k],
         'label': int(k),
         'probability': float(probabilities[k]),
       }
@@ -134,7 +130,7 @@ def _draw(model: Any, results: list[tuple[str, Any, Any]]) -> None:
   fig = panels.predictions(
     images,
     np.stack(probabilities),
-    model.class_names,
+    model.readable_names,
     [file.rpartition('/')[2] for file in files],
     top=_TOP.value,
   )

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(workdir: str, name: str):
   from alexnet_jax import library
-  from alexnet_jax.data import builders
+  from alexnet_jax.analysis import examples
   from alexnet_jax.drawing import run_report
   from alexnet_jax.runtime import writers
   from alexnet_jax.runtime.checkpoint import Checkpointer
@@ -69,10 +69,9 @@ def _run(workdir: str, name: str):
   with Checkpointer(f'{workdir}/checkpoints') as checkpointer:
     meta = saved.read_meta(checkpointer, model.step)
   assert meta is not None
-  data = model.config.data
 
   def open_data():
-    return builders.open_dataset(data.name, _DATA_DIR.value or data.dir)
+    return examples.open_data(model, _DATA_DIR.value)
 
   return run_report.Run(name, rows, meta, model, open_data)
 

@@ -2,11 +2,14 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from alexnet_jax.data import builders
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime.fingerprints import fingerprint
+from alexnet_jax.training import saved
 
 BATCH = 32  # photographs looked at together
 
@@ -16,6 +19,24 @@ def spread_indices(dataset: Dataset, split: str, count: int) -> list[int]:
   total = dataset.num_examples(split)
   count = min(count, total)
   return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def open_data(model: Any, data_dir: str | None) -> Dataset:
+  """The data set that a network was trained on.
+
+  Args:
+    model: `library.Model`.
+    data_dir: folder of data sets; None: as the run had it.
+
+  Raises:
+    UserError: there is none of its name, or it has other classes.
+  """
+  data = model.config.data
+  dataset = builders.open_dataset(data.name, data_dir or data.dir)
+  saved.check_classes(
+    'the network', model.class_names, dataset.class_names, model.step > 0
+  )
+  return dataset
 
 
 def describe(dataset: Dataset) -> str:

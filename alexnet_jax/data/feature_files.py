@@ -9,6 +9,7 @@ features are.
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,18 +49,17 @@ def check_kind(path: epath.PathLike) -> epath.Path:
 
 
 def write(
-  path: epath.PathLike,
-  total: int,
-  parts: Iterator[Part],
-  about: Mapping[str, Any],
-) -> None:
+  path: epath.PathLike, parts: Iterator[Part], about: Mapping[str, Any]
+) -> int:
   """Writes all rows; the file is there once it is whole.
 
   Args:
     path: ends in .array_record or .npy.
-    total: how many rows `parts` have.
     parts: at least one.
     about: what the features are of, as JSON has it.
+
+  Returns:
+    How many rows there are.
 
   Raises:
     UserError: another ending, or the disk is full.
@@ -70,16 +70,17 @@ def write(
   with explained(path), explained(path, RuntimeError):  # ArrayRecord's
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-      names = make(temporary, total, parts)
+      lines = make(temporary, parts)
       # What is beside the file is never that of another one.
       path.unlink(missing_ok=True)
-      said = {'format_version': FORMAT_VERSION, 'rows': total, **about}
+      said = {'format_version': FORMAT_VERSION, 'rows': len(lines), **about}
       write_atomically(_beside(path), json.dumps(said, indent=1))
       if path.suffix == '.npy':
-        write_atomically(path.with_suffix('.tsv'), ''.join(names))
+        write_atomically(path.with_suffix('.tsv'), b''.join(lines))
       temporary.replace(path)
     finally:
       temporary.unlink(missing_ok=True)
+  return len(lines)
 
 
 def read(path: epath.PathLike) -> Iterator[Part]:
@@ -140,35 +141,54 @@ def _beside(path: epath.Path) -> epath.Path:
   return path.with_name(f'{path.name}.json')
 
 
-def _write_npy(path: epath.Path, total: int, parts: Iterator[Part]):
-  lines: list[str] = []
-  array = None
-  for part in parts:
-    if array is None:
-      array = np.lib.format.open_memmap(
-        path, 'w+', np.float32, (total, part.features.shape[1])
-      )
-    array[len(lines) : len(lines) + len(part.features)] = part.features
-    lines += [
-      f'{label}\t{name}\n'
-      for name, label in zip(part.names, part.labels, strict=True)
-    ]
-  assert array is not None and len(lines) == total
-  array.flush()
+def _lines(part: Part) -> list[bytes]:
+  """A label and a name each. A name may have a line break in it."""
+  names = (n.replace('\\', r'\\').replace('\n', r'\n') for n in part.names)
+  return [
+    f'{label}\t{name}\n'.encode(errors='surrogateescape')
+    for name, label in zip(names, part.labels, strict=True)
+  ]
+
+
+def _read_line(line: bytes) -> tuple[int, str]:
+  label, name = line.decode(errors='surrogateescape').split('\t', 1)
+  return int(label), re.sub(
+    r'\\(.)', lambda found: '\n' if found[1] == 'n' else found[1], name
+  )
+
+
+def _write_npy(path: epath.Path, parts: Iterator[Part]) -> list[bytes]:
+  lines: list[bytes] = []
+  width = 0
+  with path.open('wb') as file:
+
+    def write_header() -> None:  # of one length, however many rows there are
+      form = {'descr': '<f4', 'fortran_order': False}
+      shape = (len(lines), width)
+      np.lib.format.write_array_header_1_0(file, {**form, 'shape': shape})
+
+    for part in parts:
+      if not lines:
+        width = part.features.shape[1]
+        write_header()
+      file.write(part.features.astype('<f4').tobytes())
+      lines += _lines(part)
+    file.seek(0)
+    write_header()
   return lines
 
 
 def _read_npy(path: epath.Path) -> Iterator[Part]:
   array = np.load(path, mmap_mode='r')  # no pickles
-  lines = path.with_suffix('.tsv').read_text().splitlines()
-  if array.ndim != 2 or len(array) != len(lines):
+  *lines, end = path.with_suffix('.tsv').read_bytes().split(b'\n')
+  if array.ndim != 2 or len(array) != len(lines) or end:
     raise ValueError(f'{list(array.shape)} numbers, {len(lines)} names')
   for start in range(0, len(array), _ROWS):
-    rows = [line.split('\t', 1) for line in lines[start : start + _ROWS]]
+    rows = list(map(_read_line, lines[start : start + _ROWS]))
     yield Part(
       np.array(array[start : start + _ROWS]),
       [name for _, name in rows],
-      [int(label) for label, _ in rows],
+      [label for label, _ in rows],
     )
 
 
@@ -182,17 +202,18 @@ def _example(length: int | None) -> tfds.features.FeaturesDict:
   )
 
 
-def _write_records(path: epath.Path, total: int, parts: Iterator[Part]):
+def _write_records(path: epath.Path, parts: Iterator[Part]) -> list[bytes]:
   writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
-  count = 0
+  lines: list[bytes] = []
   with contextlib.closing(writer):
     for part in parts:
       form = _example(part.features.shape[1])
       for row, name, label in zip(*part, strict=True):
+        name = name.encode(errors='surrogateescape')
         example = {'features': row, 'name': name, 'label': label}
         writer.write(form.serialize_example(form.encode_example(example)))
-        count += 1
-  assert count == total
+      lines += _lines(part)
+  return lines
 
 
 def _read_records(path: epath.Path) -> Iterator[Part]:
@@ -207,6 +228,6 @@ def _read_records(path: epath.Path) -> Iterator[Part]:
       ]
       yield Part(
         np.stack([row['features'] for row in rows]),
-        [row['name'].decode() for row in rows],
+        [row['name'].decode(errors='surrogateescape') for row in rows],
         [int(row['label']) for row in rows],
       )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.datasets.siscore import labels as siscore
 
 from alexnet_jax.data.listing import warn
 from alexnet_jax.data.photographs import Photograph
@@ -53,6 +54,19 @@ def imagenet2012(root: Path) -> Source:
         f' classes; the official one has {COUNTS[split]:,} of 1,000'
       )
   return Source(tuple(ids), examples)
+
+
+def readable(names: Sequence[str]) -> tuple[str, ...]:
+  """Class names for people: n01440764 is 'tench (n01440764)', by the words that
+  TFDS ships. What is no synset of ILSVRC2012 stays as it is."""
+  if not any(re.fullmatch(r'n\d{8}', name) for name in names):
+    return tuple(names)
+  ids = _tfds_lines('labels.txt')
+  words = dict(zip(ids, siscore.IMAGENET_LABELS_LIST, strict=True))
+  return tuple(
+    f'{words[name].partition(",")[0]} ({name})' if name in words else name
+    for name in names
+  )
 
 
 def _imagenet_train(path: Path, ids: Sequence[str]) -> Iterator[Photograph]:

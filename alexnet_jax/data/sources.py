@@ -193,6 +193,11 @@ def completed(
   whole = {**examples, **_hold_out(examples['train'], shares)}
   for split, some in whole.items():
     _report_empty(root, split, names, some)
+  if len(names) == 1:
+    warn(
+      f'{printable(root)}: {names[0]} is the only class: its photographs '
+      'can teach nothing'
+    )
   return Source(names, {s: whole[s] for s in SPLITS if s in whole})
 
 

@@ -125,7 +125,7 @@ def _errors(runs: Sequence[Run]) -> Iterator[str]:
 def _photographs(
   run: Run, dataset: Dataset, most: int, gallery: int
 ) -> Iterator[str]:
-  config, names = run.model.config, run.model.class_names
+  config, names = run.model.config, run.model.readable_names
   split = config.evals.final_split or config.evals.split
   some = examples.spread_indices(dataset, split, most)
   step = max(1, len(some) // _CARDS)
@@ -203,7 +203,7 @@ def _neighbours(
     yield page.group(
       'row',
       (
-        page.figure(canvas.thumbnail(image, 112), model.class_names[label])
+        page.figure(canvas.thumbnail(image, 112), model.readable_names[label])
         for image, label in cells
       ),
     )

@@ -152,6 +152,8 @@ class Run:
     with futures.ThreadPoolExecutor() as pool:
       pool.submit(self.train_step.compile, *arguments)
       if self.step == 0:
+        if self.dataset.num_classes == 1:
+          self._warn('the data set has one class: there is nothing to learn')
         found = self.probe(self.state, self._images(batch))
         for text in health.warnings(found, self.setup.table):
           self._warn(text)

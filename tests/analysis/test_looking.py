@@ -1,6 +1,8 @@
 """Predictions, features and neighbours, against NumPy and sums by hand."""
 
+import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -103,7 +105,8 @@ def test_examples_are_taken_from_all_over(data_dir):
 def test_features_are_read_as_written(tmp_path, kind):
   rng = np.random.default_rng(1)
   rows = rng.normal(size=(300, 5)).astype(np.float32)
-  names = [f'a folder/grün {i}.jpg' for i in range(300)]
+  odd = ['a\nb', 'c\\n\\', 'd\te', 'f\u2028g\r', os.fsdecode(b'\xff\xfe')]
+  names = [f'a folder/grün {i}.jpg' for i in range(295)] + odd
   labels = list(range(-1, 299))
   path = tmp_path / 'deep' / f'some.{kind}'
 
@@ -112,7 +115,8 @@ def test_features_are_read_as_written(tmp_path, kind):
       some = slice(i, i + 128)
       yield features.Part(rows[some], names[some], labels[some])
 
-  features.write(path, 300, parts(300), {'layer': 'fc7', 'data': None})
+  count = features.write(path, parts(300), {'layer': 'fc7', 'data': None})
+  assert count == 300
   read = list(features.read(path))
   np.testing.assert_array_equal(
     np.concatenate([p.features for p in read]), rows
@@ -128,7 +132,7 @@ def test_features_are_read_as_written(tmp_path, kind):
 
   before = path.read_bytes()
   with pytest.raises(UserError, match='a bad image'):
-    features.write(path, 300, broken(), {})
+    features.write(path, broken(), {})
   assert path.read_bytes() == before
   assert not list(path.parent.glob('.*'))
   path.write_bytes(before[:100])
@@ -141,7 +145,7 @@ def test_features_of_something_else_are_refused(tmp_path, kind):
   path = tmp_path / f'some.{kind}'
   about = {'layer': 'fc7', 'network': 'ab', 'data set': None}
   part = features.Part(np.zeros((1, 2), np.float32), ['x'], [0])
-  features.write(path, 1, iter([part]), about)
+  features.write(path, iter([part]), about)
   features.check(path, about)
   features.check(path, {**about, 'data set': 'cd'})  # of single photographs
   for field, here in (('layer', 'fc6'), ('network', 'cd')):
@@ -221,6 +225,37 @@ def test_predict_says_what_the_network_says(reference, tmp_path):
     np.testing.assert_allclose(
       [p['probability'] for p in found], softmax[order], rtol=1e-5
     )
+
+
+def test_features_go_on_past_a_bad_image(reference, tmp_path):
+  files = [tmp_path / 'in' / name for name in ('a.png', 'b.jpg', 'c.png')]
+  files[0].parent.mkdir()
+  for file in files[::2]:
+    small_pictures.draw_picture(3, (300, 280)).save(file)
+  files[1].write_bytes(b'no image')
+  words = ('alexnet_jax.features', tmp_path / 'in', f'--workdir={reference}')
+  done = program(*words, f'--output={tmp_path / "x.npy"}')
+  assert done.returncode == 2
+  assert done.stderr.count(f'error: {files[1]}: not an image') == 1
+  (part,) = features.read(tmp_path / 'x.npy')
+  assert part.names == [str(files[0]), str(files[2])]
+  assert json.loads((tmp_path / 'x.npy.json').read_text())['rows'] == 2
+  expected = alexnet_jax.load(reference).features(files[::2])
+  np.testing.assert_allclose(part.features, expected, atol=1e-6)
+  for file in files[::2]:
+    file.unlink()
+  done = program(*words, f'--output={tmp_path / "y.npy"}')
+  assert done.returncode == 2 and 'not one of these is' in done.stderr
+  assert not list(tmp_path.glob('*y.npy*'))
+
+
+def test_a_data_set_of_other_classes_is_not_looked_at(reference, monkeypatch):
+  model = alexnet_jax.load(reference)
+  dataset = examples.open_data(model, None)
+  other = dataclasses.replace(dataset, class_names=dataset.class_names[::-1])
+  monkeypatch.setattr(builders, 'open_dataset', lambda *_: other)
+  with pytest.raises(UserError, match='other classes than the network'):
+    examples.open_data(model, None)
 
 
 def test_neighbours_are_those_of_the_features(reference, data_dir, tmp_path):

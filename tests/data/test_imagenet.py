@@ -6,6 +6,33 @@ import sys
 import pytest
 import small_runs
 
+from alexnet_jax.data import imagenet
+
+
+def test_synsets_have_words():
+  """Those of imagenette, both ends of the list, and two of one word."""
+  words = {
+    'n01440764': 'tench',
+    'n02102040': 'English springer',
+    'n02979186': 'cassette player',
+    'n03000684': 'chain saw',
+    'n03028079': 'church',
+    'n03394916': 'French horn',
+    'n03417042': 'garbage truck',
+    'n03425413': 'gas pump',
+    'n03445777': 'golf ball',
+    'n03888257': 'parachute',
+    'n15075141': 'toilet tissue',
+    'n02012849': 'crane (bird)',
+    'n03126707': 'crane (machine)',
+  }
+  found = imagenet.readable([*words, 'n00000000', 'cat'])
+  assert found == (
+    *(f'{word} ({name})' for name, word in words.items()),
+    *('n00000000', 'cat'),
+  )
+  assert len(set(imagenet.readable(imagenet._tfds_lines('labels.txt')))) == 1000
+
 
 @pytest.mark.slow
 def test_ten_steps_and_an_evaluation_from_the_tars(imagenet_tars, tmp_path):

@@ -1,5 +1,6 @@
 """What a folder of pictures holds is used, or counted and named."""
 
+import collections
 import dataclasses
 import os
 import random
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import small_pictures
 
-from alexnet_jax.data import listing, preparation, sources
+from alexnet_jax.data import listing, sources
 from alexnet_jax.runtime.errors import UserError
 
 SHARES = {'validation': 0.0, 'test': 0.0}
@@ -326,25 +327,42 @@ def test_200_random_trees(tmp_path, locks):
   assert sum(taken) >= 180
 
 
-@pytest.mark.parametrize('seed', range(4))
-def test_random_trees_are_prepared(tmp_path, locks, seed):
+@pytest.mark.parametrize(
+  'seeds',
+  [range(4), pytest.param(range(4, 200), marks=pytest.mark.slow)],
+  ids=['4', '196'],
+)
+def test_random_trees_are_prepared(tmp_path, locks, seeds):
+  sums = collections.Counter[str]()
+  for seed in seeds:
+    (folder := tmp_path / str(seed)).mkdir()
+    sums += _prepare_tree(folder, seed)
+  print(dict(sums))
+  assert sums['refused'] <= len(seeds) / 10
+
+
+def _prepare_tree(tmp_path: Path, seed: int) -> collections.Counter[str]:
   jpeg = small_pictures.draw_jpeg(seed)
   drawn = draw_tree(
     random.Random(seed), tmp_path, lambda path: path.write_bytes(jpeg)
   )
-  assert check_tree(drawn)
+  if not check_tree(drawn):
+    with pytest.raises(UserError, match=REASONS):
+      small_pictures.prepare('folder', tmp_path, drawn.root)
+    assert not list((tmp_path / 'data').glob('pets/*'))
+    return collections.Counter(refused=1)
   found = sources.read_tree(drawn.root)
-  dataset = preparation.prepare(
-    'folder',
-    data_dir=tmp_path / 'data',
-    name='pictures',
-    input_dir=str(drawn.root),
-    size=8,
-    validation_share=0.0,
-    num_workers=1,
+  dataset = small_pictures.prepare(
+    'folder', tmp_path, drawn.root, size=8, validation_share=0.0
   )
   assert dataset.class_names == found.class_names
   assert dataset.fingerprint['unused'] == [str(one) for one in found.unused]
+  count = 0
   for split, examples in found.examples.items():
     read = [example['label'] for example in dataset.source(split)]
     assert read == [example.label for example in examples]
+    count += len(read)
+  unused = sum(one.files for one in found.unused)
+  return collections.Counter(
+    prepared=1, pictures=len(drawn.pictures), used=count, unused=unused
+  )

@@ -219,6 +219,12 @@ def test_class_without_validation_is_a_warning(tmp_path, capsys):
 # Bad files.
 
 
+def test_one_class_only_is_said(tmp_path, capsys):
+  tree = write_tree(tmp_path / 'tree', {'cat': 3})
+  prepare('folder', tmp_path, tree, size=8, validation_share=0.0)
+  assert 'tree: cat is the only class' in capsys.readouterr().err
+
+
 def test_bad_file_is_named_and_can_be_skipped(tmp_path, pets, capfd):
   whole = pets / 'train' / 'cat' / '4.jpg'
   whole.write_bytes(whole.read_bytes()[:400])

@@ -185,7 +185,8 @@ def by_hand():
       return self.examples[split]
 
   class Model:
-    config, class_names, step = default.get_config(), NAMES, 1
+    config, step = default.get_config(), 1
+    class_names = readable_names = NAMES
     table = read_table(config.model.to_dict())
     kernels = np.zeros((2, 11, 11, 3, 4), np.float32)
     params = nnx.State({'conv1': {'kernel': nnx.Param(kernels)}})
