@@ -4,6 +4,7 @@ Their files hold weights alone. The program that reads them has a geometry and
 a preprocessing of its own: what it cannot be told is refused, the rest is said.
 """
 
+import itertools
 from collections.abc import Iterator
 
 from alexnet_jax.formats.names import Arrays, Network
@@ -29,8 +30,7 @@ def fold_dropout(params: Arrays, table: Table, back: bool = False) -> Arrays:
     return params
   kept = 1 - table.dropout
   params = dict(params)
-  after = (*table.denses[1:], table.logits)
-  for row, following in zip(table.denses, after, strict=True):
+  for row, following in itertools.pairwise((*table.denses, table.logits)):
     if 'dropout' in row.then:
       name = f'{following.name}/kernel'
       x = params[name]

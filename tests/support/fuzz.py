@@ -55,9 +55,10 @@ def run(kind: Callable, seed: int, first: int, count: int) -> dict[str, int]:
 
 
 def around(folder: Path) -> list[str]:
-  """Everything near a folder but what is in it."""
+  """Everything near a folder but what is in it, and what hypothesis keeps."""
   up = [p for parent in folder.parents[:3] for p in parent.iterdir()]
-  return sorted(str(p) for p in [*up, *Path.cwd().iterdir()] if p != folder)
+  near = {*up, *Path.cwd().iterdir()} - {folder, Path.cwd() / '.hypothesis'}
+  return sorted(map(str, near))
 
 
 def main() -> None:
