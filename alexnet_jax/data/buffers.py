@@ -26,7 +26,8 @@ def take(shape: tuple[int, ...]) -> np.ndarray:
   try:
     memory = free.pop()
   except IndexError:
-    memory = mmap.mmap(-1, max(size, 1))  # at the start of a page
+    # At the start of a page; a process that forks must not write into it.
+    memory = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE)
   array = np.ndarray(shape, np.uint8, memory)
 
   def give_back() -> None:

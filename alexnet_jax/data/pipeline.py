@@ -7,12 +7,13 @@ views are cut on the device (`augment`); nothing is random here but order.
 
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -122,7 +123,7 @@ def whole_split(
   def read(start: int) -> int:
     stop = min(start + _PART, count)
     part = {name: array[start:stop] for name, array in whole.items()}
-    _fill(part, source, range(start, stop))
+    _fill(part, map(source.__getitem__, range(start, stop)))
     return stop - start
 
   with (
@@ -225,19 +226,19 @@ def _read(source, positions: np.ndarray) -> dict[str, np.ndarray]:
   for many records fills new memory for all of them, which takes twice as long
   (page faults), and its threads gain nothing beside the readers' own.
   """
-  positions = positions.tolist()
-  first = source[positions[0]]
+  examples = map(source.__getitem__, positions.tolist())
+  first = next(examples)
   shape = (len(positions), *first['image'].shape)
   batch = {'image': buffers.take(shape)}
   for name in first.keys() - {'image'}:
     batch[name] = np.empty(len(positions), np.int32)
-  _fill(batch, source, positions)
+  _fill(batch, itertools.chain([first], examples))
   return batch
 
 
-def _fill(batch, source, positions: Sequence[int]) -> None:
-  for row, position in enumerate(positions):
-    for name, value in source[position].items():
+def _fill(batch, examples: Iterable[dict[str, Any]]) -> None:
+  for row, example in enumerate(examples):
+    for name, value in example.items():
       batch[name][row] = value
 
 

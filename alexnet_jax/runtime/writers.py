@@ -224,6 +224,10 @@ class Progress:
     self._bar.set_postfix_str(text, refresh=False)
     self._bar.update(n)
 
+  def restart(self) -> None:
+    """The time since the last line counts in no rate, nor in what is left."""
+    self._bar.unpause()
+
   def close(self) -> None:
     self._bar.close()
 

@@ -1,8 +1,7 @@
 """How many damaged training records a run has gone on past."""
 
-from collections.abc import Iterable
-
 import jax
+import numpy as np
 from absl import logging
 
 from alexnet_jax.runtime import distributed
@@ -26,13 +25,13 @@ class BadRecords:
     self._limit = limit
     self._met: set[int] = set()  # here, since the last union
 
-  def meet(self, replaced: Iterable[int]) -> None:
-    """Notes those of a batch of this process; -1 stands for none.
+  def meet(self, replaced: np.ndarray) -> None:
+    """Notes those of a batch of this process, int32 [n]; -1 stands for none.
 
     Raises:
       UserError: as `unite`, at once in a run of one process.
     """
-    self._met |= {int(index) for index in replaced if index >= 0}
+    self._met |= set(replaced[replaced >= 0].tolist())
     if jax.process_count() == 1:
       self.unite()
 

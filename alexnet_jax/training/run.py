@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from typing import Any
 
@@ -28,7 +28,7 @@ from alexnet_jax.training.saved import STATISTICS
 from alexnet_jax.training.schedules import Schedule, learning_rates
 from alexnet_jax.training.settings import Settings
 from alexnet_jax.training.state import Setup, TrainState
-from alexnet_jax.training.step import TrainStep
+from alexnet_jax.training.step import Batch, TrainStep
 
 # What a verb wants to see of the parameters at each evaluation, by name:
 # uint8 [H, W, 3].
@@ -104,7 +104,7 @@ class Run:
   def ended(self) -> bool:
     return self.step >= self.course.end or self.schedule.finished
 
-  def open_batches(self, stack: contextlib.ExitStack):
+  def open_batches(self, stack: contextlib.ExitStack) -> Iterator[Batch]:
     """Global batches on the devices, from the next step on."""
     size, data = self.course.batch_size, self.settings.data
     place = self.setup.batch_sharding
@@ -131,7 +131,9 @@ class Run:
       replaced = batch.pop('replaced')
       return sharding.put_batch(place, rows, size, batch), replaced
 
-    batches = stack.enter_context(feed.Feed(stream, put))
+    return self._take(stack.enter_context(feed.Feed(stream, put)))
+
+  def _take(self, batches: feed.Feed) -> Iterator[Batch]:
     while True:
       self.meter.wait(batches.ready, self._stepping)
       batch, replaced = next(batches)
@@ -158,6 +160,7 @@ class Run:
         for text in health.warnings(found, self.setup.table):
           self._warn(text)
     self.meter.restart()
+    self.progress.restart()
 
   def train(self, batch) -> None:
     self.batch = batch

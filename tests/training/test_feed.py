@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data import buffers, records
+from alexnet_jax.runtime import profile
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import feed
 
@@ -94,6 +95,32 @@ def test_not_ready_while_the_stream_reads():
     go.set()
     soon(lambda: batches.ready(0.01))
     assert next(batches)[1] == 4
+
+
+def test_waiting_counts_what_is_on_its_way_to_a_device(monkeypatch):
+  """A batch that was read, and is put until the clock has been looked at ten
+  times, while a step is under way for the first four."""
+  looks, go = [], threading.Event()
+  clock = types.SimpleNamespace(perf_counter=lambda: float(len(looks)))
+  monkeypatch.setattr(profile, 'time', clock)
+
+  def slow(batch):
+    go.wait(60)
+    return put(batch)
+
+  with feed.Feed(Stream(1), slow) as batches:
+
+    def ready(_):
+      looks.append(None)
+      if len(looks) >= 10:
+        go.set()
+        soon(lambda: batches.ready(0.01))
+      return batches.ready(0.01)
+
+    meter = profile.Meter()
+    meter.wait(ready, lambda: len(looks) < 4)
+    assert next(batches)[1] == 0
+  assert meter.read()['time/waiting'] == 0.6
 
 
 @pytest.mark.parametrize(
