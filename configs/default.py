@@ -55,6 +55,9 @@ def get_config() -> ConfigDict:
   # batches from it there: the same order, the same numbers. 'none' reads them
   # while training.
   data.cache = 'none'
+  # What decodes JPEG records: 'pillow', or 'simplejpeg', which has to be
+  # installed and takes less time. A run keeps the one it began with.
+  data.decoder = 'pillow'
   # Damaged training records to go on with, over all processes: the next good
   # one in the order of storage stands in for each. In evaluation every one is
   # an error.

@@ -135,7 +135,10 @@ def describe_machine() -> dict[str, Any]:
     'machine': _processor() if devices == ['cpu'] else ', '.join(devices),
     'cores': found['cpu_threads'],
     'versions': f'Python {found["python"]}, jax {found["jax"]}, '
-    f'jaxlib {found["jaxlib"]}, flax {found["flax"]}',
+    f'jaxlib {found["jaxlib"]}, flax {found["flax"]}'
+    + ''.join(
+      f', {name} {found[name]}' for name in ('driver', 'cudnn') if name in found
+    ),
   }
 
 

@@ -9,6 +9,7 @@ read it too (`tfds.builder_from_directory`).
 
 import dataclasses
 import importlib.metadata
+import importlib.util
 import itertools
 import math
 import os
@@ -44,6 +45,7 @@ class Dataset:
   class_names: tuple[str, ...]
   statistics: Statistics
   fingerprint: dict[str, Any]  # how it was made, with what, how many
+  decoder: str | None  # of its JPEG records; None: they are raw
 
   @property
   def num_classes(self) -> int:
@@ -69,7 +71,6 @@ class Dataset:
     if not self.num_examples(split):
       there = ', '.join(self.fingerprint['examples'])
       raise UserError(f'{self.name} has no split {split!r}: it has {there}')
-    jpeg = self.fingerprint['request']['encoding'] == 'jpeg'
     builder = tfds.builder_from_directory(self.path)
     shards = tuple(
       (file.filename, file.take)
@@ -81,17 +82,30 @@ class Dataset:
       split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
     )
     return records.Records(
-      split, source, shards, self.num_classes, self.image_size, jpeg
+      split, source, shards, self.num_classes, self.image_size, self.decoder
     )
 
 
-def open_dataset(name: str, data_dir: epath.PathLike) -> Dataset:
+def open_dataset(
+  name: str, data_dir: epath.PathLike, decoder: str = 'pillow'
+) -> Dataset:
   """Opens a data set that `prepare` wrote.
+
+  Args:
+    name: of the data set.
+    data_dir: where it is.
+    decoder: of its records, if they are JPEG: one of `photographs.DECODERS`.
 
   Raises:
     UserError: there is none; the message has the command that makes it. Or
-      its description is damaged, or another version wrote it.
+      its description is damaged, or another version wrote it, or the decoder
+      is not installed.
   """
+  if decoder != 'pillow' and not importlib.util.find_spec(decoder):
+    raise UserError(
+      f'config.data.decoder={decoder!r} is not installed: pip install '
+      f"{decoder}, or take 'pillow'"
+    )
   path = dataset_path(name, data_dir)
   if not is_there(path):
     arguments = {
@@ -106,12 +120,14 @@ def open_dataset(name: str, data_dir: epath.PathLike) -> Dataset:
     info = tfds.builder_from_directory(path).info
     version = info.metadata.get('format_version', 1)
     if version == FORMAT_VERSION:
+      request = info.metadata['request']
       return Dataset(
         name=name,
         path=path,
         class_names=tuple(info.metadata['class_names']),
         statistics=Statistics.load(path / _STATISTICS),
         fingerprint=dict(info.metadata),
+        decoder=decoder if request['encoding'] == 'jpeg' else None,
       )
   except Exception as error:  # damaged bytes may be anything
     raise records.damaged(path, error) from error

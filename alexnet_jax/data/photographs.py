@@ -18,6 +18,7 @@ from alexnet_jax.runtime.errors import UserError, printable
 SIZE = 256
 FILTER = 'Pillow bicubic, antialiased; shorter side, then central square'
 FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')
+DECODERS = ('pillow', 'simplejpeg')  # of records
 JPEG = {'quality': 90, 'subsampling': 0}  # 0 is 4:4:4
 
 Pixels = npt.NDArray[np.uint8]
@@ -135,10 +136,19 @@ def encode_jpeg(pixels: Pixels) -> bytes:
   return buffer.getvalue()
 
 
-def decode_jpeg(data: bytes) -> Pixels:
-  """Any JPEG file as uint8 [height, width, 3], read-only."""
-  # Always Pillow's: another library's pixels need not be those that the
-  # statistics were measured on. Its bytes come faster than its array.
+def decode_jpeg(data: bytes, decoder: str = 'pillow') -> Pixels:
+  """Any JPEG file as uint8 [height, width, 3], perhaps read-only.
+
+  Args:
+    data: of the file.
+    decoder: of `DECODERS`. Their pixels are the same where both have the exact
+      cosine transform of libjpeg (tests/data/test_photographs.py).
+  """
+  if decoder == 'simplejpeg':
+    import simplejpeg  # an extra
+
+    return simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
+  # Its bytes come faster than its array.
   with Image.open(io.BytesIO(data), formats=['JPEG']) as image:
     pixels = np.frombuffer(image.tobytes(), np.uint8)
     return pixels.reshape(image.height, image.width, -1)

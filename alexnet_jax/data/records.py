@@ -24,7 +24,7 @@ class Records(Sequence):
   shards: tuple[tuple[str, int], ...]  # (file, records)
   num_classes: int
   side: int
-  jpeg: bool
+  decoder: str | None  # of `photographs.DECODERS`; None: raw pixels
 
   def __len__(self) -> int:
     return len(self.source)
@@ -36,8 +36,8 @@ class Records(Sequence):
     try:
       data, label = take_apart(self.source[index])
       shape = (self.side, self.side, 3)
-      if self.jpeg:
-        image = photographs.decode_jpeg(bytes(data))
+      if self.decoder:
+        image = photographs.decode_jpeg(bytes(data), self.decoder)
       else:
         image = np.frombuffer(data, np.uint8).reshape(shape)
       if image.shape != shape or not 0 <= label < self.num_classes:

@@ -61,23 +61,50 @@ def describe() -> dict[str, Any]:
     'processes': jax.process_count(),
     # XLA's CPU sums in another order with another number of threads.
     'cpu_threads': len(os.sched_getaffinity(0)),
+    **(_nvidia() if devices[0].platform == 'gpu' else {}),
+  }
+
+
+def describe_gpus() -> str:
+  """Of this process: which, how much memory JAX may take of each, driver and
+  cuDNN, in a line; '' without one."""
+  devices = jax.local_devices()
+  if devices[0].platform != 'gpu':
+    return ''
+  kinds = ', '.join(sorted({device.device_kind for device in devices}))
+  memory = (devices[0].memory_stats() or {}).get('bytes_limit', 0)
+  versions = _nvidia()
+  return (
+    f'{len(devices)} x {kinds}, {memory / 1e9:.1f} GB of each for JAX; driver '
+    f'{versions["driver"]}, cuDNN {versions["cudnn"]}'
+  )
+
+
+def _nvidia() -> dict[str, str]:
+  query = 'nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'
+  cudnn = [
+    package.version
+    for package in importlib.metadata.distributions()
+    if package.name.startswith('nvidia-cudnn-cu')
+  ]
+  return {
+    'driver': _output(*query).partition('\n')[0] or 'unknown',
+    'cudnn': cudnn[0] if cudnn else "the system's",
   }
 
 
 def _commit() -> str:
   """The commit of the checkout this package is in, '' outside of one."""
-  here = Path(__file__).parents[1]
-  git = ['git', '-C', str(here)]
+  git = 'git', '-C', str(Path(__file__).parents[1])
+  commit = _output(*git, 'rev-parse', '--short=12', 'HEAD')
+  changed = commit and _output(*git, 'status', '--porcelain', '-uno', '.')
+  return f'{commit}+changes' if changed else commit
+
+
+def _output(*command: str) -> str:
+  """What a command prints; '' where it fails, or is not there."""
   try:
-    commit = subprocess.run(
-      [*git, 'rev-parse', '--short=12', 'HEAD'],
-      capture_output=True,
-      text=True,
-      check=True,
-    ).stdout.strip()
-    changed = subprocess.run(
-      [*git, 'diff', '--quiet', 'HEAD', '--', '.'], check=False
-    ).returncode
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
   except (OSError, subprocess.CalledProcessError):
     return ''
-  return f'{commit}+changes' if changed else commit
+  return done.stdout.strip()

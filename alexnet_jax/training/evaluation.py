@@ -195,7 +195,9 @@ def open_checkpoint(
     config = _with_views_of(workdir, meta, config, overrides)
     dataset, setup = open_setup(configure(config), read_statistics(workdir))
     model, names = config.model.to_dict(), dataset.class_names
-    restored = restore(checkpointer, checkpoint, setup, model, names)
+    restored = restore(
+      checkpointer, checkpoint, setup, model, names, dataset.decoder
+    )
   assert restored is not None
   return dataset, setup, restored[0]
 

@@ -53,7 +53,7 @@ class Feed:
         self._next = self._queue.get(timeout=seconds)
       except queue.Empty:
         return False
-    arrays = [
+    arrays: list[Any] = [
       x for x in jax.tree.leaves(self._next[0]) if isinstance(x, jax.Array)
     ]
     if all(array.is_ready() for array in arrays):
@@ -107,7 +107,7 @@ def choose_readers(
   dataset: Dataset,
   rows: int,
   steps: int | None = None,
-) -> dict[str, int]:
+) -> dict[str, Any]:
   """How many processes or threads read, as `config.data.workers` says.
 
   With -1, two threads do on up to four cores without an accelerator, and four

@@ -125,8 +125,11 @@ def _begin(
   bad_records = BadRecords(settings.data.max_bad_records)
   plain = json.loads(config.to_json())
   names, examples = dataset.class_names, dataset.fingerprint['examples']
-  meta = make_meta(plain, names, schedule.position(), examples)
-  restored = restore(checkpointer, 'last', setup, plain['model'], names)
+  decoder = dataset.decoder
+  meta = make_meta(plain, names, schedule.position(), examples, decoder)
+  restored = restore(
+    checkpointer, 'last', setup, plain['model'], names, decoder
+  )
   if restored is None:
     state = setup.init_state()
     if settings.pretrained.source:

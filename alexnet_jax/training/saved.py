@@ -29,6 +29,7 @@ def restore(
   setup: Setup,
   model: Mapping[str, Any],
   class_names: Sequence[str],
+  decoder: str | None = None,
 ) -> tuple[TrainState, dict[str, Any]] | None:
   """The state and the meta data of a checkpoint, on the setup's mesh.
 
@@ -38,13 +39,15 @@ def restore(
     setup: of the network.
     model: its `config.model`, which must be the checkpoint's.
     class_names: of the data set, which must be the checkpoint's.
+    decoder: of the data set's JPEG records, which must be the checkpoint's if
+      it has seen any; None: it has none.
 
   Returns:
     None: 'last' was asked for and there is none yet.
 
   Raises:
     UserError: it is missing or damaged, or it is another network or one of
-      other classes.
+      other classes, or of pixels that another decoder made.
   """
   meta = read_meta(checkpointer, which)
   if meta is None:
@@ -57,6 +60,12 @@ def restore(
         f'{now.get(field)!r} here and {before.get(field)!r} in the '
         'checkpoint. Give the same, or choose another --workdir'
       )
+  theirs = meta['data'].get('decoder', 'pillow')
+  if decoder and theirs not in (decoder, None):
+    raise UserError(
+      f'config.data.decoder is {decoder!r} here and {theirs!r} in the '
+      f'checkpoint: give --config.data.decoder={theirs}'
+    )
   check_classes(
     'the checkpoint',
     meta['class_names'],
@@ -145,6 +154,7 @@ def make_meta(
   class_names: Sequence[str],
   schedule: Any,
   examples: Mapping[str, int] | None = None,
+  decoder: str | None = None,
 ) -> dict[str, Any]:
   """What a checkpoint says of itself.
 
@@ -153,12 +163,13 @@ def make_meta(
     class_names: by the number of the output.
     schedule: `position()` of the schedule.
     examples: how many each split of the data set has.
+    decoder: of its JPEG records; None: it has none.
   """
   return {
     'format_version': FORMAT_VERSION,
     'config': config,
     'class_names': list(class_names),
-    'data': {'examples': dict(examples or {})},
+    'data': {'examples': dict(examples or {}), 'decoder': decoder},
     'position': Position().as_json(),
     'schedule': schedule,
     'bad_records': [],

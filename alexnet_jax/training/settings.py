@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.data.photographs import DECODERS
 from alexnet_jax.models.networks import read_table
 from alexnet_jax.models.rows import Table
 from alexnet_jax.models.towers import MeshShape
@@ -29,6 +30,7 @@ class Data(Checked, part='data'):
   prefetch: Annotated[int, Range(1, 1000)]
   cache: Annotated[str, choice('none', 'device')]
   max_bad_records: Annotated[int, Range(0, 2**31 - 1)]
+  decoder: Annotated[str, choice(*DECODERS)] = DECODERS[0]
 
 
 @dataclasses.dataclass(frozen=True)

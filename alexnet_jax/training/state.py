@@ -206,12 +206,14 @@ def open_setup(
   data, table = settings.data, settings.model
   if data.name == 'shapes':
     preparation.ensure_shapes(data.dir)
-  dataset = builders.open_dataset(data.name, data.dir)
+  dataset = builders.open_dataset(data.name, data.dir, data.decoder)
   if statistics:
     dataset = _with_statistics(dataset, statistics)
   mesh = settings.mesh.make_mesh(table.towers)
   setup = make_setup(settings, mesh, dataset.num_classes, dataset.statistics)
   print(towers.describe_mesh(mesh, table.towers, setup.towers.owt), flush=True)
+  if gpus := backend.describe_gpus():
+    print(gpus, flush=True)
   return dataset, setup
 
 

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import small_pictures
 from PIL import Image
 
 from alexnet_jax.data import photographs
@@ -131,6 +132,23 @@ def test_thirty_two_bits_are_refused_rather_than_clipped():
   deep = Image.fromarray(np.full((300, 300), 30000, np.int32))
   with pytest.raises(BadImageError, match='8 bits'):
     square(_encode(deep, 'TIFF'))
+
+
+def test_decoders_give_the_same_pixels():
+  """The greatest difference, over photographs and noise: 0."""
+  pytest.importorskip('simplejpeg')
+  rng = np.random.default_rng(0)
+  pictures = [rng.integers(0, 256, (96, 96, 3), np.uint8)]
+  pictures += [square(small_pictures.draw_jpeg(seed), 96) for seed in range(8)]
+  for pixels in pictures:
+    data = photographs.encode_jpeg(pixels)
+    one, other = (
+      photographs.decode_jpeg(data, decoder) for decoder in photographs.DECODERS
+    )
+    np.testing.assert_array_equal(one, other)
+    for decoder in photographs.DECODERS:
+      with pytest.raises((OSError, ValueError)):
+        photographs.decode_jpeg(data[: len(data) // 2], decoder)
 
 
 def test_jpeg_is_444_and_close():

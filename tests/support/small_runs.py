@@ -28,7 +28,9 @@ CLASSES = 6
 IMAGES = {'train': 36, 'validation': 13, 'test': 11}
 
 
-def prepare_pictures(folder: Path, name: str, splits=tuple(IMAGES)) -> Path:
+def prepare_pictures(
+  folder: Path, name: str, splits=tuple(IMAGES), **options
+) -> Path:
   """Prepares a data set of coloured noise; returns the folder of data sets."""
   rng = np.random.default_rng(0)
   for split in splits:
@@ -47,6 +49,7 @@ def prepare_pictures(folder: Path, name: str, splits=tuple(IMAGES)) -> Path:
     input_dir=str(folder / f'{name}_input'),
     validation_share=0.0,
     num_workers=1,
+    **options,
   )
   return folder / 'data'
 

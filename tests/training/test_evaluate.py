@@ -1,6 +1,7 @@
 """Errors of a checkpoint: every example once, and refusals in one message."""
 
 import dataclasses
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -243,3 +244,26 @@ def test_an_evaluation_that_cannot_be_is_refused(
 def test_evaluation_needs_a_run(config, tmp_path):
   with pytest.raises(UserError, match='train first'):
     evaluate.evaluate_checkpoint(config, tmp_path, 'last', 'test', 1)
+
+
+def test_a_run_keeps_its_decoder(tmp_path):
+  pytest.importorskip('simplejpeg')
+  data_dir = small_runs.prepare_pictures(tmp_path, 'pictures', encoding='jpeg')
+  config = small_runs.small_config(
+    data_dir, data__decoder='simplejpeg', length='1 step'
+  )
+  assert loop.train_and_evaluate(config, tmp_path / 'run') == 0
+  config.data.decoder, config.length = 'pillow', '2 steps'
+  message = "decoder is 'pillow' here and 'simplejpeg' in the checkpoint"
+  with pytest.raises(UserError, match=message):
+    loop.train_and_evaluate(config, tmp_path / 'run')
+  with pytest.raises(UserError, match=message):
+    evaluate.evaluate_checkpoint(
+      config, tmp_path / 'run', 'last', 'validation', views=1
+    )
+
+
+def test_a_decoder_that_is_not_installed_is_named(data_dir, monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
+  with pytest.raises(UserError, match="decoder='simplejpeg' is not installed"):
+    builders.open_dataset('pictures', data_dir, 'simplejpeg')
