@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test test-slow lint types lock tpu-report
+.PHONY: install train test test-slow lint types lock tpu-report gpu-report
 
 # -- the environment, made once: exact versions, then the package itself
 .venv/installed: setup.cfg pyproject.toml requirements.lock
@@ -42,6 +42,25 @@ tpu-report: .venv-tpu/installed
 	  --config=configs/imagenet2012.py --config.dtype=bfloat16 \
 	  --json=experiments/results/tpu.json \
 	  --leads=experiments/results/tpu_leads.csv --report=docs/scaling.md
+
+# -- what an H100 would run, with none here: XLA for GPUs, without their libraries
+GPU := jax-cuda13-plugin jax-cuda13-pjrt
+CUDA := nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime
+
+.venv-gpu/installed: setup.cfg requirements.lock
+	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet -r requirements.lock
+	.venv-gpu/bin/python -m pip install --quiet --no-deps -e . $(CUDA) \
+	  $(GPU:=$(shell sed -n 's/^jax==/==/p' requirements.lock))
+	touch $@
+
+gpu-report: .venv-gpu/installed
+	JAX_PLATFORMS=cpu PATH="$$PATH:$$(echo $$PWD/.venv-gpu/lib/*/site-packages/nvidia/cu13/bin)" \
+	  .venv-gpu/bin/python -m alexnet_jax.benchmark gpu --compile_only \
+	  --config=configs/imagenet2012.py --config.dtype=bfloat16 \
+	  --config.matmul_precision=default --batch=1024 --mesh=1,1 --mesh=8,1 \
+	  --json=experiments/results/gpu.json
+	.venv-gpu/bin/python -m experiments.speed
 
 # -- the lock file, from the ranges of setup.cfg
 lock:

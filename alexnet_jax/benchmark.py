@@ -30,11 +30,16 @@ roofline. With --report=docs/scaling.md, all steps of that page that the rows of
 --json lack, each added when it is done, and then the page. `make tpu-report`
 has an environment for it.
 
+gpu: the step as `step` measures it on a GPU, and the time of each layer there;
+with --compile_only, with no GPU here, the step compiled for H100s: each kernel
+with what it moves, memory, what GPUs send, and the roofline. `make gpu-report`
+has an environment for it.
+
 comms: what the compiled training and evaluation steps send between devices,
 layer by layer, beside the least that the shapes demand.
 
-step, layers, eval, tpu and comms need no data set. On CPUs there are as many
-virtual devices as --mesh asks for.
+Only input, startup, memory and end_to_end need a data set. On CPUs there are as
+many virtual devices as --mesh asks for.
 """
 
 import functools
@@ -77,6 +82,9 @@ _PICTURES = flags.DEFINE_string(
 _TOPOLOGY = flags.DEFINE_string(
   'topology', 'v5e:2x4', 'Of TPUs: v4, v5e, v5p or v6e, and its shape.'
 )
+_COMPILE_ONLY = flags.DEFINE_bool(
+  'compile_only', False, 'gpu: compile for H100s, which need not be here.'
+)
 _REPORT = flags.DEFINE_string(
   'report', None, 'tpu: write the page of what TPUs would do to this file.'
 )
@@ -98,6 +106,7 @@ def main(argv: Sequence[str]) -> None:
     'eval': _eval,
     'input': _input,
     'tpu': _tpu,
+    'gpu': _gpu,
     'comms': _comms,
   } | {
     kind: functools.partial(_program, kind)
@@ -105,7 +114,8 @@ def main(argv: Sequence[str]) -> None:
   }
   if len(argv) < 2 or argv[1] not in commands:
     raise errors.UserError(f'say what to measure: {", ".join(commands)}')
-  settings, meshes = _configured(virtual=argv[1] not in ('layers', 'tpu'))
+  alone = ['layers', 'tpu'] + ['gpu'] * _COMPILE_ONLY.value
+  settings, meshes = _configured(virtual=argv[1] not in alone)
   rows, text = commands[argv[1]](settings, meshes)
   from alexnet_jax.benchmarks import results
 
@@ -144,49 +154,65 @@ def _configured(virtual: bool):
 
 
 def _step(settings, meshes):
-  from alexnet_jax.benchmarks import step_speed
+  from alexnet_jax.benchmarks import results, step_speed
 
   peers = [False] * _PEER.value + [True] * _PEER_COMPILE.value
   rows = step_speed.measure_steps(
     *(settings, meshes, _CLASSES.value, _REPEATS.value),
     *(peers, _PEER_PYTHON.value),
   )
-  return rows, step_speed.format_steps(rows)
+  return rows, results.format_rows(rows)
+
+
+def _gpu(settings, meshes):
+  from alexnet_jax.analysis import communication
+  from alexnet_jax.benchmarks import gpu
+
+  if not _COMPILE_ONLY.value:
+    rows, text = _step(settings, meshes)
+    found = gpu.time_layers(settings, _CLASSES.value)
+    return rows, f'{text}\n\n{gpu.format_layers(found)}'
+  rows = [
+    gpu.compile_step(communication.on_mesh(settings, *mesh), _CLASSES.value)
+    for mesh in meshes
+  ]
+  kernels = (gpu.format_kernels(row) for row in rows)
+  return rows, '\n\n'.join((gpu.format_steps(rows), *kernels))
 
 
 def _layers(settings, _):
-  from alexnet_jax.benchmarks import layer_speed
+  from alexnet_jax.benchmarks import layer_speed, results
 
   rows = layer_speed.measure_layers(settings, _CLASSES.value, _REPEATS.value)
-  return rows, layer_speed.format_layers(rows)
+  return rows, results.format_rows(rows)
 
 
 def _eval(settings, meshes):
-  from alexnet_jax.benchmarks import evaluation_speed
+  from alexnet_jax.benchmarks import evaluation_speed, results
 
   rows = evaluation_speed.measure_evaluations(
     settings, meshes, _CLASSES.value, _REPEATS.value
   )
-  return rows, evaluation_speed.format_evaluations(rows)
+  return rows, results.format_rows(rows)
 
 
 def _input(settings, _):
-  from alexnet_jax.benchmarks import input_speed
+  from alexnet_jax.benchmarks import input_speed, results
 
   rows = input_speed.measure_input(
     settings, _REPEATS.value, _PICTURES.value, _PEER_PYTHON.value
   )
-  return rows, input_speed.format_input(rows)
+  return rows, results.format_rows(rows)
 
 
 def _program(kind, settings, _):
-  from alexnet_jax.benchmarks import run_cost
+  from alexnet_jax.benchmarks import results, run_cost
 
   arguments = [word for word in sys.argv if word.startswith('--config')]
   if _BATCH.value:
     arguments.append(f'--config.batch_size={_BATCH.value}')
   rows = run_cost.measure_runs(kind, settings, arguments, _REPEATS.value)
-  return rows, run_cost.format_runs(rows)
+  return rows, results.format_rows(rows)
 
 
 def _comms(settings, _):

@@ -120,8 +120,36 @@ def read_collectives(
   return found
 
 
+class Kernel(NamedTuple):
+  """An instruction of a program's entry that moves something.
+
+  Attributes:
+    name: as a trace has it.
+    opcode: such as 'fusion'; of a custom call, what it calls.
+    scope: where it comes from, as `Collective` has it.
+    type: of its results.
+    read: bytes.
+    written: bytes.
+  """
+
+  name: str
+  opcode: str
+  scope: str
+  type: str
+  read: int
+  written: int
+
+
 def bytes_by_scope(text: str) -> dict[str, int]:
-  """What a program moves to and from memory: {JAX's name stack: bytes}.
+  """What a program moves to and from memory: {JAX's name stack: bytes}."""
+  moved: dict[str, int] = defaultdict(int)
+  for one in list_kernels(text):
+    moved[one.scope] += one.read + one.written
+  return dict(moved)
+
+
+def list_kernels(text: str) -> list[Kernel]:
+  """What runs one after the other, and what it moves to and from memory.
 
   Each instruction of the program's entry, most of which are fusions, counts
   those of its operands and results that lie in a TPU's HBM once; what is inside
@@ -130,7 +158,7 @@ def bytes_by_scope(text: str) -> dict[str, int]:
   """
   sizes: dict[str, int] = {}
   reads: dict[str, int] = {}  # of copies that go on beside other work
-  moved: dict[str, int] = defaultdict(int)
+  found = []
   for one in _instructions(_computations(text)['']):
     name, opcode = one['name'], one['opcode']
     size = sizes[name] = _size(one['type'])
@@ -144,8 +172,20 @@ def bytes_by_scope(text: str) -> dict[str, int]:
     if opcode.endswith('-done'):  # it reads no more than what arrives
       arrives = _size(one['type'], anywhere=True)
       read = min(arrives, sum(reads.get(operand, 0) for operand in operands))
-    moved[_scope(one.string)] += size + read
-  return dict(moved)
+    target = re.search(r'custom_call_target="(.*?)"', one.string)
+    if target:  # room that a library works in is a row of bytes
+      size -= _size(' '.join(re.findall(r'\bu8\[\d+\]', one['type'])))
+    found.append(
+      Kernel(
+        name,
+        target[1] if target else opcode,
+        _scope(one.string),
+        one['type'],
+        read,
+        size,
+      )
+    )
+  return found
 
 
 # -- the text

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from alexnet_jax.analysis import communication
-from alexnet_jax.benchmarks import results, timing
+from alexnet_jax.benchmarks import timing
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Contender, Sample, Spread
 from alexnet_jax.data.photographs import SIZE
@@ -56,20 +56,6 @@ def measure_evaluations(
     row['gflops'] = flops * views_of[name] * speeds.median / 1e9
     rows.append(row)
   return rows
-
-
-def format_evaluations(rows: Sequence[Row]) -> str:
-  """What `measure_evaluations` found, for people to read."""
-  lines = [
-    results.describe_row(rows[0]),
-    f'batch {rows[0]["batch"]}, width {rows[0]["width"]}',
-  ]
-  for row in rows:
-    speed = results.format_spread(row, 'images_per_sec')
-    lines.append(
-      f'{row["name"]}: {speed} images/s, {row["gflops"]:.1f} GFLOP/s'
-    )
-  return '\n'.join(lines)
 
 
 def _make_measure(

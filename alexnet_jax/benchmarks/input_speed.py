@@ -4,7 +4,6 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import psutil
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.benchmarks import peer, results, timing
+from alexnet_jax.benchmarks import peer, timing
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Contender, Sample, Spread
 from alexnet_jax.data import pipeline
@@ -103,28 +102,6 @@ def measure_input(
       row |= Spread.of(ratios).fields('times_torch')
     rows.append(row)
   return rows
-
-
-def format_input(rows: Sequence[Row]) -> str:
-  """What `measure_input` found, for people to read."""
-  form = '{:<24} {:>26} {:>26}'.format
-  lines = [
-    results.describe_row(rows[0]),
-    f'{rows[0]["data"]}, batch {rows[0]["batch"]}, {rows[0]["workers"]} worker '
-    'processes (0: threads)',
-    form('', 'images/s', 'images/s and core'),
-  ]
-  for row in rows:
-    speeds = 'images_per_sec', 'images_per_sec_per_core'
-    cells = (results.format_spread(row, speed) for speed in speeds)
-    lines.append(form(row['name'], *cells))
-  for row in rows:
-    if 'times_torch' in row:
-      times = results.format_spread(row, 'times_torch')
-      lines.append(
-        f'{row["name"]}: {times} times as fast as {_PEER}, by the core'
-      )
-  return '\n'.join(lines)
 
 
 class _Stream:

@@ -2,12 +2,12 @@
 and, in turn, as its formula with JAX's own gradients."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from alexnet_jax.benchmarks import results, timing
+from alexnet_jax.benchmarks import timing
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Contender, Spread
 from alexnet_jax.kernels.convolution import plain_convolution
@@ -112,30 +112,6 @@ def list_layers(settings: Settings, num_classes: int) -> Iterator[TimedLayer]:
           shapes((batch, *before)),
         )
       before = step.shape
-
-
-def format_layers(rows: Sequence[Row]) -> str:
-  """What `measure_layers` found, for people to read."""
-  form = '{:<8}{:>9}{:>9}{:>9}{:>9}{:>10}{:>10}'.format
-  first = rows[0]
-  lines = [
-    results.describe_row(first),
-    f'one tower of {first["batch"]} images, width {first["width"]}, '
-    f'{first["dtype"]}; ms, and GFLOP/s of ours',
-    form('', 'forward', 'plain', 'training', 'plain', 'forward', 'training'),
-  ]
-  for row in rows:
-    times = (
-      f'{1e3 * row[f"{plain}{name}_seconds"]:.1f}'
-      for name in ('forward', 'training')
-      for plain in ('', 'plain_')
-    )
-    rates = (
-      f'{row[field]:.0f}' if field in row else ''
-      for field in ('forward_gflops', 'training_gflops')
-    )
-    lines.append(form(row['name'], *times, *rates))
-  return '\n'.join(lines)
 
 
 def _contenders(layer: TimedLayer) -> list[Contender]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from alexnet_jax.benchmarks.timing import Sample
@@ -84,8 +85,10 @@ def load_network(
   views: np.ndarray,
   labels: np.ndarray,
   compiled: bool,
+  dtype: str = 'float32',
+  precision: str = 'highest',
 ) -> dict[str, Any]:
-  """Gives a peer our network and our batch.
+  """Gives a peer our network and our batch, on a GPU where ours is on one.
 
   Args:
     peer: of `start_peer`.
@@ -94,6 +97,8 @@ def load_network(
     views: float32 [B, crop, crop, 3].
     labels: int32 [B].
     compiled: let it use torch.compile.
+    dtype: of its activations, as of ours.
+    precision: of its products; with less than 'highest' a GPU takes TF32.
 
   Returns:
     'versions' of what it runs with.
@@ -104,7 +109,14 @@ def load_network(
     spec = describe_for_peer(setup, num_classes)
     arrays = {'spec': np.array(json.dumps(spec)), **_weights(spec, params)}
     np.savez(file, allow_pickle=False, views=views, labels=labels, **arrays)
-    return peer.ask('load', file=str(file), compiled=compiled)
+    return peer.ask(
+      'load',
+      file=str(file),
+      compiled=compiled,
+      device='cuda' if jax.devices()[0].platform == 'gpu' else 'cpu',
+      half=dtype == 'bfloat16',
+      tf32=precision != 'highest',
+    )
 
 
 def ask_logits(peer: Peer) -> np.ndarray:

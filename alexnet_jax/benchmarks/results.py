@@ -15,20 +15,58 @@ from alexnet_jax.runtime.files import explained, write_atomically
 Row = dict[str, Any]
 
 
-def describe_row(row: Row) -> str:
-  """What a row was made with, in a line."""
+# Fields of a row that people are shown: a title, and in what unit.
+_SHOWN = {
+  'start_seconds': ('s to the first step', 1),
+  'images_per_sec': ('images/s', 1),
+  'images_per_sec_per_core': ('images/s a core', 1),
+  'waiting': ('share waiting', 1),
+  'gflops': ('GFLOP/s', 1),
+  'gemm_gflops': ('GFLOP/s of matrices', 1),
+  'forward_seconds': ('forward, ms', 1e3),
+  'plain_forward_seconds': ('plain, ms', 1e3),
+  'backward_seconds': ('backward, ms', 1e3),
+  'update_seconds': ('update, ms', 1e3),
+  'training_seconds': ('training, ms', 1e3),
+  'plain_training_seconds': ('plain, ms', 1e3),
+  'training_gflops': ('GFLOP/s in training', 1),
+  'compile_seconds': ('compiling, s', 1),
+  'peak_memory_gb': ('GB at most', 1),
+  'times_torch': ('times PyTorch', 1),
+  'times_torch_compile': ('times torch.compile', 1),
+}
+_ABOUT = ('data', 'batch', 'width', 'lrn', 'dtype', 'precision', 'workers')
+
+
+def format_rows(rows: Sequence[Row]) -> str:
+  """Rows of one kind of measurement, for people to read, as Markdown: what
+  they were made with, and the median, the least and the most of each field."""
+  first = rows[0]
+  about = (f'{name} {first[name]}' for name in _ABOUT if name in first)
+  fields = [name for name in _SHOWN if any(name in row for row in rows)]
+  table = format_markdown(
+    ('', *(_SHOWN[name][0] for name in fields)),
+    (
+      [
+        row['name'],
+        *(_cell(row, name) if name in row else '' for name in fields),
+      ]
+      for row in rows
+    ),
+  )
   return (
-    f'{row["machine"]}, {row["cores"]} cores; {row["versions"]}; commit '
-    f'{row["commit"] or "unknown"}; {row["repeats"]} repeats: median '
-    '(least-most)'
+    f'{first["machine"]}, {first["cores"]} cores; {first["versions"]}; commit '
+    f'{first["commit"] or "unknown"}; {first["repeats"]} repeats: median '
+    f'(least-most)\n{", ".join(about)}\n\n{table}'
   )
 
 
-def format_spread(row: Row, field: str, digits: int = 1) -> str:
+def _cell(row: Row, field: str) -> str:
   """'13.2 (12.9-13.4)'."""
-  values = [row[field], row[f'{field}_low'], row[f'{field}_high']]
-  median, low, high = (f'{value:.{digits}f}' for value in values)
-  return f'{median} ({low}-{high})'
+  names = (f'{field}{end}' for end in ('', '_low', '_high'))
+  values = [row[name] * _SHOWN[field][1] for name in names if name in row]
+  median, *spread = (f'{x:,.0f}' if x >= 1e3 else f'{x:.3g}' for x in values)
+  return f'{median} ({"-".join(spread)})' if spread else median
 
 
 def format_markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

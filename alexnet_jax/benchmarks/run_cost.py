@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from alexnet_jax.benchmarks import results, timing
+from alexnet_jax.benchmarks import timing
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Spread
 from alexnet_jax.runtime.errors import UserError
@@ -22,11 +22,6 @@ from alexnet_jax.training.settings import Settings
 
 _STEPS = 5  # that a run is watched for at least
 _NEVER = ('length', 'evals.every', 'checkpoint.every')  # so soon
-_FIELDS = {
-  'startup': ('start_seconds', 's from the command to the first step'),
-  'memory': ('peak_memory_gb', 'GB at most'),
-  'end_to_end': ('images_per_sec', 'images/s'),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,22 +100,6 @@ def measure_runs(
       row |= Spread.of(values).fields(field)
     rows.append(row)
   return rows
-
-
-def format_runs(rows: Sequence[Row]) -> str:
-  """What `measure_runs` found, for people to read."""
-  field, words = _FIELDS[rows[0]['benchmark']]
-  lines = [
-    results.describe_row(rows[0]),
-    f'{rows[0]["data"]}, batch {rows[0]["batch"]}, width {rows[0]["width"]}',
-  ]
-  for row in rows:
-    shown = results.format_spread(row, field, 2)
-    lines.append(f'{row["name"]}: {shown} {words}')
-    if field == 'images_per_sec':
-      waiting = results.format_spread(row, 'waiting', 3)
-      lines[-1] += f', {waiting} of it waiting'
-  return '\n'.join(lines)
 
 
 def _watch(workdir: str, arguments: Sequence[str], steps: int) -> Seen:

@@ -17,7 +17,6 @@ from alexnet_jax.training.settings import Settings
 
 # One unit of work: 'seconds', and perhaps the parts of them.
 Sample = dict[str, float]
-_GEMM = 2048  # rows and columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,33 +82,57 @@ class Spread:
     return {name: self.median, low: self.low, high: self.high}
 
 
-def make_gemm() -> Contender:
-  """A float32 product of matrices, as XLA does it."""
-  a = jax.random.normal(jax.random.key(0), (_GEMM, _GEMM))
+def make_gemm(settings: Settings) -> Contender:
+  """A product of matrices in the dtype and the precision of a step, as XLA does
+  it; a sample has its 'flops', too."""
+  size = 2048 if on_cpu() else 8192
+  a = jax.random.normal(jax.random.key(0), (size, size), settings.dtype)
   product = jax.jit(
-    lambda a, b: jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)
+    lambda a, b: jnp.dot(a, b, precision=settings.matmul_precision)
   )
-  return Contender(
-    'GEMM', lambda times: {'seconds': time_calls(lambda: product(a, a), times)}
-  )
+
+  def measure(times: int) -> Sample:
+    seconds = time_calls(lambda: product(a, a), times)
+    return {'seconds': seconds, 'flops': 2 * size**3}
+
+  return Contender('GEMM', measure)
 
 
 def gemm_rate(samples: Sequence[Sample]) -> float:
   """FLOP/s, of the fastest: what the machine can do."""
-  return 2 * _GEMM**3 / min(sample['seconds'] for sample in samples)
+  return max(sample['flops'] / sample['seconds'] for sample in samples)
+
+
+def on_cpu() -> bool:
+  return jax.devices()[0].platform == 'cpu'
 
 
 def time_calls(work: Callable[[], Any], times: int = 1) -> float:
-  """Seconds of one call, on average; waits for arrays to be computed."""
+  """Seconds of one call, on average; waits for arrays to be computed.
+
+  An accelerator gets the calls in a queue, as a run gives it steps: to wait
+  for each would count the way there and back.
+  """
+  each, found = on_cpu(), None
   start = time.perf_counter()
   for _ in range(times):
-    jax.block_until_ready(work())
+    found = work()
+    if each:
+      jax.block_until_ready(found)
+  jax.block_until_ready(found)
   return (time.perf_counter() - start) / times
 
 
 def peak_memory() -> float:
-  """The most memory this process has had, in GB (10^9 bytes)."""
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+  """The most memory this process has had, in GB (10^9 bytes): of the device
+  that had most, or on CPUs of the machine's."""
+  peaks = [
+    stats['peak_bytes_in_use'] / 1e9
+    for stats in (device.memory_stats() for device in jax.local_devices())
+    if stats and not on_cpu()
+  ]
+  own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+  return max(peaks, default=own)
 
 
 def describe_run(
@@ -122,6 +145,7 @@ def describe_run(
     'batch': settings.batch_size,
     'width': settings.model.width,
     'dtype': settings.dtype,
+    'precision': settings.matmul_precision,
     'repeats': repeats,
   }
 

@@ -5,6 +5,7 @@ A program of its own, for a Python that has torch and need not have JAX:
 it waits for the next line, and no thread of it runs.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -128,8 +129,25 @@ class Photographs(torch.utils.data.Dataset):
 class Server:
   """What `peer.Peer` may ask for."""
 
-  def load(self, file, compiled):
-    """Takes weights, views and labels; says what it runs with."""
+  device = 'cpu'  # until `load` says another
+
+  def load(self, file, compiled, device, half, tf32):
+    """Takes weights, views and labels; says what it runs with.
+
+    Args:
+      file: what `peer.load_network` wrote.
+      compiled: whether torch.compile makes the program.
+      device: 'cpu' or 'cuda'.
+      half: whether activations are bfloat16 (autocast).
+      tf32: whether a GPU rounds what it multiplies to TF32.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True
+    self.device = device
+    self.cast = functools.partial(
+      torch.autocast, device, torch.bfloat16, enabled=half
+    )
     arrays = np.load(file)
     spec = json.loads(str(arrays['spec']))
     network = AlexNet(spec)
@@ -140,12 +158,13 @@ class Server:
         if name.endswith(('weight', 'bias'))
       }
     )
-    # What this network is fastest in on CPUs: measured, both ways each.
-    layout = torch.channels_last if compiled else torch.contiguous_format
-    self.network = network.to(memory_format=layout)
+    # What this network is fastest in: on CPUs measured, both ways each.
+    last = compiled or device == 'cuda'
+    layout = torch.channels_last if last else torch.contiguous_format
+    self.network = network.to(device, memory_format=layout)
     views = torch.from_numpy(arrays['views']).permute(0, 3, 1, 2)
-    self.views = views.contiguous(memory_format=layout)
-    self.labels = torch.from_numpy(arrays['labels']).long()
+    self.views = views.to(device).contiguous(memory_format=layout)
+    self.labels = torch.from_numpy(arrays['labels']).long().to(device)
     weights = [p for p in network.parameters() if p.ndim > 1]
     biases = [p for p in network.parameters() if p.ndim == 1]
     rule = spec['optimizer']
@@ -159,23 +178,34 @@ class Server:
       fused=True,
     )
     self.run = torch.compile(network) if compiled else network
-    return {'versions': f'torch {torch.__version__}'}
+    cudnn = f', cudnn {torch.backends.cudnn.version()}' * (device == 'cuda')
+    return {'versions': f'torch {torch.__version__}{cudnn}'}
 
   def logits(self, file):
     """Writes those of the views as at test time."""
     self.network.eval()
-    with torch.no_grad():
-      np.save(file, self.network(self.views).numpy())
+    with torch.no_grad(), self.cast():
+      np.save(file, self.network(self.views).float().cpu().numpy())
     return {}
 
   def step(self, times):
-    """Trains; seconds a step, in all and by part."""
+    """Trains; seconds a step, in all and, on CPUs, by part: a GPU has the
+    steps in a queue."""
     self.network.train()
     parts = np.zeros(4)
+    if self.device == 'cuda':
+      torch.cuda.synchronize()
+      start = time.perf_counter()
+      for _ in range(times):
+        self.optimizer.zero_grad(set_to_none=True)
+        self._loss().backward()
+        self.optimizer.step()
+      torch.cuda.synchronize()
+      return {'seconds': (time.perf_counter() - start) / times}
     for _ in range(times):
       self.optimizer.zero_grad(set_to_none=True)
       start = time.perf_counter()
-      loss = F.cross_entropy(self.run(self.views), self.labels)
+      loss = self._loss()
       loss.item()
       forward = time.perf_counter()
       loss.backward()
@@ -190,6 +220,10 @@ class Server:
       )
     names = ('seconds', 'forward', 'backward', 'update')
     return dict(zip(names, (parts / times).tolist(), strict=True))
+
+  def _loss(self):
+    with self.cast():
+      return F.cross_entropy(self.run(self.views).float(), self.labels)
 
   def open_pictures(self, folder, workers, batch_size, **views):
     """A loader of photographs, the way PyTorch users write it."""
@@ -214,7 +248,9 @@ class Server:
     return {'seconds': seconds / times, 'cpu': (_cpu() - before) / times}
 
   def memory(self):
-    """The most memory this process has had, in GB."""
+    """The most memory this process has had, on a GPU if it is on one, in GB."""
+    if self.device == 'cuda':
+      return {'gigabytes': torch.cuda.max_memory_allocated() / 1e9}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {'gigabytes': peak * 1024 / 1e9}
 

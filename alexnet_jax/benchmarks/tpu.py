@@ -64,20 +64,32 @@ def compile_step(settings: Settings, topology: str, num_classes: int) -> Row:
   if chip not in CHIPS:
     raise UserError(f'--topology={topology}: one of {sorted(CHIPS)} first')
   devices = _open_topology(topology)
+  row, _ = compile_for(settings, topology, devices, num_classes)
+  libtpu = importlib.metadata.version('libtpu')
+  return row | {'versions': f'{row["versions"]}, libtpu {libtpu}'}
+
+
+def compile_for(
+  settings: Settings,
+  topology: str,
+  devices: Sequence[jax.Device],
+  num_classes: int,
+) -> tuple[Row, str]:
+  """The row of `compile_step` for devices that need not be here, and the text
+  of the compiled program."""
   setup = communication.abstract_setup(settings, num_classes, devices)
   compiled = communication.compile_training(setup)
-  cost: Any = compiled.cost_analysis()
+  cost: Any = compiled.cost_analysis() or defaultdict(float)  # GPUs: none
   memory: Any = compiled.memory_analysis()
   text = compiled.as_text()
   assert text is not None
   mesh, chips = settings.mesh, setup.mesh.size
   sent = communication.read_transfers(setup, compiled)
   about = timing.describe_machine()
-  return {
+  row = {
     'benchmark': 'tpu',
     'commit': about['commit'],
-    'versions': f'{about["versions"]}, libtpu '
-    f'{importlib.metadata.version("libtpu")}',
+    'versions': about['versions'],
     'topology': topology,
     'chips': chips,
     'mesh': f'{mesh.data},{mesh.towers}',
@@ -94,6 +106,7 @@ def compile_step(settings: Settings, topology: str, num_classes: int) -> Row:
     'arguments': memory.argument_size_in_bytes,
     'layers': _bytes_by_layer(text, settings.batch_size / chips),
   }
+  return row, text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +199,12 @@ def _bytes_by_layer(text: str, images: float) -> dict[str, float]:
   """MB an image by layer and direction: this program's count, not XLA's."""
   found: dict[str, float] = defaultdict(float)
   for scope, moved in hlo.bytes_by_scope(text).items():
-    layer = _LAYER.search(scope)
-    name = layer[0] if layer else 'rest'
-    back = ' backward' if 'transpose(' in scope else ''
-    found[name + back] += moved / images / 1e6
+    found[layer_of(scope)] += moved / images / 1e6
   return dict(found)
+
+
+def layer_of(scope: str) -> str:
+  """'conv1', 'conv1 backward', 'update', ... of JAX's name stack."""
+  layer = _LAYER.search(scope)
+  back = ' backward' if 'transpose(' in scope else ''
+  return (layer[0] if layer else 'rest') + back

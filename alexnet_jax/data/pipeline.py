@@ -114,7 +114,7 @@ def whole_split(
   """
   source = _Tolerant(dataset.source('train'), max_bad_records)
   count, size = len(source), dataset.image_size
-  whole = {
+  whole: dict[str, np.ndarray] = {
     'image': np.empty((count, size, size, 3), np.uint8),
     'label': np.empty(count, np.int32),
     'replaced': np.empty(count, np.int32),

@@ -122,10 +122,12 @@ class TrainStep:
     constants = self._noisy if color else self._plain
     return self._step(state, batch, learning_rates, constants, self._cache)
 
-  def compile(self, state: TrainState, batch: Batch, learning_rates: Any):
+  def compile(
+    self, state: TrainState, batch: Batch, learning_rates: Any
+  ) -> jax.stages.Compiled:
     """What a call with such arguments would compile, and now need not."""
     arguments = state, batch, learning_rates, self._noisy, self._cache
-    self._step.lower(*arguments).compile()
+    return self._step.lower(*arguments).compile()
 
 
 def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:

@@ -19,6 +19,7 @@ from alexnet_jax.benchmarks import (
   evaluation_speed,
   input_speed,
   layer_speed,
+  results,
   run_cost,
 )
 from alexnet_jax.benchmarks.run_cost import Seen
@@ -71,7 +72,7 @@ def test_an_evaluation_counts_an_image_once(monkeypatch):
   for row, views in ((one, 1), (two, 2)):
     speed = spread_of(row, 'images_per_sec')
     assert row['gflops'] == pytest.approx(speed * views * forward / 1e9)
-    assert row['name'] in evaluation_speed.format_evaluations([one, two])
+    assert row['name'] in results.format_rows([one, two])
 
 
 def test_layers_are_those_of_the_network():
@@ -111,7 +112,7 @@ def test_every_layer_is_measured_in_both_ways():
     for way in ('', 'plain_'):
       spread_of(row, f'{way}forward_seconds')
       spread_of(row, f'{way}training_seconds')
-    assert row['name'] in layer_speed.format_layers(rows)
+    assert row['name'] in results.format_rows(rows)
     if layer.operations:
       whole = row['training_seconds']
       expected = len(layer.wanted) * layer.operations / whole / 1e9
@@ -128,7 +129,7 @@ def test_the_input_gives_every_image_of_a_batch(pictures):
     assert (row['data'], row['batch'], row['workers']) == ('pictures', 8, 0)
     spread_of(row, 'images_per_sec')
     spread_of(row, 'images_per_sec_per_core')
-    assert row['name'] in input_speed.format_input(rows)
+    assert row['name'] in results.format_rows(rows)
 
 
 def test_pictures_are_those_of_one_split(tmp_path):
@@ -275,14 +276,13 @@ time.sleep(60)
     (
       'startup',
       ['cold compile', 'compiled before'],
-      r'8\.50 \(8\.50-8\.50\) s from the command',
+      r'\| 8\.5 \(8\.5-8\.5\) \| 30 \(30-30\)',
     ),
-    ('memory', ['alexnet_jax'], r'0\.2\d \(0\.2\d-0\.2\d\) GB at most'),
+    ('memory', ['alexnet_jax'], r'\| 0\.2\d* \(0\.2\d*-0\.2\d*\) \|'),
     (
       'end_to_end',
       ['alexnet_jax'],
-      r'30\.00 \(30\.00-30\.00\) images/s, '
-      r'0\.300 \(0\.300-0\.300\) of it waiting',
+      r'\| 30 \(30-30\) \| 0\.3 \(0\.3-0\.3\) \|',
     ),
   ],
 )
@@ -304,7 +304,7 @@ def test_rows_of_a_run(clock, kind, names, shown):
     assert row['images_per_sec'] == 30 and row['waiting'] == 0.3
     # Its own, whatever this process has; Python takes some 10 MB besides.
     assert 0.2 < row['peak_memory_gb'] < 0.25
-  assert re.search(shown, run_cost.format_runs(rows))
+  assert re.search(shown, results.format_rows(rows))
 
 
 def test_a_run_that_ends_is_told():
