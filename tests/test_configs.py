@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
+from small_runs import flat
 
 from alexnet_jax.models import table
 
@@ -18,16 +19,6 @@ FILES = sorted(path.stem for path in (ROOT / 'configs').glob('[!_]*.py'))
 
 def load(name: str) -> ConfigDict:
   return importlib.import_module(f'configs.{name}').get_config()
-
-
-def flat(config: ConfigDict, prefix: str = '') -> dict:
-  """{'model.width': 0.25, ...}"""
-  fields = {}
-  for key, value in config.items():
-    inner = isinstance(value, ConfigDict)
-    name = prefix + key
-    fields |= flat(value, f'{name}.') if inner else {name: value}
-  return fields
 
 
 def small_fields() -> set[str]:

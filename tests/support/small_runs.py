@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from etils import epath
+from flax import traverse_util
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -162,13 +163,9 @@ def last_step(workdir: Path) -> int:
   return json.loads(whole[-1])['step'] if whole else 0
 
 
-def flat(config: ConfigDict, prefix: str = '') -> dict:
-  fields = {}
-  for key, value in config.items():
-    inner = isinstance(value, ConfigDict)
-    name = prefix + key
-    fields |= flat(value, f'{name}.') if inner else {name: value}
-  return fields
+def flat(config: ConfigDict) -> dict:
+  """{'model.width': 0.25, ...}"""
+  return traverse_util.flatten_dict(config.to_dict(), sep='.')
 
 
 def rows(workdir: Path) -> list[dict]:
