@@ -39,7 +39,7 @@ from alexnet_jax.runtime.files import (
 STATE, META = 'state', 'meta.json'
 
 
-class Checkpointer:
+class Checkpointer(contextlib.AbstractContextManager['Checkpointer']):
   """The checkpoints of one run: the last few, and the best.
 
   A save goes on in the background while training continues; the next save
@@ -123,9 +123,6 @@ class Checkpointer:
       self._background.shutdown()
       with contextlib.suppress(Exception):  # raised, by `wait`, already
         self._orbax.close()
-
-  def __enter__(self) -> 'Checkpointer':
-    return self
 
   def __exit__(self, *_) -> None:
     self.close()

@@ -1,5 +1,6 @@
 """How fast the steps of a run are, and a trace of some of them."""
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -58,7 +59,7 @@ class Meter:
     return values
 
 
-class Trace:
+class Trace(contextlib.AbstractContextManager['Trace']):
   """Writes a `jax.profiler` trace of the steps START to STOP of a run."""
 
   def __init__(self, workdir: epath.Path, steps: tuple[int, int] | None):
@@ -67,9 +68,6 @@ class Trace:
     if jax.process_index():
       self._steps = None  # processes of one host would write one file
     self._running = False
-
-  def __enter__(self) -> 'Trace':
-    return self
 
   def before(self, step: int) -> None:
     """To be called before each step, with how many are done."""

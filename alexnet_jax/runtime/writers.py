@@ -30,7 +30,7 @@ METRICS_FILE = 'metrics.jsonl'
 REPORT = 'report.html'
 
 
-class MetricsWriter:
+class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
   """Writes one row per event to `workdir/metrics.jsonl` and to TensorBoard.
 
   Rows reach the operating system one by one, so a killed process loses none.
@@ -133,9 +133,6 @@ class MetricsWriter:
       with explained(f'{self._workdir}/events.out.tfevents.*'):
         self._events.close()
 
-  def __enter__(self) -> 'MetricsWriter':
-    return self
-
   def __exit__(self, *_) -> None:
     self.close()
 
@@ -179,11 +176,13 @@ def read_rows(workdir: epath.PathLike) -> list[dict[str, Any]]:
   return [row for row in rows if isinstance(row, dict) and 'epoch' in row]
 
 
-class Progress:
+class Progress(tqdm.tqdm):
   """Rate and time left, on stderr: a bar on a terminal, else plain lines.
 
   Plain lines come at most every ten seconds, the first and the last always.
   """
+
+  monitor_interval = 0  # no thread of its own: processes may fork beside it
 
   def __init__(
     self,
@@ -203,7 +202,7 @@ class Progress:
       show: False makes every method do nothing (all processes but one).
     """
     terminal = sys.stderr.isatty()
-    self._bar = _Bar(
+    super().__init__(
       total=total,
       initial=initial,
       desc=description,
@@ -221,25 +220,12 @@ class Progress:
 
   def update(self, n: int = 1, text: str = '') -> None:
     """Adds n units; `text` is shown at the end of the line."""
-    self._bar.set_postfix_str(text, refresh=False)
-    self._bar.update(n)
+    self.set_postfix_str(text, refresh=False)
+    super().update(n)
 
   def restart(self) -> None:
     """The time since the last line counts in no rate, nor in what is left."""
-    self._bar.unpause()
-
-  def close(self) -> None:
-    self._bar.close()
-
-  def __enter__(self) -> 'Progress':
-    return self
-
-  def __exit__(self, *_) -> None:
-    self.close()
-
-
-class _Bar(tqdm.tqdm):
-  monitor_interval = 0  # no thread of its own: processes may fork beside it
+    self.unpause()
 
 
 class _Lines(io.TextIOBase):
