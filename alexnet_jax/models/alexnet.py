@@ -1,6 +1,6 @@
 """AlexNet (§3): its layers, and the way of an image through them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import nnx
@@ -33,6 +33,8 @@ class AlexNet(nnx.Module):
 
   conv1: Affine
   fc8: Readout
+  # What layers are, and the last one.
+  kinds: tuple[Callable[..., nnx.Module], ...] = (Affine, Readout)
 
   def __init__(
     self,
@@ -46,7 +48,7 @@ class AlexNet(nnx.Module):
   ):
     self.table, self.dtype, self.towers = table, dtype, towers or Towers()
     for row, shape in table.kernels(num_classes, image_size):
-      kind = Readout if row is table.logits else Affine
+      kind = self.kinds[row is table.logits]
       setattr(self, row.name, kind(table.towers, shape, row, rngs.params()))
 
   def activations(

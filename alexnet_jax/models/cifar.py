@@ -3,15 +3,15 @@ figure 1 and §3.3's "four-layer" net are of. One tower each."""
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from alexnet_jax.kernels.locally_connected import locally_connected
 from alexnet_jax.models import layers
-from alexnet_jax.models.rows import Conv, Dense, Table
-from alexnet_jax.models.towers import Maps, TowerParam, Towers
+from alexnet_jax.models.alexnet import AlexNet
+from alexnet_jax.models.layers import Affine, Row
+from alexnet_jax.models.towers import Maps, TowerParam
 
 
-class Weights(nnx.Module):
+class Weights(Affine):
   """Weights and biases of a layer, with the leading axis of its one tower.
 
   Attributes:
@@ -19,42 +19,24 @@ class Weights(nnx.Module):
     bias: [1, features], or [1, H, W, features].
   """
 
-  def __init__(self, shape: tuple[int, ...], row: Conv | Dense, key: jax.Array):
-    draw = row.init_std * jax.random.normal(key, (1, *shape))
+  def __init__(
+    self, towers: int, shape: tuple[int, ...], row: Row, key: jax.Array
+  ):
+    draw = row.init_std * jax.random.normal(key, (towers, *shape))
     self.kernel = TowerParam(draw)
     places = shape[:-4]  # of a locally connected layer
-    bias = jnp.full((1, *places, shape[-1]), row.init_bias, jnp.float32)
-    self.bias = TowerParam(bias)
+    bias = (towers, *places, shape[-1])
+    self.bias = TowerParam(jnp.full(bias, row.init_bias, jnp.float32))
 
 
-class CifarNet(nnx.Module):
+class CifarNet(AlexNet):
   """A CIFAR-10 net of a table, with attributes named as its rows.
 
-  Args:
-    table: the layers.
-    num_classes: outputs of the last layer.
-    image_size: side of the square views, pixels: 32, or 24 for crops.
-    dtype: what to compute in; parameters and logits are float32.
-    towers: where the one tower lives when called inside `shard_map`.
-    rngs: stream `params` draws the weights.
-
-  Raises:
-    UserError: the views are too small.
+  Made as `AlexNet` is, of a table with one tower, for views of 32 pixels, or
+  24 for crops.
   """
 
-  def __init__(
-    self,
-    table: Table,
-    num_classes: int,
-    image_size: int = 32,
-    *,
-    dtype: str = 'float32',
-    towers: Towers | None = None,
-    rngs: nnx.Rngs,
-  ):
-    self.table, self.dtype, self.towers = table, dtype, towers or Towers()
-    for row, shape in table.kernels(num_classes, image_size):
-      setattr(self, row.name, Weights(shape, row, rngs.params()))
+  kinds = (Weights, Weights)
 
   def activations(
     self, images: jax.Array, keys: jax.Array | None = None
@@ -74,7 +56,7 @@ class CifarNet(nnx.Module):
     out: dict[str, Maps | jax.Array] = {}
     x = images.astype(self.dtype)
     for row in table.convs:
-      kernel, bias = self._weights(row)
+      (kernel,), (bias,) = self._weights(row)
       with jax.named_scope(row.name):
         if row.local:
           x = locally_connected(x, kernel, bias, row.pad)
@@ -87,7 +69,7 @@ class CifarNet(nnx.Module):
         out[row.output(step)] = [x]
     x = x.reshape(x.shape[0], -1)
     for dense in (*table.denses, table.logits):
-      kernel, bias = self._weights(dense)
+      (kernel,), (bias,) = self._weights(dense)
       with jax.named_scope(dense.name):
         x = x @ kernel + bias
         for step in dense.then:
@@ -95,18 +77,3 @@ class CifarNet(nnx.Module):
       out[dense.name] = [x]
     out[dense.name] = self.towers.sum_halves([x.astype(jnp.float32)])
     return out
-
-  def __call__(
-    self, images: jax.Array, keys: jax.Array | None = None
-  ) -> jax.Array:
-    """Logits [B, classes] of `images` [B, size, size, 3]."""
-    *_, logits = self.activations(images, keys).values()
-    assert isinstance(logits, jax.Array)
-    return logits
-
-  def _weights(self, row: Conv | Dense) -> tuple[jax.Array, jax.Array]:
-    weights = getattr(self, row.name)
-    return (
-      weights.kernel[...][0].astype(self.dtype),
-      weights.bias[...][0].astype(self.dtype),
-    )

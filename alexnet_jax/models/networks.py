@@ -38,7 +38,7 @@ def make_network(
   dtype: str = 'float32',
   towers: Towers | None = None,
   rngs: nnx.Rngs,
-) -> AlexNet | CifarNet:
+) -> AlexNet:
   """The network of a table; arguments are those of `AlexNet`.
 
   Raises:
