@@ -95,7 +95,7 @@ class AlexNet(nnx.Module):
             own = None if keys is None else layers.fold(keys, number)
             xs = layers.dropouts(xs, self.table, own, self.towers)
           else:
-            xs = layers.STEPS[step](xs, self.table, self.towers)
+            xs = layers.take_step(step, xs, self.table, self.towers)
       out[dense.name] = xs
     with jax.named_scope(self.table.logits.name):
       logits = self.towers.sum_halves(readout.halves(xs, self.dtype))
@@ -137,6 +137,6 @@ class AlexNet(nnx.Module):
           layer = getattr(self, row.name).batch_norm
           xs = layer(xs, table.batch_norm, training, self.towers.rows_over)
         else:
-          xs = layers.STEPS[step](xs, table, self.towers)
+          xs = layers.take_step(step, xs, table, self.towers)
       out[name] = xs
     return out

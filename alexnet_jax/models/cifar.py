@@ -65,7 +65,7 @@ class CifarNet(AlexNet):
         out[row.name] = [x]
       for step in row.then:
         with jax.named_scope(row.output(step)):
-          (x,) = layers.STEPS[step]([x], table, self.towers)
+          (x,) = layers.take_step(step, [x], table, self.towers)
         out[row.output(step)] = [x]
     x = x.reshape(x.shape[0], -1)
     for dense in (*table.denses, table.logits):
@@ -73,7 +73,7 @@ class CifarNet(AlexNet):
       with jax.named_scope(dense.name):
         x = x @ kernel + bias
         for step in dense.then:
-          (x,) = layers.STEPS[step]([x], table, self.towers)
+          (x,) = layers.take_step(step, [x], table, self.towers)
       out[dense.name] = [x]
     out[dense.name] = self.towers.sum_halves([x.astype(jnp.float32)])
     return out

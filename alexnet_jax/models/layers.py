@@ -126,12 +126,6 @@ def _sums(
   return list(convolutions(x, kernels, row.stride, (top, left)))
 
 
-def activations(xs: Maps, table: Table, towers: Towers) -> Maps:
-  """ReLU (§3.1), or tanh, which §3.1 compares it with."""
-  del towers
-  return [ACTIVATIONS[table.activation](x) for x in xs]
-
-
 def response_norms(xs: Maps, table: Table, towers: Towers) -> Maps:
   """Local response normalization (§3.3) over the maps of each tower.
 
@@ -149,40 +143,32 @@ def response_norms(xs: Maps, table: Table, towers: Towers) -> Maps:
   ]
 
 
-def map_norms(xs: Maps, table: Table, towers: Towers) -> Maps:
-  """Response normalization within each map, of the authors' program."""
-  del towers
-  return [map_norm(x, **vars(table.map_norm)) for x in xs]
-
-
-def max_pools(xs: Maps, table: Table, towers: Towers) -> Maps:
-  """Overlapping pooling (§3.4): the maximum of each window of `table.pool`.
-
-  Windows round up or down as those of `conv`; what is outside never wins.
-  """
-  del towers
-  return [max_pooling(_windows(x, table), **vars(table.pool)) for x in xs]
-
-
-def avg_pools(xs: Maps, table: Table, towers: Towers) -> Maps:
-  """The mean of each window's pixels inside the map; else as `max_pools`."""
-  del towers
-  return [average_pooling(_windows(x, table), **vars(table.pool)) for x in xs]
-
-
 def _windows(x: jax.Array, table: Table) -> jax.Array:
   down = table.rounding == 'down'
   return windows.full_windows(x, **vars(table.pool)) if down else x
 
 
-# What the steps of a row's `then` do to the maps [B, H, W, C] of each tower.
-STEPS: dict[str, Callable[[Maps, Table, Towers], Maps]] = {
-  'act': activations,
-  'norm': response_norms,
-  'map_norm': map_norms,
-  'pool': max_pools,
-  'avg_pool': avg_pools,
+# What a step of a row's `then` does to the maps [B, H, W, C] of one tower.
+_STEPS: dict[str, Callable[[jax.Array, Table], jax.Array]] = {
+  # ReLU (§3.1), or tanh, which §3.1 compares it with.
+  'act': lambda x, table: ACTIVATIONS[table.activation](x),
+  # Response normalization within each map, of the authors' program.
+  'map_norm': lambda x, table: map_norm(x, **vars(table.map_norm)),
+  # Overlapping pooling (§3.4): the maximum of each window of `table.pool`.
+  # Windows round up or down as those of `conv`; what is outside never wins.
+  'pool': lambda x, table: max_pooling(_windows(x, table), **vars(table.pool)),
+  # The mean of each window's pixels inside the map; else as 'pool'.
+  'avg_pool': lambda x, table: average_pooling(
+    _windows(x, table), **vars(table.pool)
+  ),
 }
+
+
+def take_step(step: str, xs: Maps, table: Table, towers: Towers) -> Maps:
+  """A step of a row's `then`, after the maps [B, H, W, C] of each tower."""
+  if step == 'norm':
+    return response_norms(xs, table, towers)
+  return [_STEPS[step](x, table) for x in xs]
 
 
 def is_one_kernel(table: Table, steps: tuple[str, ...], x: jax.Array) -> bool:

@@ -20,7 +20,7 @@ Bias = Annotated[float, Range(-1000, 1000)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Conv(Checked):
+class Conv(Checked, part='model.{name}'):
   """A convolution and what follows it.
 
   Attributes:
@@ -53,10 +53,6 @@ class Conv(Checked):
       raise UserError(f'config.{self.part}.stride is 1, not {self.stride}')
 
   @property
-  def part(self) -> str:
-    return f'model.{self.name}'
-
-  @property
   def local(self) -> bool:
     return self.name.startswith('local')
 
@@ -72,7 +68,7 @@ class Conv(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense(Checked):
+class Dense(Checked, part='model.{name}'):
   """A fully connected layer: `features` units of one tower, or of the last
   layer 0, for the classes; `then` of `table.AFTER_DENSE`."""
 
@@ -87,10 +83,6 @@ class Dense(Checked):
     super().__post_init__()
     if self.features:
       _check_then(self, table.AFTER_DENSE)
-
-  @property
-  def part(self) -> str:
-    return f'model.{self.name}'
 
 
 @dataclasses.dataclass(frozen=True)

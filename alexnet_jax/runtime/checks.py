@@ -32,7 +32,7 @@ class Checked:
   """A frozen dataclass whose annotated fields are checked when it is made.
 
   Subclasses say which part of the configuration they are: `class Pool(Checked,
-  part='model.pool')`.
+  part='model.pool')`, or `part='model.{name}'`, {name} being a field.
   """
 
   _part = ''
@@ -44,7 +44,7 @@ class Checked:
   @property
   def part(self) -> str:
     """Of the configuration; '' for the whole."""
-    return self._part
+    return self._part.format_map(vars(self))
 
   def __post_init__(self) -> None:
     """Raises `UserError` for the first field that has no such value."""
