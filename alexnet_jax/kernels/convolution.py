@@ -13,38 +13,21 @@ from alexnet_jax.kernels.windows import Edges
 NO_EDGES = ((0, 0), (0, 0))
 
 
-def convolution(
-  x: jax.Array, kernel: jax.Array, stride: int, edges: Edges
-) -> jax.Array:
-  """What `plain_convolution` computes, in the way of the platform.
-
-  Args:
-    x: [B, H, W, in].
-    kernel: [k, k, in, out].
-    stride: pixels between windows.
-    edges: zeros above and below, left and right.
-
-  Returns:
-    [B, H', W', out].
-  """
-  return convolutions(x, (kernel,), stride, edges)[0]
-
-
 def convolutions(
   x: jax.Array, kernels: Sequence[jax.Array], stride: int, edges: Edges
 ) -> tuple[jax.Array, ...]:
-  """The same maps convolved with several kernels of one size.
+  """Maps convolved with kernels of one size, in the way of the platform.
 
-  So the towers read the image (§3.5): on GPUs their products are one.
+  The towers read the image so (§3.5): on GPUs their products are one.
 
   Args:
     x: [B, H, W, in].
     kernels: [k, k, in, out] each.
-    stride: of `convolution`.
-    edges: of `convolution`.
+    stride: pixels between windows.
+    edges: zeros above and below, left and right.
 
   Returns:
-    [B, H', W', out] for each kernel.
+    [B, H', W', out] for each kernel: what `plain_convolution` computes.
   """
   return dispatch.differentiable(
     'convolution', _LOWERINGS, x, *kernels, stride=stride, edges=edges
@@ -54,7 +37,8 @@ def convolutions(
 def plain_convolution(
   x: jax.Array, kernel: jax.Array, stride: int = 1, edges: Edges = NO_EDGES
 ) -> jax.Array:
-  """`convolution` as XLA computes it, with JAX's own gradients."""
+  """`convolutions` with one kernel as XLA computes it, with JAX's own
+  gradients."""
   return lax.conv_general_dilated(
     x,
     kernel,

@@ -8,11 +8,11 @@ from conftest import max_norm_error
 from draws import gradients, normal
 
 from alexnet_jax.kernels import geometry
-from alexnet_jax.kernels.convolution import (
-  convolution,
-  convolutions,
-  plain_convolution,
-)
+from alexnet_jax.kernels.convolution import convolutions, plain_convolution
+
+
+def convolution(x, kernel, stride, edges):
+  return convolutions(x, (kernel,), stride, edges)[0]
 
 
 def padded(compute, x, w, b, stride, pad):
