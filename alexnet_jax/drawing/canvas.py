@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from etils import epath
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from PIL import Image
 
 from alexnet_jax.runtime.errors import UserError
@@ -48,15 +48,10 @@ def figure(width: float, height: float) -> Figure:
   return Figure((width, height), layout='constrained')
 
 
-def grid(fig: Figure, rows: int, columns: int) -> np.ndarray:
+def grid(fig: FigureBase, rows: int, columns: int, **options) -> np.ndarray:
   """Axes [rows, columns] without frames or ticks, for pictures."""
-  axes = fig.subplots(rows, columns, squeeze=False)
-  for ax in axes.flat:
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-      spine.set_visible(False)
-  return axes
+  bare = {'frame_on': False, 'xticks': [], 'yticks': []}
+  return fig.subplots(rows, columns, squeeze=False, subplot_kw=bare, **options)
 
 
 def photograph(ax: Axes, image: np.ndarray) -> None:

@@ -55,11 +55,7 @@ def predictions(
   top = min(top, len(names))
   bars = 0.17 * top + 0.1
   fig = canvas.figure(2.1 * columns, (2.25 + bars) * lines)
-  axes = fig.subplots(
-    2 * lines, columns, squeeze=False, height_ratios=[2.0, bars] * lines
-  )
-  for ax in axes.flat:
-    ax.set_axis_off()
+  axes = canvas.grid(fig, 2 * lines, columns, height_ratios=[2.0, bars] * lines)
   for i, image in enumerate(images):
     row, column = divmod(i, columns)
     ax = axes[2 * row, column]
@@ -106,11 +102,7 @@ def neighbours(
   fig = canvas.figure(1.35 * columns, 1.55 * len(queries))
   widths = [1.0] * columns
   widths.insert(1, 0.12)
-  axes = fig.subplots(
-    len(queries), columns + 1, squeeze=False, width_ratios=widths
-  )
-  for ax in axes.flat:
-    ax.set_axis_off()
+  axes = canvas.grid(fig, len(queries), columns + 1, width_ratios=widths)
   for i, query in enumerate(queries):
     cells = [
       (query, captions[i]),
@@ -140,18 +132,12 @@ def activations(
   fig = canvas.figure(0.72 * (each * towers + 3), 0.8 * len(maps))
   sides: Any = fig.subfigures(1, 2, width_ratios=[3, each * towers])
   left, right = sides
-  ax = left.subplots()
-  ax.set_axis_off()
-  canvas.photograph(ax, image)
+  canvas.photograph(canvas.grid(left, 1, 1)[0, 0], image)
   # A narrow empty column between two towers.
   widths = ([1.0] * each + [0.25]) * towers
-  axes = right.subplots(
-    len(maps), len(widths) - 1, squeeze=False, width_ratios=widths[:-1]
+  axes = canvas.grid(
+    right, len(maps), len(widths) - 1, width_ratios=widths[:-1]
   )
-  for ax in axes.flat:
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.set_frame_on(False)
   for row, (name, values) in enumerate(maps.items()):
     axes[row, 0].set_ylabel(name, rotation=0, ha='right', va='center')
     for tower, part in enumerate(np.split(values, towers, axis=-1)):
