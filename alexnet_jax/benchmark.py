@@ -143,9 +143,8 @@ def _configured(virtual: bool):
     meshes.append((int(sizes[0]), int(sizes[1])))
   config.mesh.data, config.mesh.towers = meshes[0]
   settings = configure(config)
-  most = max(meshes, key=lambda sizes: sizes[0] * sizes[1])
-  data, towers = most if virtual else (1, 1)
-  backend.configure(data, towers, settings.deterministic)
+  most = max(data * towers for data, towers in meshes)
+  backend.configure(most if virtual else 1, settings.deterministic)
   return settings, meshes
 
 

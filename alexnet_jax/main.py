@@ -161,8 +161,7 @@ def _run() -> int:
   # An evaluation makes no folder where there is no run.
   keep = _MODE.value == 'train' or Path(workdirs[0]).exists()
   backend.configure(
-    config.mesh.data,
-    config.mesh.towers,
+    max(config.mesh.data, 1) * config.mesh.towers,
     config.deterministic,
     cache=f'{workdirs[0]}/compiled' if keep else None,
   )

@@ -98,7 +98,7 @@ def _main() -> None:
 
   settings = run.settings(data_dir)
   mesh = settings.mesh
-  backend.configure(mesh.data, mesh.towers, settings.deterministic)
+  backend.configure(max(mesh.data, 1) * mesh.towers, settings.deterministic)
   import jax
   import numpy as np
 

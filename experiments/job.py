@@ -41,7 +41,7 @@ class Job:
     distributed.initialize('auto', None, None, None)
     mesh = config.mesh
     with distributed.together():
-      backend.configure(mesh.data, mesh.towers, config.deterministic)
+      backend.configure(max(mesh.data, 1) * mesh.towers, config.deterministic)
       return self._run(config)
 
   def _run(self, config) -> str:

@@ -19,18 +19,14 @@ HASTY = {'xla_backend_optimization_level': 1}
 
 
 def configure(
-  data: int,
-  towers: int,
-  deterministic: bool,
-  cache: epath.PathLike | None = None,
+  devices: int, deterministic: bool, cache: epath.PathLike | None = None
 ) -> None:
   """Settings that a backend reads once; call before any has started, and
   after `distributed.initialize`.
 
   Args:
-    data: `config.mesh.data`.
-    towers: `config.mesh.towers`. CPUs get as many virtual devices as the mesh
-      asks for, each process its share, unless the user has chosen a number.
+    devices: of the mesh. CPUs get as many virtual ones, each process its
+      share, unless the user has chosen a number.
     deterministic: `config.deterministic`, which only GPUs need.
     cache: folder that keeps what is compiled, so that the same command starts
       sooner the next time; where the user has named one, that.
@@ -39,7 +35,7 @@ def configure(
   if cache is not None and not named:
     jax.config.update('jax_compilation_cache_dir', str(cache))
   if jax.config.jax_num_cpu_devices < 0:  # type: ignore[attr-defined]
-    share = max(data, 1) * towers // distributed.num_processes()
+    share = devices // distributed.num_processes()
     jax.config.update('jax_num_cpu_devices', max(share, 1))
   if deterministic:
     flags = os.environ.get('XLA_FLAGS', '')

@@ -197,20 +197,20 @@ def test_cpus_become_what_the_mesh_asks_for_or_the_user_chose():
   code = """
 import sys, jax
 from alexnet_jax.runtime import backend
-backend.configure(int(sys.argv[1]), int(sys.argv[2]), deterministic=False)
+backend.configure(int(sys.argv[1]), deterministic=False)
 print(jax.device_count())
 """
   cpu = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
-  asked = python(code, 3, 2, **cpu)
-  chosen = python(code, -1, 2, **cpu, JAX_NUM_CPU_DEVICES='5')
+  asked = python(code, 6, **cpu)
+  chosen = python(code, 2, **cpu, JAX_NUM_CPU_DEVICES='5')
   assert finish(asked, chosen) == [6, 5]
 
 
 def test_deterministic_adds_to_the_flags_of_xla(monkeypatch):
   monkeypatch.setenv('XLA_FLAGS', '--xla_of_the_user=1')
-  backend.configure(1, 2, deterministic=False)
+  backend.configure(2, deterministic=False)
   assert os.environ['XLA_FLAGS'] == '--xla_of_the_user=1'
-  backend.configure(1, 2, deterministic=True)
+  backend.configure(2, deterministic=True)
   assert os.environ['XLA_FLAGS'].split() == [
     '--xla_of_the_user=1',
     '--xla_gpu_deterministic_ops=true',
