@@ -53,9 +53,7 @@ class OurStep:
     )
     self._step = TrainStep(setup, given=True)
     start = time.perf_counter()
-    program = self._step.compile(
-      self._state, self._batch, self._learning_rates
-    )
+    program = self._step.compile(self._state, self._batch, self._learning_rates)
     self.compile_seconds = time.perf_counter() - start
     self.text = program.as_text() or ''
     params = setup.specs().params

@@ -20,7 +20,7 @@ from alexnet_jax.formats import conversion
 from alexnet_jax.formats.names import Network, join
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import evaluation as evaluate
-from configs import caffe_alexnet, caffenet, default, torchvision
+from configs import default, torchvision
 
 pytestmark = pytest.mark.usefixtures('cached')
 
@@ -120,137 +120,6 @@ def test_the_command_carries_a_run_out_and_in(
   assert values[0] == values[1]
   config.length = '1 step'
   assert 'resuming from step 0' in program(workdir, config).run()
-
-
-# ---- Caffe's.
-
-
-def small(config):
-  """A tenth of the width, on views of 99 pixels, whose pool5 is 2x2."""
-  config.augment.crop_size = 99
-  config.model.width = 0.1
-  return as_json(config)
-
-
-@pytest.fixture(scope='module')
-def caffe_config():
-  return small(caffe_alexnet.get_config())
-
-
-@pytest.fixture(scope='module')
-def blobs(caffe_config):
-  """Weights as Caffe has them, drawn by shape."""
-  return caffe_peer.draw_blobs(width=0.1, classes=6, crop=99)
-
-
-@pytest.mark.parametrize(
-  ('config', 'old'),
-  [(caffe_alexnet, True), (caffe_alexnet, False), (caffenet, True)],
-)
-def test_caffes_file_gives_caffes_logits(config, blobs, tmp_path, old):
-  """So large that normalization matters, across the towers' border, too."""
-  blobs = {**blobs, 'conv1/0': blobs['conv1/0'] * np.float32(20)}
-  file = tmp_path / 'net.caffemodel'
-  file.write_bytes(caffe_peer.encode(blobs, old))
-  network = conversion.read(
-    file, 'caffe', config=small(config.get_config()), classes='6'
-  )
-  model = library.Model(network)
-  rng = np.random.default_rng(2)
-  image = rng.integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
-  low = (256 - 99) // 2
-  crop = image[:, low : low + 99, low : low + 99].astype(np.float64)
-  bgr = crop[..., ::-1] - np.array([104.00698793, 116.66876762, 122.67891434])
-  expected = caffe_peer.forward(blobs, bgr, pool_first=config is caffenet)
-  assert max_norm_error(model(model.preprocess(image))[0], expected) < 1e-5
-
-
-def test_caffes_files_come_back_to_the_bit(caffe_config, blobs, tmp_path):
-  """Ours is read by protobuf's own runtime."""
-  first, second = tmp_path / 'a.caffemodel', tmp_path / 'b.caffemodel'
-  first.write_bytes(caffe_peer.encode(blobs, old=True))
-  network = conversion.read(first, 'caffe', config=caffe_config, classes='6')
-  conversion.write(second, 'caffe', network)
-  found = caffe_peer.decode(second.read_bytes())
-  assert found.keys() == blobs.keys()
-  for name, x in blobs.items():
-    assert x.shape == found[name].shape and x.tobytes() == found[name].tobytes()
-  again = conversion.read(second, 'caffe', config=caffe_config, classes='6')
-  assert_same(again, network)
-
-
-def test_caffes_mean_image_is_turned_to_rgb(caffe_config, blobs, tmp_path):
-  rng = np.random.default_rng(3)
-  bgr = rng.uniform(0, 255, (3, 256, 256)).astype(np.float32)
-  (tmp_path / 'mean.binaryproto').write_bytes(caffe_peer.encode_blob(bgr))
-  file = tmp_path / 'net.caffemodel'
-  file.write_bytes(caffe_peer.encode(blobs, old=True))
-  network = conversion.read(
-    file,
-    'caffe',
-    config=caffe_config,
-    classes='6',
-    mean=str(tmp_path / 'mean.binaryproto'),
-  )
-  mean = network.statistics.mean_image
-  for channel in range(3):
-    np.testing.assert_array_equal(mean[..., channel], bgr[2 - channel])
-
-
-def test_caffes_file_has_what_the_paper_does_when_it_tests(
-  model, network, tmp_path
-):
-  """The halving of §4.2 is in the kernels after it, to the bit; the rest is
-  said, and the mean is beside it."""
-  file = tmp_path / 'net.caffemodel'
-  notes = conversion.write(file, 'caffe', network)
-  rng = np.random.default_rng(1)
-  views = rng.normal(0, 50, (2, 96, 96, 3)).astype(np.float32)
-  blobs = caffe_peer.decode(file.read_bytes())
-  expected = caffe_peer.forward(
-    blobs, views[..., ::-1], lrn_groups=2, k=2.0, alpha=1e-4
-  )
-  assert max_norm_error(model(views), expected) < 1e-5
-  text = '\n'.join(notes)
-  for words in (
-    'mean_file: "net.binaryproto" scale: 1 crop_size: 96',
-    'local_size: 5 alpha: 0.0005 beta: 0.75 k: 2',
-    'Slice its maps in 2, LRN each, Concat',
-    "conv1 has 23 places a side here, and Caffe's 22: pad",
-  ):
-    assert words in text
-  again = conversion.read(
-    file,
-    'caffe',
-    config=network.config,
-    classes='6',
-    mean=str(tmp_path / 'net.binaryproto'),
-  )
-  for name, x in network.params.items():
-    assert again.params[name].tobytes() == x.tobytes(), name
-  mean = network.statistics.mean_image
-  np.testing.assert_array_equal(
-    again.statistics.mean_image, mean.astype(np.float32)
-  )
-  config = json.loads(json.dumps(network.config))
-  config['augment']['mean'] = 'none'
-  with pytest.raises(UserError, match="mean='none' would forget it"):
-    conversion.read(file, 'caffe', config=config, classes='6', mean='1,2,3')
-
-
-def test_what_caffe_does_as_we_do_needs_no_words(tmp_path):
-  config = caffe_alexnet.get_config()
-  config.model.width = 0.05
-  config.augment.update({'mean': 'none', 'scale': 0.5})
-  nothing = stats.of_mean(np.zeros((256, 256, 3)))
-  network = Network(as_json(config), {}, tuple('abcdef'), nothing)
-  params = {n: np.zeros(x.shape, 'f4') for n, x in network.shapes().items()}
-  network = dataclasses.replace(network, params=params)
-  assert conversion.write(tmp_path / 'x.caffemodel', 'caffe', network) == [
-    'transform_param { scale: 0.5 crop_size: 227 }',
-    'lrn_param { local_size: 5 alpha: 0.0001 beta: 0.75 k: 1 }',
-  ]
-  assert [path.name for path in tmp_path.iterdir()] == ['x.caffemodel']
 
 
 # ---- torchvision's.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import step_oracle
+import step_layers
 from conftest import max_norm_error
 from flax import nnx
 from test_whole_steps import BATCH, CLASSES, CROP, make_config, make_weights
@@ -71,7 +71,7 @@ def test_each_layer_is_numpys_but_for_its_roundings():
   for name in ('lrn1', 'lrn2'):
     for x, got in zip(out[f'conv{name[-1]}'], out[name], strict=True):
       assert got.dtype == jnp.bfloat16
-      assert_rounded_once(got, step_oracle.lrn(wide(x), **LRN)[0])
+      assert_rounded_once(got, step_layers.lrn(wide(x), **LRN)[0])
   for name in ('fc6', 'fc7'):
     before = {'fc6': 'pool5', 'fc7': 'fc6'}[name]
     xs = [wide(x).reshape(BATCH, -1) for x in out[before]]
@@ -99,6 +99,6 @@ def test_lrn_and_its_gradient_round_once(lowered_for, platform):
   with jax.numpy_dtype_promotion('standard'):
     got, pull = jax.vjp(lambda x: response_norm(x, **LRN), x)
     (gradient,) = pull(g)
-  want, back = step_oracle.lrn(wide(x), **LRN)
+  want, back = step_layers.lrn(wide(x), **LRN)
   assert_rounded_once(got, want)
   assert_rounded_once(gradient, back(wide(g))[0])
