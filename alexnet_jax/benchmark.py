@@ -46,7 +46,7 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from alexnet_jax.runtime import errors
@@ -99,7 +99,6 @@ flags.mark_flag_as_required('config')
 
 
 def main(argv: Sequence[str]) -> None:
-  logging.set_verbosity(logging.WARNING)
   commands = {
     'step': _step,
     'layers': _layers,

@@ -13,7 +13,7 @@ gives logits:
   tf         a SavedModel folder; needs tensorflow installed
 """
 
-from absl import flags, logging
+from absl import flags
 
 from alexnet_jax.runtime import errors
 
@@ -30,7 +30,6 @@ _FILE = flags.DEFINE_string('file', None, 'To write.', required=True)
 
 
 def main(_) -> None:
-  logging.set_verbosity(logging.WARNING)
   from etils import epath
 
   from alexnet_jax import library

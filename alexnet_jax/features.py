@@ -13,7 +13,7 @@ what layer, step, network, preprocessing and data set the features are.
 
 from collections.abc import Iterator, Sequence
 
-from absl import flags, logging
+from absl import flags
 
 from alexnet_jax.runtime import errors
 
@@ -41,7 +41,6 @@ _OUTPUT = flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> int:
-  logging.set_verbosity(logging.WARNING)
   from alexnet_jax import library
   from alexnet_jax.analysis import examples
   from alexnet_jax.data import feature_files, sources

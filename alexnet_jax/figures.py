@@ -21,7 +21,7 @@ goes to --output; its ending says the kind: .png, .jpg, .svg or .pdf.
 import inspect
 from collections.abc import Callable, Sequence
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from alexnet_jax.runtime import errors
@@ -53,7 +53,6 @@ _COUNT = flags.DEFINE_integer(
 
 
 def main(argv: Sequence[str]) -> None:
-  logging.set_verbosity(logging.WARNING)
   commands: dict[str, Callable] = {
     'architecture': _architecture,
     'kernels': _kernels,

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from alexnet_jax.runtime import errors
@@ -91,7 +91,6 @@ flags.mark_flag_as_required('config')
 
 def main(argv: Sequence[str]) -> int:
   del argv
-  logging.set_verbosity(logging.WARNING)
   from alexnet_jax.runtime import distributed
 
   distributed.initialize(

@@ -13,7 +13,7 @@ Computing the features of all training photographs takes a while: where
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from alexnet_jax.runtime import errors
 
@@ -46,7 +46,6 @@ _OUTPUT = flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> None:
-  logging.set_verbosity(logging.WARNING)
   from alexnet_jax import library
   from alexnet_jax.analysis import examples, measures
   from alexnet_jax.data import feature_files, sources

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from alexnet_jax.runtime import errors
 
@@ -48,7 +48,6 @@ _MOST = 64  # photographs on one picture
 
 
 def main(argv: Sequence[str]) -> int:
-  logging.set_verbosity(logging.WARNING)
   if len(argv) < 2:
     raise errors.UserError('say which photographs: predict IMAGE...')
   from alexnet_jax import library

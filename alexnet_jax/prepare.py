@@ -12,7 +12,7 @@ split are measured on the way.
 
 import os
 
-from absl import flags, logging
+from absl import flags
 
 from alexnet_jax.runtime import errors
 
@@ -90,7 +90,6 @@ def main(_) -> None:
   # Worker processes import this module again: what is heavy stays in here.
   from alexnet_jax.data import preparation
 
-  logging.set_verbosity(logging.WARNING)  # TFDS tells much
   preparation.prepare(
     _SOURCE.value,
     data_dir=_DATA_DIR.value,

@@ -9,7 +9,7 @@ The page holds all it shows: it needs no network, and can be sent to somebody.
 
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
 
 from alexnet_jax.runtime import errors
 
@@ -34,7 +34,6 @@ _GALLERY = flags.DEFINE_integer(
 
 
 def main(argv: Sequence[str]) -> None:
-  logging.set_verbosity(logging.WARNING)
   workdirs = argv[1:]
   if not workdirs:
     raise errors.UserError('say of which runs: report WORKDIR...')

@@ -24,7 +24,7 @@ training it, `alexnet_jax.load` opens it. formats:
 import json
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from alexnet_jax.runtime import errors
@@ -69,7 +69,6 @@ _MEAN = flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> None:
-  logging.set_verbosity(logging.WARNING)
   commands = {'import': _import, 'export': _export}
   if len(argv) < 2 or argv[1] not in commands:
     raise errors.UserError(f'say what to do: {" or ".join(commands)}')

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
-from absl import app, flags
+from absl import app, flags, logging
 
 ANY = sys.maxsize  # as many words as one likes
 HUNG_UP = 141  # the exit code of a shell for SIGPIPE
@@ -41,6 +41,7 @@ def run(
   """
 
   def guarded(argv: Sequence[str]) -> int | None:
+    logging.set_verbosity(logging.WARNING)  # libraries tell much
     try:
       if unexpected := argv[1 + words :]:
         raise UserError(
