@@ -103,11 +103,9 @@ def training_transfers(setup: Setup) -> list[Transfer]:
   return read_transfers(setup, compile_training(setup))
 
 
-def evaluation_transfers(
-  setup: Setup, batch_size: int, views: int = 1
-) -> list[Transfer]:
-  """What one step of an evaluation sends."""
-  step = make_eval_step(setup, views)
+def evaluation_transfers(setup: Setup, batch_size: int) -> list[Transfer]:
+  """What one step of an evaluation of one view sends."""
+  step = make_eval_step(setup, 1)
   batch = _batch(setup, batch_size, 'mask')
   params = setup.abstract_state().params
   jitted = cast(jax.stages.Wrapped, step.func)

@@ -61,11 +61,11 @@ def read_examples(
 
 
 def read_batches(
-  dataset: Dataset, split: str, indices: Sequence[int], size: int = BATCH
+  dataset: Dataset, split: str, indices: Sequence[int]
 ) -> Iterator[tuple[list[np.ndarray], list[int]]]:
   """`read_examples`, some at a time."""
-  for start in range(0, len(indices), size):
-    yield read_examples(dataset, split, indices[start : start + size])
+  for start in range(0, len(indices), BATCH):
+    yield read_examples(dataset, split, indices[start : start + BATCH])
 
 
 def read_named_batches(
