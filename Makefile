@@ -1,13 +1,17 @@
 # make train, make test: on a fresh machine each does everything.
 PYTHON ?= python3
 BIN := .venv/bin
+# What the tests ran with: JAX 0.11 and Flax 0.12.9 dropped Python 3.11.
+LOCK := $(shell $(PYTHON) -c 'import sys; \
+  print("requirements-3.11.lock" if sys.version_info < (3, 12) \
+    else "requirements.lock")')
 
 .PHONY: install train test test-slow lint types lock tpu-report gpu-report
 
 # -- the environment, made once: exact versions, then the package itself
-.venv/installed: setup.cfg pyproject.toml requirements.lock
+.venv/installed: setup.cfg pyproject.toml $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
@@ -31,9 +35,9 @@ types: install
 	$(BIN)/mypy
 
 # -- what a TPU would do, with none here: libtpu in an environment of its own
-.venv-tpu/installed: setup.cfg requirements.lock
+.venv-tpu/installed: setup.cfg $(LOCK)
 	test -x .venv-tpu/bin/python || $(PYTHON) -m venv .venv-tpu
-	.venv-tpu/bin/python -m pip install --quiet -r requirements.lock
+	.venv-tpu/bin/python -m pip install --quiet -r $(LOCK)
 	.venv-tpu/bin/python -m pip install --quiet -e '.[tpu]'
 	touch $@
 
@@ -47,11 +51,11 @@ tpu-report: .venv-tpu/installed
 GPU := jax-cuda13-plugin jax-cuda13-pjrt
 CUDA := nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime
 
-.venv-gpu/installed: setup.cfg requirements.lock
+.venv-gpu/installed: setup.cfg $(LOCK)
 	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/python -m pip install --quiet -r requirements.lock
+	.venv-gpu/bin/python -m pip install --quiet -r $(LOCK)
 	.venv-gpu/bin/python -m pip install --quiet --no-deps -e . $(CUDA) \
-	  $(GPU:=$(shell sed -n 's/^jax==/==/p' requirements.lock))
+	  $(GPU:=$(shell sed -n 's/^jax==/==/p' $(LOCK)))
 	touch $@
 
 gpu-report: .venv-gpu/installed
@@ -62,10 +66,10 @@ gpu-report: .venv-gpu/installed
 	  --json=experiments/results/gpu.json
 	.venv-gpu/bin/python -m experiments.speed
 
-# -- the lock file, from the ranges of setup.cfg
+# -- the lock file of this Python, from the ranges of setup.cfg
 lock:
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet -e '.[dev]'
-	echo '# Made by `make lock`: what the tests ran with.' > requirements.lock
-	.venv-lock/bin/python -m pip freeze --exclude-editable >> requirements.lock
+	echo '# Made by `make lock`: what the tests ran with.' > $(LOCK)
+	.venv-lock/bin/python -m pip freeze --exclude-editable >> $(LOCK)
 	rm -rf .venv-lock
