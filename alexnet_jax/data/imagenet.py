@@ -120,6 +120,7 @@ def _members(
 ) -> Iterator[tarfile.TarInfo]:
   """The files of a tar, itself a file or `size` bytes at `start` of one."""
   end = path.stat().st_size if size is None else start + size
+  after = start  # of the last member
   try:
     with path.open('rb') as file:
       file.seek(start)
@@ -127,11 +128,13 @@ def _members(
         for member in tar:
           if member.size < 0 or member.offset_data + member.size > end:
             raise tarfile.ReadError(f'{member.name} is cut off')
+          after = tar.offset
           if member.isfile():
             yield member
-        # `tarfile` takes a cut between two members for the end.
-        file.seek(tar.offset)
-        if tar.offset >= end or file.read(512) != bytes(512):
+        # `tarfile` takes a cut between two members, and what is no header, for
+        # the end.
+        file.seek(after)
+        if after >= end or file.read(512) != bytes(512):
           raise tarfile.ReadError('its end is cut off')
   except Exception as error:  # damaged bytes may raise anything
     raise UserError(
