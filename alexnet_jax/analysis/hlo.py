@@ -273,16 +273,35 @@ def _groups(line: str, devices: int) -> np.ndarray:
     return _numbers(pairs[1])
   if explicit := re.search(r'replica_groups=\{(\{.*?\})\}', line):
     return _numbers(explicit[1])
+  if along := re.search(
+    r'replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?)\))? \{(.*?)\}', line
+  ):
+    return _along(*along.groups())
   iota = re.search(
     r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line
   )
-  if iota is None:  # of all
-    return np.arange(devices)[None]
+  if iota is None:
+    if 'replica_groups=' in line.replace('replica_groups={}', ''):
+      raise ValueError(f'groups in an unknown form: {line.strip()}')
+    return np.arange(devices)[None]  # of all
   shape, dims = _ints(iota[1]), _ints(iota[2])
   ids = np.arange(math.prod(dims)).reshape(dims)
   if iota[3]:
     ids = ids.transpose(_ints(iota[3]))
   return ids.reshape(shape)
+
+
+def _along(mesh: str, ids: str | None, names: str) -> np.ndarray:
+  """Groups along axes of a mesh, as XLA writes them since JAX 0.12: of
+  "'a'=2,'b'=4", in its order or that of `ids`, along "'b'"."""
+  sizes = re.findall(r"'?(\w+)'?=(\d+)", mesh)
+  shape = [int(size) for _, size in sizes]
+  places = [name for name, _ in sizes]
+  axes = [places.index(name.strip("'")) for name in names.split(',')]
+  devices = np.array(_ints(ids)) if ids else np.arange(math.prod(shape))
+  last = range(-len(axes), 0)
+  group = math.prod(shape[axis] for axis in axes)
+  return np.moveaxis(devices.reshape(shape), axes, last).reshape(-1, group)
 
 
 def _numbers(text: str) -> np.ndarray:

@@ -49,6 +49,12 @@ def test_bytes_a_device_receives(operation, elements, received):
     ('[2,4]<=[8]', ('tower',)),
     ('[4,2]<=[2,4]T(1,0)', ('data',)),
     ('[1,8]<=[8]', ('data', 'tower')),
+    ('{}', ('data', 'tower')),
+    ("mesh['data'=2,'tower'=4] {'tower'}", ('tower',)),
+    ("mesh['data'=2,'tower'=4] {'data'}", ('data',)),
+    ("mesh['data'=2,'tower'=4] {'data','tower'}", ('data', 'tower')),
+    ("mesh['a'=2,'b'=2,'c'=2] {'b','c'}", ('tower',)),
+    ("mesh['x'=4,'y'=2], device_ids=(0,4,1,5,2,6,3,7) {'y'}", ('data',)),
   ],
 )
 def test_groups_are_axes_of_the_mesh(groups, axes):
@@ -64,6 +70,12 @@ def test_one_device_sends_nothing():
 def test_groups_across_axes_are_refused():
   with pytest.raises(ValueError, match='not along the mesh'):
     read('%x = f32[8]{0} all-reduce(%y), replica_groups={{0,1,4},{2,3,5}}')
+
+
+@pytest.mark.parametrize('groups', ["mesh['x'=8] {'x':(1)2}", 'V9{0,1}'])
+def test_groups_in_an_unknown_form_are_refused(groups):
+  with pytest.raises(ValueError):
+    read(f'%x = f32[8]{{0}} all-reduce(%y), replica_groups={groups}')
 
 
 def test_neighbours():
