@@ -1,6 +1,6 @@
 """Augmentation (§4.1): nothing, crops and flips, and PCA colour as well."""
 
-from experiments.plan import FULL, SMALL, Experiment
+from experiments.plan import FORMS, Experiment
 
 _STILL = {'augment.random_crop': False, 'augment.random_flip': False}
 
@@ -15,7 +15,7 @@ EXPERIMENT = Experiment(
   claim='§4.1: colour noise lowers the top-1 error by over 1 point; without '
   'crops and flips the network overfits substantially',
   variants=variants,
-  forms={'full': FULL, 'small': SMALL},
+  forms=FORMS,
   baseline='all',
   paper={'no colour': 1.0},
   higher=('none',),

@@ -13,8 +13,8 @@ EXPERIMENT = Experiment(
   claim='cuda-convnet: `80sec` has 26 % test error on CIFAR-10',
   variants=variants,
   forms={
-    'full': Form('cifar10_80sec', CIFAR, 'CIFAR-10 (JPEG copies), 30 epochs'),
-    'small': Form(
+    'cifar': Form('cifar10_80sec', CIFAR, 'CIFAR-10 (JPEG copies), 30 epochs'),
+    'cifar_short': Form(
       'cifar10_80sec',
       {**CIFAR, 'length': '12 epochs', 'schedule.drops': (10.0, 11.0)},
       'CIFAR-10 (JPEG copies), 12 epochs',

@@ -5,7 +5,7 @@ Without conv3 the towers talk before conv4.
 
 from typing import Any
 
-from experiments.plan import FULL, SMALL, Experiment
+from experiments.plan import FORMS, Experiment
 
 
 def variants(base):
@@ -21,7 +21,7 @@ def variants(base):
 EXPERIMENT = Experiment(
   claim='§7: removing any middle layer costs about 2 points of top-1 error',
   variants=variants,
-  forms={'full': FULL, 'small': SMALL},
+  forms=FORMS,
   baseline='five',
   paper={'without conv3': 2.0, 'without conv4': 2.0},
 )

@@ -1,6 +1,6 @@
 """Dropout (§4.2): with it and without, and how it overfits."""
 
-from experiments.plan import FULL, SMALL, Experiment
+from experiments.plan import FORMS, Experiment
 
 
 def variants(_):
@@ -11,7 +11,7 @@ def variants(_):
 EXPERIMENT = Experiment(
   claim='§4.2: without dropout the network overfits substantially',
   variants=variants,
-  forms={'full': FULL, 'small': SMALL},
+  forms=FORMS,
   baseline='half',
   higher=('none',),
 )

@@ -4,14 +4,17 @@ import dataclasses
 import datetime
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 from etils import epath
 
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import write_atomically
+from alexnet_jax.runtime.fingerprints import fingerprint
 from experiments import plan, rows
 
 
@@ -23,13 +26,13 @@ class Job:
     run: to be done.
     workdir: of it.
     data_dir: where data sets live.
-    views: every number of views that an evaluation is wanted for.
+    readings: the split and the number of views of each evaluation wanted.
   """
 
   run: plan.Run
   workdir: Path
   data_dir: str
-  views: tuple[int, ...]
+  readings: tuple[tuple[str, int], ...]
 
   def __call__(self) -> str:
     """Returns 'finished', 'not finite' or 'stopped'."""
@@ -47,41 +50,41 @@ class Job:
   def _run(self, config) -> str:
     import jax
 
+    from alexnet_jax import library
     from alexnet_jax.analysis import pictures
     from alexnet_jax.data import builders
     from alexnet_jax.runtime import backend
-    from alexnet_jax.training import evaluation, health, loop, run
+    from alexnet_jax.training import health, loop, run
 
-    status = 'finished'
-    colour: dict[str, Any] = {'colour': [], 'colour_se': []}
-    members = self._members()
+    status, members = 'finished', self._members()
     try:
       if not members and loop.train_and_evaluate(config, self.workdir):
         return 'stopped'
     except run.NotFiniteError as error:
       print(error, flush=True)
       status = 'not finite'
-    if status == 'finished' and not members:
-      state = evaluation.open_checkpoint(config, self.workdir, 'last')[2]
-      mean, spread = pictures.conv1_colour(state.params)
-      colour = {'colour': mean.tolist(), 'colour_se': spread.tolist()}
-    split = config.evals.final_split or config.evals.split
-    before = self._result()
-    seen = before.get('views', {})
-    views = {
-      str(number): seen.get(str(number))
-      or evaluation.evaluate_checkpoint(
-        config, members or self.workdir, 'last', split, number
-      )
-      for number in self.views
-      if (number > 1 or members) and status == 'finished'
-    }
     dataset = builders.open_dataset(config.data.name, config.data.dir)
+    before = self._result()
+    readings = before.get('readings', {})
+    colour: dict[str, Any] = {'colour': [], 'colour_se': []}
+    if status == 'finished':
+      models = [
+        library.load(path, 'last') for path in members or [self.workdir]
+      ]
+      if not members:
+        mean, spread = pictures.conv1_colour(models[0].params)
+        colour = {'colour': mean.tolist(), 'colour_se': spread.tolist()}
+      for split, views in self.readings:
+        name = rows.reading_name(split, views)
+        if name not in readings:
+          readings[name] = evaluate(models, dataset.source(split), views)
     result = {
       'status': status,
-      'split': split,
-      'examples': dataset.num_examples(split),
-      'views': seen | views,
+      'data': fingerprint(
+        dataset.statistics.mean_image,
+        *(dataset.fingerprint[part] for part in ('listing', 'examples')),
+      ),
+      'readings': readings,
       'chance': (1 - health.AT_CHANCE) * math.log(dataset.num_classes),
       **colour,
       # Of the training: more views, later, are not another run.
@@ -114,3 +117,51 @@ class Job:
     from submitit.helpers import DelayedSubmission
 
     return DelayedSubmission(self)
+
+
+class _Images(Sequence):
+  """The images of a split, read as they are asked for; labels are kept."""
+
+  def __init__(self, source: Sequence[dict[str, Any]]):
+    self._source = source
+    self.labels = np.full(len(source), -1)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, part):
+    numbers = range(len(self))[part]
+    records = [self._source[number] for number in numbers]
+    self.labels[part] = [record['label'] for record in records]
+    return [record['image'] for record in records]
+
+
+def evaluate(
+  models: Sequence[Any], source: Sequence[dict[str, Any]], views: int
+) -> dict[str, Any]:
+  """Errors of networks, their softmax averaged, and of which pictures.
+
+  Args:
+    models: of `library.load`.
+    source: of `Dataset.source`.
+    views: over which the softmax is averaged, too (§4.1).
+
+  Returns:
+    'examples'; 'loss'; 'top1_error' and 'top5_error', fractions of 1; 'right',
+    for each picture in the order of the source whether the likeliest class is
+    its own, as hexadecimal digits of `np.packbits`.
+  """
+  images = _Images(source)
+  p = np.mean([model.predict(images, views) for model in models], axis=0)
+  own = np.take_along_axis(p, images.labels[:, None], axis=1)
+  # As `Metrics.of` has it: of equals the first comes first; NaN is an error.
+  first = np.arange(p.shape[1]) < images.labels[:, None]
+  rank = ((p > own) | ((p == own) & first)).sum(axis=1)
+  rank[np.isnan(p).any(axis=1)] = p.shape[1]
+  return {
+    'examples': len(images),
+    'loss': float(-np.log(np.maximum(own, 1e-38)).mean()),
+    'top1_error': float((rank >= 1).mean()),
+    'top5_error': float((rank >= 5).mean()),
+    'right': np.packbits(rank < 1).tobytes().hex(),
+  }

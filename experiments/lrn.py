@@ -4,7 +4,7 @@ The outcome is the error without it, less the error with it; the paper says
 1.4 and 1.2 points top-1 and top-5, and 13 % against 11 % on CIFAR-10.
 """
 
-from experiments.plan import CIFAR, FULL, SMALL, Experiment, Form
+from experiments.plan import CIFAR, FORMS, Experiment, Form
 
 WITHOUT = {  # of `18pct`, whose norm is within maps
   'model.conv1.then': ('act', 'pool'),
@@ -22,8 +22,7 @@ EXPERIMENT = Experiment(
   claim='§3.3: response normalization lowers the top-1 error by 1.4 points',
   variants=variants,
   forms={
-    'full': FULL,
-    'small': SMALL,
+    **FORMS,
     'cifar': Form('cifar10_18pct', CIFAR, '`18pct`, CIFAR-10 (JPEG copies)'),
     # The same course in a seventh of the time.
     'cifar_short': Form(

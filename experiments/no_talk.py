@@ -1,6 +1,6 @@
 """Towers that do not talk (#150, not in the paper), or elsewhere (§3.2)."""
 
-from experiments.plan import FULL, SMALL, Experiment
+from experiments.plan import FORMS, Experiment
 
 EVERYWHERE = {f'model.conv{i}.reads': 'both' for i in (2, 4, 5)}
 
@@ -18,7 +18,7 @@ def variants(_):
 EXPERIMENT = Experiment(
   claim='the diary: without talk before fc8 the top-1 error is 1.2 points more',
   variants=variants,
-  forms={'full': FULL, 'small': SMALL},
+  forms=FORMS,
   baseline='conv3',
   diary={'none (#150)': 1.164},  # #150 less #145: 41.828 - 40.664
 )

@@ -3,7 +3,7 @@
 The one tower is #145-half: conv5, fc6 and fc7 have the width of both.
 """
 
-from experiments.plan import FULL, SMALL, Experiment
+from experiments.plan import FORMS, Experiment
 
 
 def variants(_):
@@ -23,7 +23,7 @@ def variants(_):
 EXPERIMENT = Experiment(
   claim='§3.2: two towers lower the top-1 error by 1.7 points (ILSVRC-2010)',
   variants=variants,
-  forms={'full': FULL, 'small': SMALL},
+  forms=FORMS,
   baseline='two',
   paper={'one': 1.7},
   diary={'one': 1.695},  # #145-half less #145-2010: 39.168 - 37.473

@@ -44,7 +44,7 @@ class Form:
     config: file of configs/, without '.py'.
     overrides: of that configuration, for every variant.
     scale: what it is, for tables.
-    views: of the last evaluation, besides the central one.
+    views: of the last evaluation.
     target: percent, of an experiment that counts epochs to it.
   """
 
@@ -62,20 +62,54 @@ FULL = Form(
   views=10,
   target=50.0,
 )
+_QUARTER = {
+  'augment.crop_size': 128,
+  'model.width': 0.25,
+  'evals.final_split': 'test',
+  'mesh.data': 1,
+}
+# Rate and length were chosen on validation: docs/experiments.md.
 SMALL = Form(
   'folder',
   {
-    'data.name': 'clothing10_146',
-    'augment.crop_size': 128,
-    'model.width': 0.25,
-    'evals.final_split': 'test',
-    'mesh.data': 1,
+    **_QUARTER,
+    'data.name': 'imagenette_146',
+    'length': '16 epochs',
+    'schedule.drops': (12.0, 15.0),
+    'checkpoint.keep': 1,
   },
+  'Imagenette (8,994 photographs, 10 classes), width 1/4, 128 pixels',
+  views=10,
+  target=50.0,
+)
+GPU = Form(
+  'folder',
+  {
+    'data.name': 'imagenette',
+    'data.cache': 'device',
+    'evals.final_split': 'test',
+    'batch_size': 128,
+    'dtype': 'bfloat16',
+    'matmul_precision': 'default',
+    'length': '90 epochs',
+    'schedule.drops': (60.0, 80.0),
+    'checkpoint.every': '10 epochs',
+    'checkpoint.keep': 1,
+  },
+  'Imagenette (8,994 photographs, 10 classes), the network of the paper',
+  views=10,
+  target=50.0,
+)
+# Whose rows stand until Imagenette's do.
+_CLOTHING = Form(
+  'folder',
+  {**_QUARTER, 'data.name': 'clothing10_146'},
   'clothing10 (3,068 photographs, 10 classes), width 1/4, 128 pixels',
   views=10,
   target=50.0,
 )
-CIFAR = {'mesh.data': 2, 'checkpoint.keep': 1}  # two CPU cores
+FORMS = {'full': FULL, 'small': SMALL, 'gpu': GPU, 'clothing10': _CLOTHING}
+CIFAR = {'checkpoint.keep': 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +131,7 @@ class Experiment:
     read: 'differences' from the baseline, 'epochs' to the form's target,
       'chance': the share of runs that stay there, or 'colour': how far the
       towers' kernels differ in it.
+    split: that the claim is about; '': the form's last, 'test' if there is one.
   """
 
   claim: str
@@ -108,6 +143,7 @@ class Experiment:
   higher: Sequence[str] = ()
   reported: Mapping[str, float] = dataclasses.field(default_factory=dict)
   read: str = 'differences'
+  split: str = ''
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,6 +153,7 @@ class Run:
   Attributes:
     overrides: of the form, the variant and the seed together.
     views: of the last evaluation.
+    split: of it; '': `evals.final_split`, or without one `evals.split`.
     networks: averaged there; of more than one, those of this seed and of the
       seeds before it, which have runs of their own.
   """
@@ -128,7 +165,14 @@ class Run:
   config: str
   overrides: Overrides
   views: int
+  split: str = ''
   networks: int = 1
+
+  @property
+  def reading(self) -> tuple[str, int]:
+    """The split and the number of views of the last evaluation."""
+    evals = self.resolve().evals
+    return self.split or evals.final_split or evals.split, self.views
 
   @property
   def members(self) -> list['Run']:
@@ -251,7 +295,11 @@ def plan(
         continue
       fields = {**common, **own, 'seed': seed}
       runs.append(
-        Run(name, form, variant, seed, where.config, fields, views, networks)
+        Run(
+          *(name, form, variant, seed, where.config, fields, views),
+          experiment.split,
+          networks,
+        )
       )
   return runs
 

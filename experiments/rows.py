@@ -4,10 +4,10 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from alexnet_jax.runtime import metrics
@@ -16,119 +16,131 @@ from experiments import plan
 
 RESULTS = plan.FOLDER / 'results'
 RESULT_FILE = 'result.json'  # of a workdir whose run is finished
-# `curve` has the errors on `curve_split` after each evaluation, in percent;
-# `colour`, of each tower, `looking.colour` of conv1's kernels, in percent.
+# `data` is a fingerprint of the pictures; top1 and top5 are errors in percent,
+# of `examples` pictures of `split`; `curve` has those on `curve_split` after
+# each evaluation; `colour`, of each tower, `conv1_colour`, in percent.
 COLUMNS = (
-  *('experiment', 'form', 'variant', 'seed', 'config', 'status'),
-  *('split', 'examples', 'top1', 'top5', 'views', 'views_top1', 'views_top5'),
-  *('epochs', 'steps', 'hours', 'curve_split', 'curve', 'commit', 'versions'),
-  *('hardware', 'date', 'at_chance', 'colour', 'colour_se'),
+  *('experiment', 'form', 'variant', 'seed', 'config', 'status', 'data'),
+  *('split', 'views', 'examples', 'top1', 'top5', 'at_chance', 'epochs'),
+  *('steps', 'hours', 'curve_split', 'curve', 'colour', 'colour_se'),
+  *('commit', 'versions', 'hardware', 'date'),
 )
 _KEY = ('form', 'variant', 'seed', 'config')
+Row = dict[str, str]
 
 
 def path(experiment: str, folder: Path = RESULTS) -> Path:
   return folder / f'{experiment}.csv'
 
 
-def read(experiment: str, folder: Path = RESULTS) -> list[dict[str, str]]:
-  """The rows there are, in the order of the file.
-
-  A row that is older than a column has '' there.
-  """
+def read(experiment: str, folder: Path = RESULTS) -> list[Row]:
+  """The rows there are, in the order of the file."""
   file = path(experiment, folder)
   if not file.exists():
     return []
   with file.open(newline='') as stream:
-    found = csv.DictReader(stream)
-    return [{name: row.get(name, '') for name in COLUMNS} for row in found]
+    return list(csv.DictReader(stream))
 
 
-def add(row: dict[str, Any], folder: Path = RESULTS) -> None:
-  """Writes a row, in place of an older one of the same run."""
-  rows = [
+def add(row: Row, right: str, folder: Path = RESULTS) -> None:
+  """Writes a row, in place of an older one of the same run.
+
+  Args:
+    row: of `of`.
+    right: likewise, which the row's file in results/right/ is to hold.
+    folder: of all rows.
+  """
+  others = [
     other
     for other in read(row['experiment'], folder)
-    if any(other[name] != str(row[name]) for name in _KEY)
+    if any(other[name] != row[name] for name in _KEY)
   ]
-  rows.append({name: str(row[name]) for name in COLUMNS})
-  folder.mkdir(parents=True, exist_ok=True)
-  write_atomically(epath.Path(path(row['experiment'], folder)), _text(rows))
-
-
-def _text(rows: Iterable[dict[str, str]]) -> str:
   stream = io.StringIO()
   writer = csv.DictWriter(stream, COLUMNS, lineterminator='\n')
   writer.writeheader()
-  writer.writerows(rows)
-  return stream.getvalue()
+  writer.writerows([*others, row])
+  file = right_path(row, folder)
+  file.parent.mkdir(parents=True, exist_ok=True)
+  if right:
+    write_atomically(epath.Path(file), f'{right}\n')
+  write_atomically(
+    epath.Path(path(row['experiment'], folder)), stream.getvalue()
+  )
+
+
+def right_path(row: Row, folder: Path = RESULTS) -> Path:
+  """Where there is which pictures a run got right, one bit each."""
+  reading = reading_name(row['split'], int(row['views']))
+  return folder / f'right/{row["config"]}_{row["data"]}_{reading}.txt'
+
+
+def right(row: Row, folder: Path = RESULTS) -> np.ndarray | None:
+  """Which pictures a run got right: bool [examples]; None: it is not kept."""
+  file = right_path(row, folder)
+  if not file.exists():
+    return None
+  packed = np.frombuffer(bytes.fromhex(file.read_text()), np.uint8)
+  return np.unpackbits(packed, count=int(row['examples'])).astype(bool)
+
+
+def reading_name(split: str, views: int) -> str:
+  """Of an evaluation."""
+  return f'{split}_{views}'
 
 
 def has(run: plan.Run, folder: Path = RESULTS) -> bool:
-  """Whether the run's row is there, with what its experiment reads."""
+  """Whether the run's row is there."""
   want = (run.form, run.variant, str(run.seed), run.key)
-  read_as = plan.load(run.experiment).read
   return any(
     tuple(row[name] for name in _KEY) == want
-    and (row['status'] != 'finished' or has_reading(row, read_as))
     for row in read(run.experiment, folder)
   )
 
 
-def has_reading(row: dict[str, str], read_as: str) -> bool:
-  """Whether a row has what is read: an older one, or that of a run that
-  diverged, may not."""
-  columns = {'chance': 'at_chance', 'colour': 'colour'}
-  return bool(row[columns.get(read_as, 'seed')])
-
-
-def of(run: plan.Run, workdir: Path) -> dict[str, Any] | None:
-  """The row of a run, from what it left in its workdir.
+def of(run: plan.Run, workdir: Path) -> tuple[Row, str] | None:
+  """The row of a run, from what it left in its workdir, and which pictures it
+  got right.
 
   Returns:
-    None: it is not finished, or not all that rows have was measured yet.
+    None: it is not finished, or what the row reads was not measured yet.
   """
   file = workdir / RESULT_FILE
   if not file.exists():
     return None
   result = json.loads(file.read_text())
-  views = result['views'].get(str(run.views), {})
+  split, views = run.reading
+  values = result['readings'].get(reading_name(split, views), {})
   finished = result['status'] == 'finished'
-  evaluated = views or not (run.views > 1 or run.members)
-  if (finished and not evaluated) or 'colour' not in result:
+  if finished and not values:
     return None
   log = workdir / 'metrics.jsonl'  # none, where others trained the networks
   lines = log.read_text().splitlines() if log.exists() else []
   logged = [json.loads(line) for line in lines]
   config = run.resolve()
-  split, curve_split = result['split'], config.evals.split
-  own, curve = metrics.prefix(split), metrics.prefix(curve_split)
-  last = _last(logged, f'{own}/top1_error')
-  loss = views.get('loss') if run.members else last.get(f'{own}/loss')
+  curve = f'{metrics.prefix(config.evals.split)}/top1_error'
   environment = result['environment']
-  return {
+  chance = not finished or values['loss'] >= result['chance']
+  row = {
     'experiment': run.experiment,
     'form': run.form,
     'variant': run.variant,
     'seed': run.seed,
     'config': run.key,
     'status': result['status'],
+    'data': result['data'],
     'split': split,
-    'examples': result['examples'],
-    'top1': _percent(last, f'{own}/top1_error'),
-    'top5': _percent(last, f'{own}/top5_error'),
-    'views': run.views,
-    'views_top1': _percent(views, 'top1_error'),
-    'views_top5': _percent(views, 'top5_error'),
+    'views': views,
+    'examples': values.get('examples', ''),
+    'top1': _percent(values['top1_error']) if finished else '',
+    'top5': _percent(values['top5_error']) if finished else '',
+    'at_chance': int(chance),
     'epochs': round(logged[-1]['epoch'], 2) if logged else 0,
     'steps': logged[-1]['step'] if logged else 0,
     'hours': round(_hours(logged, config.batch_size), 3),
-    'curve_split': curve_split,
-    'curve': ' '.join(
-      _percent(row, f'{curve}/top1_error')
-      for row in logged
-      if f'{curve}/top1_error' in row
-    ),
+    'curve_split': config.evals.split,
+    'curve': ' '.join(_percent(x[curve]) for x in logged if curve in x),
+    'colour': ' '.join(map(_percent, result['colour'])),
+    'colour_se': ' '.join(map(_percent, result['colour_se'])),
     'commit': environment['commit'],
     'versions': ' '.join(
       f'{name}-{environment[name]}' for name in ('python', 'jax', 'flax')
@@ -136,10 +148,8 @@ def of(run: plan.Run, workdir: Path) -> dict[str, Any] | None:
     'hardware': f'{len(environment["devices"])} x '
     f'{environment["devices"][0]}, {environment["cpu_threads"]} cores',
     'date': result['date'],
-    'at_chance': int(loss is None or loss >= result['chance']),
-    'colour': ' '.join(f'{100 * x:.2f}' for x in result['colour']),
-    'colour_se': ' '.join(f'{100 * x:.2f}' for x in result['colour_se']),
   }
+  return {name: str(x) for name, x in row.items()}, values.get('right', '')
 
 
 def last(workdir: Path) -> dict[str, Any]:
@@ -152,13 +162,8 @@ def last(workdir: Path) -> dict[str, Any]:
   return {}
 
 
-def _last(logged: list[dict], name: str) -> dict:
-  found = [row for row in logged if name in row]
-  return found[-1] if found else {}
-
-
-def _percent(values: dict, name: str) -> str:
-  return f'{100 * values[name]:.2f}' if name in values else ''
+def _percent(share: float) -> str:
+  return f'{100 * share:.2f}'
 
 
 def _hours(logged: list[dict], batch_size: int) -> float:

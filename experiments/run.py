@@ -144,8 +144,8 @@ class Sweep:
       workdir / '.lock', lambda: print(f'waiting for {workdir}', flush=True)
     ):
       pass
-    views = {r.views for r in self._runs if r.key == run.key}
-    job = Job(run, workdir.absolute(), _DATA_DIR.value, tuple(sorted(views)))
+    wanted = {r.reading for r in self._runs if r.key == run.key}
+    job = Job(run, workdir.absolute(), _DATA_DIR.value, tuple(sorted(wanted)))
     self._jobs[run] = self._executor().submit(job)
     log = self._jobs[run].paths.stderr
     print(f'{run.experiment}: {run}: log {log}', flush=True)
@@ -180,10 +180,10 @@ class Sweep:
     return len(ended)
 
   def _keep_row(self, run: plan.Run) -> bool:
-    row = rows.of(run, plan.workdir(self._root, run))
-    if row:
-      rows.add(row, self._results)
-    return row is not None
+    found = rows.of(run, plan.workdir(self._root, run))
+    if found:
+      rows.add(*found, self._results)
+    return found is not None
 
   def _state(self) -> str:
     """What is under way, from the logs of the runs."""

@@ -6,7 +6,7 @@ outside the grey axis, in points. Towers that talk everywhere are beside it.
 """
 
 from experiments.no_talk import EVERYWHERE
-from experiments.plan import FULL, SMALL, Experiment
+from experiments.plan import FORMS, Experiment
 
 
 def variants(_):
@@ -17,7 +17,7 @@ def variants(_):
 EXPERIMENT = Experiment(
   claim='figure 3, §6.1: in every run one tower learns colour, one does not',
   variants=variants,
-  forms={'full': FULL, 'small': SMALL},
+  forms=FORMS,
   baseline='conv3',
   read='colour',
 )

@@ -13,7 +13,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from experiments.plan import Experiment, by_variant
-from experiments.rows import has_reading
 
 AGREES, DISAGREES = 'agrees', 'disagrees'
 UNKNOWN, UNTESTED = 'too small to tell', ''
@@ -43,11 +42,10 @@ class Line:
 
 
 def error(row: Mapping[str, str]) -> float:
-  """Top-1 error in percent: over the views of the experiment, where it has
-  several, else of the central one. 'not finite' counts as chance."""
+  """Top-1 error in percent; 'not finite' counts as chance."""
   if row['status'] != 'finished':
     return 100.0
-  return float(row['views_top1'] or row['top1'])
+  return float(row['top1'])
 
 
 def apart(row: Mapping[str, str]) -> tuple[float, float]:
@@ -73,7 +71,8 @@ def lines(
   experiment: Experiment, rows: Sequence[dict[str, str]], form: str
 ) -> list[Line]:
   """A line for each variant that has rows, the baseline first."""
-  found = by_variant([r for r in rows if has_reading(r, experiment.read)], form)
+  column = {'chance': 'at_chance', 'colour': 'colour'}.get(experiment.read)
+  found = by_variant([r for r in rows if not column or r[column]], form)
   if experiment.read == 'epochs':
     return _epochs(experiment, found, experiment.forms[form].target)
   order = sorted(found, key=lambda variant: variant != experiment.baseline)

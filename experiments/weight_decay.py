@@ -1,17 +1,18 @@
 """Weight decay (§5): 0.0005, and none."""
 
-from experiments.plan import FULL, SMALL, Experiment
+from experiments.plan import FORMS, Experiment
 
 
 def variants(_):
-  yield '0.0005', {}
-  yield 'none', {'optimizer.weight_decay': 0.0}
+  yield '0.0005', {'views': 1}
+  yield 'none', {'views': 1, 'optimizer.weight_decay': 0.0}
 
 
 EXPERIMENT = Experiment(
   claim='§5: decay is not merely a regularizer, it lowers the training error',
   variants=variants,
-  forms={'full': FULL, 'small': SMALL},
+  forms=FORMS,
   baseline='0.0005',
   higher=('none',),
+  split='train',
 )

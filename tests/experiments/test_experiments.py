@@ -3,17 +3,11 @@ with every run once whatever stops them, and documents say what rows say."""
 
 import csv
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import small_runs
 from flax import nnx
 
 from alexnet_jax.models.networks import make_network
@@ -28,13 +22,13 @@ FORMS = [
 
 
 @pytest.mark.parametrize('name', plan.names())
-def test_every_experiment_has_a_full_and_a_small_form(name):
+def test_every_experiment_names_its_variants(name):
   experiment = plan.load(name)
-  assert {'full', 'small'} <= experiment.forms.keys()
   lines = (ROOT / f'experiments/{name}.py').read_text().splitlines()
-  assert len(lines) <= 40, len(lines)
+  assert len(lines) <= 50, len(lines)
   claimed = {**experiment.paper, **experiment.diary, **experiment.reported}
-  named = {run.variant for run in plan.plan(name, 'small', 1)}
+  form = next(iter(experiment.forms))
+  named = {run.variant for run in plan.plan(name, form, 5)}
   if experiment.read == 'epochs':
     named = {variant.partition(' ')[0] for variant in named}
   assert {*claimed, *experiment.higher, experiment.baseline} <= named
@@ -95,6 +89,12 @@ def test_members_of_an_ensemble_are_runs_of_their_own():
     assert five.key not in {r.key for r in runs if r is not five}
   # The first is the base network, which other experiments train, too.
   assert runs[0].key == plan.plan('lrn', 'small', 1)[0].key
+
+
+READING = {
+  **{'examples': 10, 'loss': 1.0, 'top1_error': 0.3, 'top5_error': 0.1},
+  'right': 'fe00',
+}
 
 
 def a_row(variant, seed, top1, **more):
@@ -189,9 +189,9 @@ def test_towers_that_differ_in_colour():
 
 
 def test_a_curve_has_evaluations_and_no_batches(tmp_path):
-  run = plan.plan('relu_vs_tanh', 'small', 1)[0]
+  run = plan.plan('relu_vs_tanh', 'cifar', 1)[0]
   result = {
-    **{'status': 'finished', 'split': 'test', 'examples': 10, 'views': {}},
+    **{'status': 'finished', 'data': 'd', 'readings': {'test_1': READING}},
     **{'chance': 2.2, 'colour': [0.1], 'colour_se': [0.1], 'date': 'today'},
     'environment': {
       **{'commit': 'abc', 'python': '3', 'jax': '1', 'flax': '1'},
@@ -204,13 +204,15 @@ def test_a_curve_has_evaluations_and_no_batches(tmp_path):
     {'train_split/top1_error': 0.5},
     {'train/top1_error': 0.8},
     {'train_split/top1_error': 0.25},
-    {'test/top1_error': 0.3, 'test/top5_error': 0.1, 'test/loss': 1.0},
   ]
   lines = (json.dumps({'step': 1, 'epoch': 1.0, **row}) for row in logged)
   (tmp_path / 'metrics.jsonl').write_text('\n'.join(lines))
-  row = rows.of(run, tmp_path)
+  row, right = rows.of(run, tmp_path)
   assert (row['curve'], row['curve_split']) == ('50.00 25.00', 'train')
-  assert (row['top1'], row['at_chance']) == ('30.00', 0)
+  assert (row['top1'], row['at_chance'], row['data']) == ('30.00', '0', 'd')
+  rows.add(row, right, tmp_path)
+  assert rows.read('relu_vs_tanh', tmp_path) == [row]
+  assert rows.right(row, tmp_path).tolist() == [True] * 7 + [False] * 3
 
 
 def test_figure_1_is_read_off_curves():
@@ -218,18 +220,18 @@ def test_figure_1_is_read_off_curves():
   assert verdicts.epochs_to(['20.0'], 25.0) == 1.0
   assert verdicts.epochs_to(['50.0', '26.0'], 25.0) is None
   data = [
-    a_row('relu a', 0, 0, curve='60 20'),
-    a_row('relu b', 0, 0, curve='60 30 20'),
-    a_row('tanh a', 0, 0, curve='80 70 60'),
-    a_row('tanh b', 0, 0, curve=' '.join(['80'] * 11 + ['20'])),
+    a_row('relu a', 0, 0, form='cifar', curve='60 20'),
+    a_row('relu b', 0, 0, form='cifar', curve='60 30 20'),
+    a_row('tanh a', 0, 0, form='cifar', curve='80 70 60'),
+    a_row('tanh b', 0, 0, form='cifar', curve=' '.join(['80'] * 11 + ['20'])),
   ]
   experiment = plan.load('relu_vs_tanh')
-  assert experiment.forms['small'].target == 25.0
-  relu, tanh = verdicts.lines(experiment, data, 'small')
+  assert experiment.forms['cifar'].target == 25.0
+  relu, tanh = verdicts.lines(experiment, data, 'cifar')
   assert relu.variant == 'relu a' and relu.mean == pytest.approx(1.875)
   assert tanh.variant == 'tanh b' and tanh.verdict == 'agrees'
   assert tanh.difference == pytest.approx((11 + 55 / 60) / 1.875)
-  _, tanh = verdicts.lines(experiment, data[:3], 'small')
+  _, tanh = verdicts.lines(experiment, data[:3], 'cifar')
   assert tanh.verdict == 'never got there' and tanh.mean is None
 
 
@@ -237,9 +239,9 @@ def test_figure_1_is_read_off_curves():
 
 
 def test_rows_replace_those_of_the_same_run(tmp_path):
-  rows.add(a_row('with', 0, 20.0, config='k'), tmp_path)
-  rows.add(a_row('with', 1, 21.0, config='k'), tmp_path)
-  rows.add(a_row('with', 0, 22.0, config='k'), tmp_path)
+  rows.add(a_row('with', 0, 20.0, config='k'), '', tmp_path)
+  rows.add(a_row('with', 1, 21.0, config='k'), '', tmp_path)
+  rows.add(a_row('with', 0, 22.0, config='k'), '', tmp_path)
   assert [row['top1'] for row in rows.read('lrn', tmp_path)] == ['21.0', '22.0']
 
 
@@ -265,8 +267,8 @@ def test_only_what_stands_between_the_marks_is_replaced():
 
 
 def test_a_table_has_the_numbers(tmp_path):
-  rows.add(a_row('with', 0, 20.0), tmp_path)
-  rows.add(a_row('without', 0, 30.0), tmp_path)
+  rows.add(a_row('with', 0, 20.0), '', tmp_path)
+  rows.add(a_row('without', 0, 30.0), '', tmp_path)
   text = table.page(table.PAGE.read_text(), table.read_all(tmp_path))
   line = '| without | 1 | 30.0 ± 2.3 | +10.0 ± 3.0 | +1.4 | +1.37 | agrees |'
   assert line in text
@@ -278,7 +280,7 @@ def test_a_table_has_the_numbers(tmp_path):
 def test_committed_rows_are_of_experiments_that_there_are():
   for name in plan.names():
     for row in rows.read(name):
-      assert tuple(row) == rows.COLUMNS
+      assert tuple(row) == rows.COLUMNS, 'experiments/rows.py'
       form = plan.load(name).forms[row['form']]
       keys = {
         run.variant: run.key
@@ -288,133 +290,6 @@ def test_committed_rows_are_of_experiments_that_there_are():
       assert keys[row['variant']] == row['config'], (name, form, row['variant'])
 
 
-# -- sweeps
-
-
-@pytest.fixture
-def sweep(data_dir, cache_dir, tmp_path):
-  """The command on the tiny data set: two variants of `lrn`, in seconds."""
-
-  def start(*more: str) -> subprocess.Popen:
-    small = {
-      'data.name': 'pictures',
-      'augment.crop_size': 64,
-      'model.width': 0.05,
-      'batch_size': 8,
-      'length': '12 steps',
-      'log_every': '1 step',
-      'checkpoint.every': '2 steps',
-    }
-    return subprocess.Popen(
-      [
-        *(sys.executable, '-m', 'experiments.run', '--experiment=lrn'),
-        *(f'--set={field}={value}' for field, value in small.items()),
-        *(f'--root={tmp_path / "root"}', f'--results={tmp_path / "results"}'),
-        *(f'--data_dir={data_dir}', *more),
-      ],
-      cwd=ROOT,
-      env=os.environ
-      | {
-        'JAX_COMPILATION_CACHE_DIR': str(cache_dir),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      },
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-      start_new_session=True,
-    )
-
-  return start
-
-
-def wait_for_step(tmp_path: Path, step: int, runs: int) -> None:
-  """Until `runs` workdirs have logged it."""
-  deadline = time.monotonic() + 300
-  while time.monotonic() < deadline:
-    files = (tmp_path / 'root').glob('folder-*')
-    if sum(small_runs.last_step(file) >= step for file in files) >= runs:
-      return
-    time.sleep(0.05)
-  raise AssertionError('no run got there')
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM])
-def test_a_sweep_stopped_midway_ends_with_every_run_once(sweep, tmp_path, how):
-  process = sweep()
-  wait_for_step(tmp_path, 4, runs=2)  # the second run is under way
-  process.send_signal(how)
-  process.communicate(timeout=120)
-  if how == signal.SIGTERM:
-    assert process.returncode == 75
-  out = small_runs.finish(sweep())
-  assert '2 runs, 1 have rows' in out
-  found = rows.read('lrn', tmp_path / 'results')
-  assert [row['variant'] for row in found] == ['with', 'without']
-  for row in found:
-    assert row['status'] == 'finished' and row['steps'] == '12'
-    assert row['views'] == '10' and row['examples'] == '11'
-    assert 0 <= float(row['views_top1']) <= 100
-    assert len(row['curve'].split()) == 3  # 12 steps are 2.67 epochs
-  for workdir in (tmp_path / 'root').glob('folder-*'):
-    steps = [row['step'] for row in small_runs.rows(workdir)]
-    assert steps == sorted(steps) and steps.count(1) == 1
-  out = small_runs.finish(sweep())
-  assert '2 runs, 2 have rows' in out
-
-
-@pytest.mark.slow
-def test_a_diverged_run_is_a_row_and_a_dry_run_only_talks(sweep, tmp_path):
-  out = small_runs.finish(sweep('--dry_run', '--variants=without'))
-  assert 'lrn: without, seed 0: at most 0.00 h' in out
-  assert 'model.lrn.enabled=False' in out
-  assert not (tmp_path / 'root').exists()
-  small_runs.finish(
-    sweep('--variants=without', '--set=schedule.learning_rate=1e30')
-  )
-  (row,) = rows.read('lrn', tmp_path / 'results')
-  assert row['status'] == 'not finite' and row['top1'] == ''
-
-
-@pytest.mark.slow
-def test_a_sweep_averages_what_it_trained(sweep, tmp_path):
-  more = ['--experiment=ensemble', '--set=length=2 steps']
-  process = sweep(*more, '--variants=five')
-  out, _ = process.communicate(timeout=300)
-  assert process.returncode == 1 and 'run its variant first' in out
-  small_runs.finish(sweep(*more, '--jobs=2'))
-  found = rows.read('ensemble', tmp_path / 'results')
-  assert sorted(row['variant'] for row in found) == ['five'] + ['one'] * 5
-  (five,) = (row for row in found if row['variant'] == 'five')
-  assert five['seed'] == '4' and five['top1'] == five['colour'] == ''
-  assert 0 <= float(five['views_top1']) <= 100
-  for row in found:
-    if row is not five:
-      assert row['at_chance'] == '1'  # after two steps
-      assert len(row['colour'].split()) == len(row['colour_se'].split()) == 2
-
-
-@pytest.mark.slow
-def test_more_views_leave_the_commit_that_trained(sweep, tmp_path):
-  small_runs.finish(sweep('--variants=^with$'))
-  (file,) = (tmp_path / 'root').glob('folder-*/result.json')
-  result = json.loads(file.read_text())
-  assert list(result['views']) == ['10']
-  result['environment']['commit'] = 'before'
-  file.write_text(json.dumps(result))
-  small_runs.finish(sweep('--experiment=views'))  # of the same network
-  assert sorted(json.loads(file.read_text())['views']) == ['10', '2']
-  found = rows.read('views', tmp_path / 'results')
-  assert [row['commit'] for row in found] == ['before'] * 3
-
-
-def test_an_unknown_experiment_is_refused(sweep):
-  process = sweep('--experiment=nope')
-  _, err = process.communicate(timeout=120)
-  assert process.returncode == 2
-  assert err.startswith('error: --experiment=nope: there are ')
-
-
 # -- numbers from elsewhere: by hand, by NumPy, from the paper
 
 
@@ -422,7 +297,7 @@ def test_hours_are_those_of_the_training_steps(tmp_path):
   """360 steps of 100 images at 10 images/s are an hour, 180 at 20 a quarter."""
   run = run_of(**{'batch_size': 100})
   result = {
-    **{'status': 'finished', 'split': 'test', 'examples': 10, 'views': {}},
+    **{'status': 'finished', 'data': 'd', 'readings': {'test_1': READING}},
     **{'chance': 2.2, 'colour': [0.1], 'colour_se': [0.1], 'date': 'today'},
     'environment': {
       **{'commit': 'abc', 'python': '3', 'jax': '1', 'flax': '1'},
@@ -438,7 +313,7 @@ def test_hours_are_those_of_the_training_steps(tmp_path):
   ]
   lines = (json.dumps({'epoch': 1.0, **row}) for row in logged)
   (tmp_path / 'metrics.jsonl').write_text('\n'.join(lines))
-  assert rows.of(run, tmp_path)['hours'] == 1.25
+  assert rows.of(run, tmp_path)[0]['hours'] == '1.25'
 
 
 @pytest.mark.parametrize(('errors', 'tells'), [(1.9, False), (2.1, True)])
@@ -451,7 +326,7 @@ def test_two_standard_errors_tell(errors, tells):
       **{'baseline': 'base', 'paper': {'more': 1.0}, 'read': read},
       reported={'known': 20.0 - 2.0 * errors},
     )
-    return verdicts.lines(experiment, data, 'small')
+    return verdicts.lines(experiment, data, 'cifar')
 
   (line,) = lines('differences', a_row('known', 0, 20.0))  # 20 ± 2 of 400
   away = f'{2.0 * errors:+.1f} from what is reported'
@@ -530,7 +405,7 @@ def test_tables_have_the_means_of_the_files():
         cell.strip() for cell in line.split('|')[1:-1]
       )
       runs = [row for row in found if row['variant'] == variant]
-      errors = np.array([float(r['views_top1'] or r['top1']) for r in runs])
+      errors = np.array([float(r['top1']) for r in runs])
       n, p = len(errors), errors.mean() / 100
       se = 100 * np.sqrt(p * (1 - p) / float(runs[0]['examples']) / n)
       if n > 1:

@@ -1,0 +1,150 @@
+"""Sweeps end with every run once, whatever stops them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import small_runs
+
+from experiments import rows
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def sweep(data_dir, cache_dir, tmp_path):
+  """The command on the tiny data set: two variants of `lrn`, in seconds."""
+
+  def start(*more: str) -> subprocess.Popen:
+    small = {
+      'data.name': 'pictures',
+      'augment.crop_size': 64,
+      'model.width': 0.05,
+      'batch_size': 8,
+      'length': '12 steps',
+      'log_every': '1 step',
+      'checkpoint.every': '2 steps',
+    }
+    return subprocess.Popen(
+      [
+        *(sys.executable, '-m', 'experiments.run', '--experiment=lrn'),
+        *(f'--set={field}={value}' for field, value in small.items()),
+        *(f'--root={tmp_path / "root"}', f'--results={tmp_path / "results"}'),
+        *(f'--data_dir={data_dir}', *more),
+      ],
+      cwd=ROOT,
+      env=os.environ
+      | {
+        'JAX_COMPILATION_CACHE_DIR': str(cache_dir),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      },
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      start_new_session=True,
+    )
+
+  return start
+
+
+def wait_for_step(tmp_path: Path, step: int, runs: int) -> None:
+  """Until `runs` workdirs have logged it."""
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline:
+    files = (tmp_path / 'root').glob('folder-*')
+    if sum(small_runs.last_step(file) >= step for file in files) >= runs:
+      return
+    time.sleep(0.05)
+  raise AssertionError('no run got there')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM])
+def test_a_sweep_stopped_midway_ends_with_every_run_once(sweep, tmp_path, how):
+  process = sweep()
+  wait_for_step(tmp_path, 4, runs=2)  # the second run is under way
+  process.send_signal(how)
+  process.communicate(timeout=120)
+  if how == signal.SIGTERM:
+    assert process.returncode == 75
+  out = small_runs.finish(sweep())
+  assert '2 runs, 1 have rows' in out
+  found = rows.read('lrn', tmp_path / 'results')
+  assert [row['variant'] for row in found] == ['with', 'without']
+  for row in found:
+    assert row['status'] == 'finished' and row['steps'] == '12'
+    assert row['split'] == 'test' and row['views'] == '10'
+    right = rows.right(row, tmp_path / 'results')
+    assert len(right) == int(row['examples']) == 11
+    wrong = 100 * (1 - right.mean())
+    assert float(row['top1']) == pytest.approx(wrong, abs=0.005)
+    assert len(row['curve'].split()) == 3  # 12 steps are 2.67 epochs
+  assert len({row['data'] for row in found}) == 1
+  for workdir in (tmp_path / 'root').glob('folder-*'):
+    steps = [row['step'] for row in small_runs.rows(workdir)]
+    assert steps == sorted(steps) and steps.count(1) == 1
+  out = small_runs.finish(sweep())
+  assert '2 runs, 2 have rows' in out
+
+
+@pytest.mark.slow
+def test_a_diverged_run_is_a_row_and_a_dry_run_only_talks(sweep, tmp_path):
+  out = small_runs.finish(sweep('--dry_run', '--variants=without'))
+  assert 'lrn: without, seed 0: at most 0.00 h' in out
+  assert 'model.lrn.enabled=False' in out
+  assert not (tmp_path / 'root').exists()
+  small_runs.finish(
+    sweep('--variants=without', '--set=schedule.learning_rate=1e30')
+  )
+  (row,) = rows.read('lrn', tmp_path / 'results')
+  assert row['status'] == 'not finite' and row['top1'] == ''
+  assert rows.right(row, tmp_path / 'results') is None
+
+
+@pytest.mark.slow
+def test_a_sweep_averages_what_it_trained(sweep, tmp_path):
+  more = ['--experiment=ensemble', '--set=length=2 steps']
+  process = sweep(*more, '--variants=five')
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == 1 and 'run its variant first' in out
+  small_runs.finish(sweep(*more, '--jobs=2'))
+  found = rows.read('ensemble', tmp_path / 'results')
+  assert sorted(row['variant'] for row in found) == ['five'] + ['one'] * 5
+  (five,) = (row for row in found if row['variant'] == 'five')
+  assert five['seed'] == '4' and five['colour'] == ''
+  assert 0 <= float(five['top1']) <= 100
+  for row in found:
+    if row is not five:
+      assert row['at_chance'] == '1'  # after two steps
+      assert len(row['colour'].split()) == len(row['colour_se'].split()) == 2
+
+
+@pytest.mark.slow
+def test_more_views_leave_the_commit_that_trained(sweep, tmp_path):
+  small_runs.finish(sweep('--variants=^with$'))
+  (file,) = (tmp_path / 'root').glob('folder-*/result.json')
+  result = json.loads(file.read_text())
+  assert list(result['readings']) == ['test_10']
+  result['environment']['commit'] = 'before'
+  file.write_text(json.dumps(result))
+  small_runs.finish(sweep('--experiment=views'))  # of the same network
+  readings = json.loads(file.read_text())['readings']
+  assert sorted(readings) == ['test_1', 'test_10', 'test_2']
+  found = rows.read('views', tmp_path / 'results')
+  assert [row['commit'] for row in found] == ['before'] * 3
+  # The centre is what the loop's own evaluation saw at the end.
+  last = small_runs.rows(file.parent)[-1]
+  for name in ('loss', 'top1_error', 'top5_error'):
+    assert readings['test_1'][name] == pytest.approx(last[f'test/{name}'], 1e-5)
+
+
+def test_an_unknown_experiment_is_refused(sweep):
+  process = sweep('--experiment=nope')
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 2
+  assert err.startswith('error: --experiment=nope: there are ')
