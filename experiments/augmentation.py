@@ -1,6 +1,7 @@
 """Augmentation (§4.1): nothing, crops and flips, and PCA colour as well."""
 
-from experiments.plan import FORMS, Experiment
+from experiments.claims import Difference, Higher
+from experiments.plan import Experiment
 
 _STILL = {'augment.random_crop': False, 'augment.random_flip': False}
 
@@ -15,8 +16,6 @@ EXPERIMENT = Experiment(
   claim='§4.1: colour noise lowers the top-1 error by over 1 point; without '
   'crops and flips the network overfits substantially',
   variants=variants,
-  forms=FORMS,
   baseline='all',
-  paper={'no colour': 1.0},
-  higher=('none',),
+  claims={'no colour': Difference(1.0), 'none': Higher()},
 )

@@ -2,7 +2,7 @@
 conv2: with dropout and without. Statistics are over the batch on all devices.
 """
 
-from experiments.plan import FORMS, Experiment
+from experiments.plan import Experiment
 
 _THEN = ('act', 'batch_norm', 'pool')
 _BATCH = {
@@ -24,6 +24,5 @@ def variants(_):
 EXPERIMENT = Experiment(
   claim='not in the paper: what batch normalization does in place of §3.3',
   variants=variants,
-  forms=FORMS,
   baseline='response',
 )

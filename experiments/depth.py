@@ -5,7 +5,8 @@ Without conv3 the towers talk before conv4.
 
 from typing import Any
 
-from experiments.plan import FORMS, Experiment
+from experiments.claims import Difference
+from experiments.plan import Experiment
 
 
 def variants(base):
@@ -21,7 +22,6 @@ def variants(base):
 EXPERIMENT = Experiment(
   claim='§7: removing any middle layer costs about 2 points of top-1 error',
   variants=variants,
-  forms=FORMS,
   baseline='five',
-  paper={'without conv3': 2.0, 'without conv4': 2.0},
+  claims={f'without conv{i}': Difference(2.0) for i in (3, 4)},
 )

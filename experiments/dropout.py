@@ -1,6 +1,7 @@
 """Dropout (§4.2): with it and without, and how it overfits."""
 
-from experiments.plan import FORMS, Experiment
+from experiments.claims import Higher
+from experiments.plan import Experiment
 
 
 def variants(_):
@@ -11,7 +12,6 @@ def variants(_):
 EXPERIMENT = Experiment(
   claim='§4.2: without dropout the network overfits substantially',
   variants=variants,
-  forms=FORMS,
   baseline='half',
-  higher=('none',),
+  claims={'none': Higher()},
 )

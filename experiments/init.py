@@ -4,7 +4,8 @@ authors' program; raw pixels, or divided by a standard deviation.
 The outcome that counts is the share of runs that stay at chance.
 """
 
-from experiments.plan import FORMS, Experiment
+from experiments.claims import Stalls
+from experiments.plan import Experiment
 
 _TEXT = {f'model.conv{i}.init_std': 0.01 for i in (3, 4, 5)}
 _UNIT = {'augment.scale': 1 / 58.0}  # about torchvision's, in pixel units
@@ -20,8 +21,6 @@ def variants(_):
 EXPERIMENT = Experiment(
   claim='a known trap: 0.01 everywhere and unit-scaled input stall at chance',
   variants=variants,
-  forms=FORMS,
   baseline='program',
-  read='chance',
-  higher=('text, unit-scaled',),
+  claims={'text, unit-scaled': Stalls()},
 )

@@ -1,16 +1,17 @@
 """Towers that do not talk (#150, not in the paper), or elsewhere (§3.2)."""
 
-from experiments.plan import FORMS, Experiment
+from experiments.claims import Difference
+from experiments.plan import Experiment
 
+SILENT = {f'model.{name}.reads': 'own' for name in ('conv3', 'fc6', 'fc7')}
 EVERYWHERE = {f'model.conv{i}.reads': 'both' for i in (2, 4, 5)}
 
 
 def variants(_):
   yield 'conv3', {}
   wider = {'model.conv2.features': 160, 'model.fc6.features': 4096}
-  silent = {f'model.{name}.reads': 'own' for name in ('conv3', 'fc6', 'fc7')}
-  yield 'none (#150)', {**silent, **wider}
-  yield 'none', silent
+  yield 'none (#150)', {**SILENT, **wider}
+  yield 'none', SILENT
   yield 'conv2', {'model.conv2.reads': 'both', 'model.conv3.reads': 'own'}
   yield 'everywhere', EVERYWHERE
 
@@ -18,7 +19,7 @@ def variants(_):
 EXPERIMENT = Experiment(
   claim='the diary: without talk before fc8 the top-1 error is 1.2 points more',
   variants=variants,
-  forms=FORMS,
   baseline='conv3',
-  diary={'none (#150)': 1.164},  # #150 less #145: 41.828 - 40.664
+  # #150 less #145: 41.828 - 40.664
+  claims={'none (#150)': Difference(diary=1.164)},
 )

@@ -1,5 +1,5 @@
-"""What an experiment is: named overrides of a configuration, the paper's
-numbers, and a way to read the outcome.
+"""What an experiment is: named overrides of a configuration, and claims about
+them.
 
 A file of this folder has one `EXPERIMENT`. Its runs are its variants times
 seeds; a run is known by what its configuration sets otherwise than
@@ -21,13 +21,15 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.models import table
 from alexnet_jax.runtime.errors import UserError
+from experiments.claims import Claim
 
 if TYPE_CHECKING:
   from alexnet_jax.training.settings import Settings
 
 FOLDER = Path(__file__).parent
 _MACHINERY = {
-  *('plan', 'job', 'run', 'rows', 'cost', 'table', 'verdicts', 'speed')
+  *('plan', 'job', 'run', 'rows', 'cost', 'table', 'speed'),
+  *('claims', 'measures'),
 }
 # What a run's result does not depend on, but for the order of sums.
 _PLACES = ('data.dir', 'data.workers', 'data.prefetch', 'mesh.data')
@@ -114,36 +116,28 @@ CIFAR = {'checkpoint.keep': 1}
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """A claim and how it is tested.
+  """What is claimed and how it is tested.
 
   Attributes:
-    claim: what is claimed, and where.
+    claim: in words, and where.
     variants: gives (name, overrides) of every variant, from the form's
       configuration; 'views' among the overrides is the number of views of its
       last evaluation, and 'networks' how many are averaged in it.
-    forms: by name; 'full' and 'small' at least.
     baseline: the variant that others are compared with.
-    paper: by variant, points of top-1 error more than the baseline.
-    diary: likewise, of the authors' logs of 2012.
-    higher: variants whose error the claim puts above the baseline's, but not
-      how far.
-    reported: by variant, an error in percent, where the claim is one.
-    read: 'differences' from the baseline, 'epochs' to the form's target,
-      'chance': the share of runs that stay there, or 'colour': how far the
-      towers' kernels differ in it.
-    split: that the claim is about; '': the form's last, 'test' if there is one.
+    claims: by variant.
+    forms: by name.
   """
 
   claim: str
   variants: Variants
-  forms: Mapping[str, Form]
   baseline: str
-  paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  diary: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  higher: Sequence[str] = ()
-  reported: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  read: str = 'differences'
-  split: str = ''
+  claims: Mapping[str, Claim] = dataclasses.field(default_factory=dict)
+  forms: Mapping[str, Form] = dataclasses.field(default_factory=lambda: FORMS)
+
+  @property
+  def reader(self) -> Claim:
+    """What reads the rows of all variants."""
+    return next(iter(self.claims.values()), Claim())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -297,7 +291,7 @@ def plan(
       runs.append(
         Run(
           *(name, form, variant, seed, where.config, fields, views),
-          experiment.split,
+          experiment.reader.split,
           networks,
         )
       )
@@ -358,12 +352,3 @@ def default_root() -> Path:
 
 def workdir(root: Path, run: Run) -> Path:
   return root / f'{run.config}-{run.key}'
-
-
-def by_variant(rows: Sequence[dict], form: str) -> dict[str, list[dict]]:
-  """The rows of a form, by variant, in the order of seeds."""
-  found: dict[str, list[dict]] = {}
-  for row in sorted(rows, key=lambda row: int(row['seed'])):
-    if row['form'] == form:
-      found.setdefault(row['variant'], []).append(row)
-  return found

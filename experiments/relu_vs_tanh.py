@@ -7,6 +7,7 @@ The fewest epochs on the same grid of rates and initial scales count. Forms but
 from dataclasses import replace
 from itertools import product
 
+from experiments.claims import Ratio
 from experiments.lrn import WITHOUT
 from experiments.plan import CIFAR, FORMS, Experiment, Form
 
@@ -45,6 +46,5 @@ EXPERIMENT = Experiment(
     'cifar': _NET,
   },
   baseline='relu',
-  paper={'tanh': 6.0},
-  read='epochs',
+  claims={'tanh': Ratio(6.0)},
 )

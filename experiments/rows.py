@@ -5,16 +5,18 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
 
 from alexnet_jax.runtime import metrics
 from alexnet_jax.runtime.files import write_atomically
-from experiments import plan
 
-RESULTS = plan.FOLDER / 'results'
+if TYPE_CHECKING:
+  from experiments.plan import Run
+
+RESULTS = Path(__file__).parent / 'results'
 RESULT_FILE = 'result.json'  # of a workdir whose run is finished
 # `data` is a fingerprint of the pictures; top1 and top5 are errors in percent,
 # of `examples` pictures of `split`; `curve` has those on `curve_split` after
@@ -88,7 +90,7 @@ def reading_name(split: str, views: int) -> str:
   return f'{split}_{views}'
 
 
-def has(run: plan.Run, folder: Path = RESULTS) -> bool:
+def has(run: 'Run', folder: Path = RESULTS) -> bool:
   """Whether the run's row is there."""
   want = (run.form, run.variant, str(run.seed), run.key)
   return any(
@@ -97,7 +99,7 @@ def has(run: plan.Run, folder: Path = RESULTS) -> bool:
   )
 
 
-def of(run: plan.Run, workdir: Path) -> tuple[Row, str] | None:
+def of(run: 'Run', workdir: Path) -> tuple[Row, str] | None:
   """The row of a run, from what it left in its workdir, and which pictures it
   got right.
 

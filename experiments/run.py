@@ -34,7 +34,7 @@ _EXPERIMENT = flags.DEFINE_string(
   required=True,
 )
 _FORM = flags.DEFINE_string(
-  'form', 'small', "Its scale: 'full', 'small', or another that it names."
+  'form', 'small', "Its scale: 'full', 'small', 'gpu', or another it names."
 )
 _SEEDS = flags.DEFINE_integer('seeds', 1, 'Seeds of each.', lower_bound=1)
 _VARIANTS = flags.DEFINE_string(
@@ -51,7 +51,9 @@ _DRY_RUN = flags.DEFINE_bool(
 _EXECUTOR = flags.DEFINE_enum(
   'executor', 'local', ['local', 'slurm'], 'Where the processes run.'
 )
-_JOBS = flags.DEFINE_integer('jobs', 1, 'Runs at a time.', lower_bound=1)
+_JOBS = flags.DEFINE_integer(
+  'jobs', 1, 'Runs at a time; on one GPU they share its memory.', lower_bound=1
+)
 _SLURM = flags.DEFINE_multi_string(
   'slurm',
   [],
@@ -78,6 +80,9 @@ def main(argv: Sequence[str]) -> int:
   del argv
   logging.set_verbosity(logging.WARNING)
   results = Path(_RESULTS.value)
+  if _JOBS.value > 1:  # else the first on a GPU takes most of its memory
+    share = f'{0.9 / _JOBS.value:.3f}'
+    os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', share)
   wanted = plan.select(
     _EXPERIMENT.value,
     _FORM.value,

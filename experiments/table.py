@@ -1,50 +1,117 @@
-"""Tables and plots of all experiments that have rows.
+"""The page of results and its pictures, from all rows.
 
   python -m experiments.table
 
-writes the generated parts of docs/results.md, and beside the rows a plot of
-each experiment: experiments/results/<experiment>_<form>.png. A generated part
-of a page stands between two marks (see `replace_part`); a test compares it with
-the rows.
+writes the generated parts of docs/results.md and draws docs/pictures/claims.png
+and figure_1.png. A generated part stands between two marks (`replace_part`); a
+test compares it with the rows.
 """
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import app
 from etils import epath
+from matplotlib.figure import Figure
 
+from alexnet_jax.drawing import canvas, charts
 from alexnet_jax.runtime.files import write_atomically
-from experiments import plan, rows, verdicts
+from experiments import plan, rows
+from experiments.claims import Claim
+from experiments.measures import Measured, Runs
+from experiments.rows import Row
 
 PAGE = plan.FOLDER.parent / 'docs/results.md'
-Rows = Sequence[dict[str, str]]
-Result = tuple[str, str, Rows]  # experiment, form, a row for each run
+_PICTURES = PAGE.parent / 'pictures'
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """What is said of a variant.
+
+  Attributes:
+    claim: about it; None: there is none.
+    alone: what its rows say.
+    against: what they say beside the baseline's.
+  """
+
+  variant: str
+  claim: Claim | None
+  alone: Measured | None
+  against: Measured | None
+  verdict: str
+
+  @property
+  def judged(self) -> Measured | None:
+    """What the verdict is about."""
+    return self.alone if self.claim and self.claim.alone else self.against
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """An experiment in a form: its rows, and its lines, the baseline first."""
+
+  name: str
+  form: str
+  rows: Sequence[Row]
+  lines: Sequence[Line]
+
+  @property
+  def experiment(self) -> plan.Experiment:
+    return plan.load(self.name)
 
 
 def main(_) -> None:
   results = read_all()
   write_atomically(epath.Path(PAGE), page(PAGE.read_text(), results))
   print(f'{PAGE} written')
+  canvas.save(charts.forest(forest(results)), _PICTURES / 'claims.png')
   for result in results:
-    _draw(*result)
+    if (result.name, result.form) == ('relu_vs_tanh', 'cifar'):
+      canvas.save(figure_1(result), _PICTURES / 'figure_1.png')
 
 
 def read_all(folder: Path = rows.RESULTS) -> list[Result]:
   """All experiments and forms that have rows in `folder`."""
-  results: list[Result] = []
-  for name in plan.names():
-    runs = rows.read(name, folder)
-    for form in sorted({row['form'] for row in runs}):
-      results.append((name, form, [r for r in runs if r['form'] == form]))
-  return results
+  return [
+    read(name, form, folder)
+    for name in plan.names()
+    for form in sorted({row['form'] for row in rows.read(name, folder)})
+  ]
+
+
+def read(name: str, form: str, folder: Path = rows.RESULTS) -> Result:
+  """An experiment's rows in a form, and what they say."""
+  experiment = plan.load(name)
+  target, reader = experiment.forms[form].target, experiment.reader
+  found = [row for row in rows.read(name, folder) if row['form'] == form]
+  found.sort(key=lambda row: int(row['seed']))
+  groups = reader.groups(found, target)
+  base = groups.get(experiment.baseline, [])
+  lines = []
+  for variant in sorted(groups, key=lambda name: name != experiment.baseline):
+    claim = experiment.claims.get(variant)
+    runs = Runs(groups[variant], base, target, folder)
+    alone, against = reader.each(runs), None
+    if variant != experiment.baseline and not reader.alone:
+      against = (claim or reader).compare(runs)
+    line = Line(groups[variant][0]['variant'], claim, alone, against, '')
+    if claim and line.judged:
+      verdict = claim.verdict(line.judged, full=form == 'full')
+      line = dataclasses.replace(line, verdict=verdict)
+    lines.append(line)
+  return Result(name, form, found, lines)
+
+
+# -- the page
 
 
 def page(text: str, results: Sequence[Result]) -> str:
-  """docs/results.md, whose text is `text`, with the tables of `results`."""
+  """docs/results.md, whose text is `text`, with what `results` say."""
   text = replace_part(text, 'summary', summary(results))
-  sections = '\n'.join(section(*result) for result in results)
-  return replace_part(text, 'experiments', sections)
+  return replace_part(text, 'experiments', '\n'.join(map(section, results)))
 
 
 def replace_part(text: str, name: str, body: str) -> str:
@@ -64,155 +131,101 @@ def replace_part(text: str, name: str, body: str) -> str:
 def summary(results: Sequence[Result]) -> str:
   """A table with a line for each variant that a claim is about."""
   out = [
-    '| experiment | scale | variant | paper | 2012 diary | ours | verdict |',
-    '|---|---|---|---|---|---|---|',
+    '| claim | form | variant | paper | 2012 diary | ours | n | verdict |',
+    '|---|---|---|---|---|---|---|---|',
   ]
-  for name, form, runs in results:
-    experiment = plan.load(name)
-    scale = experiment.forms[form].scale
-    for line in verdicts.lines(experiment, runs, form):
-      if line.verdict:
-        out.append(
-          f'| `{name}` | {scale} | {line.variant} | '
-          f'{_claimed(experiment, line, "paper")} | '
-          f'{_claimed(experiment, line, "diary")} | '
-          f'{_outcome(experiment, line)}, n = {line.n} | {line.verdict} |'
+  for result in results:
+    for line in result.lines:
+      if line.claim and line.judged:
+        link = f'[`{result.name}`](#{result.name}-{result.form})'
+        cells = (
+          *(link, result.form, line.variant, _said(line.claim, 'paper')),
+          *(_said(line.claim, 'diary'), _shown(line.judged, line.claim.text)),
+          *(str(line.judged.n), line.verdict),
         )
+        out.append(f'| {" | ".join(cells)} |')
   return '\n'.join(out)
 
 
-def section(name: str, form: str, runs: Rows) -> str:
-  """An experiment in one form: claim, scale, and a line for each variant."""
-  experiment = plan.load(name)
+def section(result: Result) -> str:
+  """An experiment in one form: claim, scale, and what was found."""
+  experiment, runs = result.experiment, result.rows
+  form, reader = experiment.forms[result.form], experiment.reader
   claim = experiment.claim[:1].upper() + experiment.claim[1:]
   hours = sum(float(row['hours']) for row in runs)
-  commits = sorted({row['commit'] for row in runs})
-  hardware = sorted({f'{r["hardware"]}, {r["versions"]}' for r in runs})
-  epochs = experiment.read == 'epochs'
-  target = experiment.forms[form].target
-  measure = _MEASURES[experiment.read].format(target=target)
   views = sorted({int(row['views']) for row in runs})
-  first = runs[0]
-  how = (
-    f'error on {first["curve_split"]} after each epoch'
-    if epochs
-    else f'{first["examples"]} images of {first["split"]}, '
-    f'{" or ".join(map(str, views))} view{"s" * (views != [1])}'
-  )
+  pictures = sorted({row['examples'] for row in runs if row['examples']})
+  machines = sorted({f'{r["hardware"]}, {r["versions"]}' for r in runs})
   out = [
-    f'### `{name}`, {form}',
+    f'### `{result.name}`, {result.form}',
     '',
-    f'{claim}. {experiment.forms[form].scale}; {how}. '
-    f'{len(runs)} run{"s" * (len(runs) > 1)}, {hours:.1f} hours of training on '
-    f'{"; ".join(hardware)}; commit {", ".join(commits)}.',
+    f'{claim}. {form.scale}; {" or ".join(pictures)} pictures of '
+    f'{runs[0]["split"]}, {" or ".join(map(str, views))} '
+    f'view{"s" * (views != [1])}; {len(runs)} run{"s" * (len(runs) > 1)}, '
+    f'{hours:.1f} hours of training on {"; ".join(machines)}; commit '
+    f'{", ".join(sorted({row["commit"] for row in runs}))}. '
+    f'{reader.measure[:1].upper()}{reader.measure[1:]}:',
     '',
-    f'| variant | n | {measure} | against the baseline | paper | 2012 diary | '
-    'verdict |',
-    '|---|---|---|---|---|---|---|',
   ]
-  for line in verdicts.lines(experiment, runs, form):
-    mean = 'none' if line.mean is None else f'{line.mean:.1f} ± {line.se:.1f}'
-    out.append(
-      f'| {line.variant} | {line.n} | {mean} | {_difference(experiment, line)} '
-      f'| {_claimed(experiment, line, "paper")} '
-      f'| {_claimed(experiment, line, "diary")} | {line.verdict} |'
-    )
-  picture = f'../experiments/results/{name}_{form}.png'
-  return '\n'.join([*out, '', f'![{name}]({picture})', ''])
-
-
-def _claimed(
-  experiment: plan.Experiment, line: verdicts.Line, source: str
-) -> str:
-  variant = line.variant
-  if experiment.read == 'epochs':
-    factor = getattr(experiment, source).get(variant.partition(' ')[0])
-    return f'x {factor:g}' if factor else ''
-  if source == 'paper' and variant in experiment.reported:
-    return f'{experiment.reported[variant]:g} %'
-  if source == 'paper' and variant in experiment.higher:
-    return 'higher'
-  points = getattr(experiment, source).get(variant)
-  return '' if points is None else f'{points:+g}'
-
-
-def _difference(experiment: plan.Experiment, line: verdicts.Line) -> str:
-  if line.difference is None:
-    return ''
-  if experiment.read == 'epochs':
-    return f'x {line.difference:.1f}'
-  return f'{line.difference:+.1f} ± {line.difference_se:.1f}'
-
-
-def _outcome(experiment: plan.Experiment, line: verdicts.Line) -> str:
-  if line.mean is None:
-    return 'never'
-  unit = _UNITS[experiment.read]
-  return _difference(experiment, line) or f'{line.mean:.1f} {unit}'
-
-
-_MEASURES = {
-  'differences': 'top-1 error, %',
-  'epochs': 'epochs to {target:g} %',
-  'chance': 'runs that stay at chance, %',
-  'colour': 'points of colour between the towers',
-}
-_UNITS = {
-  'differences': '%',
-  'epochs': 'epochs',
-  'chance': '% stay',
-  'colour': 'points',
-}
-
-
-def _draw(name: str, form: str, runs: Rows) -> None:
-  from alexnet_jax.drawing import canvas
-
-  experiment = plan.load(name)
-  fig = canvas.figure(6.4, 3.2)
-  ax = fig.subplots()
-  if experiment.read == 'epochs':
-    for number, (variant, seeds) in enumerate(
-      plan.by_variant(runs, form).items()
-    ):
-      kind = variant.partition(' ')[0] != experiment.baseline
-      for row in seeds:
-        curve = [float(text) for text in row['curve'].split()]
-        status = '' if curve else f', {row["status"]}'
-        ax.plot(
-          range(1, len(curve) + 1),
-          curve,
-          color=canvas.colour(int(kind)),
-          ls=('-', '--', ':', '-.')[number // 2 % 4],
-          marker='.',
-          label=f'{variant}{status}' if row is seeds[0] else None,
-        )
-    ax.axhline(experiment.forms[form].target, color=canvas.FAINT, lw=0.8)
-    ax.set_xlabel('epoch')
-    ax.set_ylabel(f'{runs[0]["curve_split"]} error, %')
-    ax.set_ylim(0, 100)
-    ax.set_xlim(left=0)
-    # Beside the axes, since curves may be anywhere in them. Handles are long
-    # enough to show dashes.
-    ax.legend(
-      fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), handlelength=4
-    )
-  else:
-    lines = verdicts.lines(experiment, runs, form)
-    for number, line in enumerate(lines):
-      assert line.mean is not None
-      ax.errorbar(
-        line.mean, number, xerr=line.se, fmt='o', capsize=3, color=canvas.INK
+  for line in result.lines:
+    text = f'* {line.variant}: '
+    if line.alone:
+      text += f'{_shown(line.alone, "{:.1f}".format)}, n = {line.alone.n}'
+    if line.against:
+      text += (
+        f'; {_shown(line.against, reader.text)} against '
+        f'{experiment.baseline}, n = {line.against.n}'
       )
-    ax.set_yticks(
-      range(len(lines)), [f'{line.variant} (n = {line.n})' for line in lines]
-    )
-    ax.set_ylim(len(lines) - 0.5, -0.5)
-    if experiment.read == 'chance':  # a share of runs
-      ax.set_xlim(-3, 103)
-    ax.set_xlabel(f'{_MEASURES[experiment.read]}, with its standard error')
-  ax.set_title(experiment.forms[form].scale, loc='left')
-  canvas.save(fig, rows.RESULTS / f'{name}_{form}.png')
+    out.append(f'{text}: **{line.verdict}**' if line.verdict else text)
+  return '\n'.join([*out, ''])
+
+
+def _said(claim: Claim, source: str) -> str:
+  """What the paper or the diary claims."""
+  value = getattr(claim, source)
+  if value is not None:
+    return claim.text(value, 'g')
+  return claim.words if source == 'paper' else ''
+
+
+def _shown(found: Measured, text: Callable[[float], str]) -> str:
+  """A value and its interval, in words."""
+  value = f'{"over " * found.bound}{text(found.value)}'
+  if math.isnan(found.low):
+    return value
+  high = 'no end' if math.isinf(found.high) else text(found.high)
+  return f'{value} ({text(found.low)} to {high})'
+
+
+# -- what is drawn
+
+
+def forest(results: Sequence[Result]) -> dict[str, list[charts.Judged]]:
+  """What each claim says and what was measured, by axis."""
+  panels: dict[str, list[charts.Judged]] = {}
+  for result in results:
+    for line in result.lines:
+      if line.claim and line.judged:
+        found = line.judged
+        panels.setdefault(line.claim.axis, []).append(
+          charts.Judged(
+            f'{result.name}, {result.form}: {line.variant} (n = {found.n})',
+            *(found.value, found.low, found.high),
+            *(line.claim.paper, line.claim.diary),
+          )
+        )
+  return panels
+
+
+def figure_1(result: Result) -> Figure:
+  """Figure 1: the training error of every run, by epoch."""
+  curves: dict[str, list[list[float]]] = {}
+  for row in result.rows:
+    curve = [float(text) for text in row['curve'].split()]
+    curves.setdefault(row['variant'], []).append(curve)
+  target = result.experiment.forms[result.form].target
+  label = f'{result.rows[0]["curve_split"]} error, %'
+  return charts.errors_by_epoch(curves, label, target)
 
 
 if __name__ == '__main__':

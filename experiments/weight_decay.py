@@ -1,6 +1,7 @@
 """Weight decay (§5): 0.0005, and none."""
 
-from experiments.plan import FORMS, Experiment
+from experiments.claims import Higher
+from experiments.plan import Experiment
 
 
 def variants(_):
@@ -11,8 +12,6 @@ def variants(_):
 EXPERIMENT = Experiment(
   claim='§5: decay is not merely a regularizer, it lowers the training error',
   variants=variants,
-  forms=FORMS,
   baseline='0.0005',
-  higher=('none',),
-  split='train',
+  claims={'none': Higher(split='train')},
 )

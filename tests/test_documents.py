@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_jax.benchmarks import results
-from experiments import plan, rows, speed, verdicts
+from experiments import speed, table
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -107,32 +107,34 @@ def table_line(start: str) -> str:
   return line
 
 
-def outcomes(name: str, form: str) -> list[verdicts.Line]:
-  return verdicts.lines(plan.load(name), rows.read(name), form)
+def standard_error(error: float, pictures: int) -> float:
+  """Of an error in percent."""
+  return (error * (100 - error) / pictures) ** 0.5
 
 
 def test_the_readme_has_the_errors_of_the_rows():
-  (line,) = outcomes('cifar_80sec', 'small')
-  cells = f'| {line.mean:.1f} ± {line.se:.1f} % | 26 % |'
+  (line,) = table.read('cifar_80sec', 'cifar_short').lines
+  se = standard_error(line.alone.value, 10_000)
+  cells = f'| {line.alone.value:.1f} ± {se:.1f} % | 26 % |'
   text = table_line("cuda-convnet's `80sec`")
-  assert cells in text and f'n = {line.n} |' in text
-  relu, tanh = outcomes('relu_vs_tanh', 'small')
-  assert tanh.mean is None
+  assert cells in text and f'n = {line.alone.n} |' in text
+  relu, tanh = table.read('relu_vs_tanh', 'cifar').lines
+  assert tanh.alone.bound and tanh.alone.value == 30
   text = table_line('epochs to 25 % training error')
-  assert f'| ReLU: {relu.mean:.1f}; tanh: not within 30 |' in text
-  assert f'n = {relu.n} |' in text
+  assert f'| ReLU: {relu.alone.value:.1f}; tanh: not within 30 |' in text
+  assert f'n = {relu.alone.n} |' in text
 
 
 def test_the_readme_has_the_runs_of_the_results():
   page = (ROOT / 'docs/results.md').read_text()
   assert '| 7 | 1 | 6.4 % | 7.8 % | 4 min 49 s' in page
-  error = verdicts.standard_error([7.8], 1000)  # pictures of `shapes`
+  error = standard_error(7.8, 1000)  # pictures of `shapes`
   assert f'| 7.8 ± {error:.1f} % |' in table_line('default run')
   readme = (ROOT / 'README.md').read_text()
   for line in ('validation loss ..., top-1 error 6.40%', 'top-1 error 7.80%'):
     assert line in readme
   assert '| 24 | 1 | 22.9 % | 20.2 % |' in page and '372 test pictures' in page
-  error = verdicts.standard_error([20.2], 372)
+  error = standard_error(20.2, 372)
   assert f'| 20.2 ± {error:.1f} % |' in table_line('photographs of clothes')
 
 

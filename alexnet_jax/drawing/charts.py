@@ -1,6 +1,7 @@
 """Numbers as curves and tables: loss, errors, learning rate, confusion, and
 speed by number of chips."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -136,6 +137,97 @@ def throughput(panels: Mapping[str, Series], note: str) -> Figure:
   axes[0].set_ylabel('images/s at most')
   axes[0].legend()
   fig.supxlabel(note, fontsize=8, color=canvas.FAINT)
+  return fig
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+  """A measured value with its 95 % interval, and what two sources claim."""
+
+  label: str
+  value: float
+  low: float  # NaN: there is no interval
+  high: float
+  paper: float | None = None
+  diary: float | None = None
+
+
+def forest(panels: Mapping[str, Sequence[Judged]]) -> Figure:
+  """Measured values beside what is claimed, a line each.
+
+  Args:
+    panels: {axis: lines}; axes of 'times' are logarithmic.
+  """
+  counts = [len(lines) for lines in panels.values()]
+  fig = canvas.figure(8, 0.24 * sum(counts) + 0.6 * len(counts) + 0.3)
+  axes = fig.subplots(
+    len(counts), 1, squeeze=False, height_ratios=[n + 1 for n in counts]
+  )[:, 0]
+  for ax, (title, lines) in zip(axes, panels.items(), strict=True):
+    if title.startswith('times'):
+      ax.set_xscale('log')
+      ax.set_xticks((1, 2, 5, 10, 20), ('1', '2', '5', '10', '20'))
+      ax.set_xticks((), minor=True)
+      ax.axvline(1, color=canvas.FAINT, lw=0.8)
+    elif 'above' in title:
+      ax.axvline(0, color=canvas.FAINT, lw=0.8)
+    for y, line in enumerate(lines):
+      ends = [e for e in (line.low, line.high) if np.isfinite(e) and e != 0]
+      ax.plot([line.value, *ends], [y] * (1 + len(ends)), color=canvas.INK)
+      ours = ax.plot(line.value, y, 'o', color=canvas.INK, label='ours')
+    claims = {}
+    for number, (source, mark) in enumerate((('paper', 'D'), ('diary', 's'))):
+      said = [
+        (value, y)
+        for y, line in enumerate(lines)
+        if (value := getattr(line, source)) is not None
+      ]
+      if said:
+        claims[source] = ax.plot(
+          *zip(*said, strict=True),
+          mark,
+          mfc='none',
+          color=canvas.colour(number),
+          label=source if source == 'paper' else '2012 diary',
+        )
+    ax.set_yticks(range(len(lines)), [line.label for line in lines])
+    ax.set_ylim(len(lines) - 0.4, -0.6)
+    ax.set_xlabel(title)
+    if ax is axes[0]:
+      marks = [ours, *claims.values()]
+      ax.legend(handles=[mark[0] for mark in marks], loc='best')
+  return fig
+
+
+def errors_by_epoch(
+  runs: Mapping[str, Sequence[Sequence[float]]], label: str, target: float
+) -> Figure:
+  """Figure 1: errors by epoch, a colour a kind, the first word of a name.
+
+  Args:
+    runs: {name: curves of percents, one an epoch, of its seeds}.
+    label: of the errors.
+    target: percent, a line across.
+  """
+  fig = canvas.figure(6.4, 3.2)
+  ax = fig.subplots()
+  kinds: dict[str, int] = {}
+  for name, curves in runs.items():
+    kind = name.partition(' ')[0]
+    number = kinds[kind] = kinds.get(kind, -1) + 1
+    ink = canvas.colour(list(kinds).index(kind))
+    for seed, curve in enumerate(curves):
+      style = ('-', '--', ':', '-.')[number % 4]
+      shown = None if seed else name
+      x = range(1, len(curve) + 1)
+      ax.plot(x, curve, style, color=ink, marker='.', label=shown)
+  ax.axhline(target, color=canvas.FAINT, lw=0.8)
+  ax.set_xlabel('epoch')
+  ax.set_ylabel(label)
+  ax.set_ylim(0, 100)
+  ax.set_xlim(left=0)
+  # Beside the axes, since curves may be anywhere in them.
+  ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1), handlelength=4)
   return fig
 
 

@@ -1,0 +1,337 @@
+"""Verdicts: rules and intervals by hand and by SciPy, and how often they would
+be wrong, on simulated runs."""
+
+import math
+
+import numpy as np
+import pytest
+from experiment_rows import a_row, keep
+from scipy import stats
+
+from experiments import claims, measures
+from experiments.claims import (
+  AGREES,
+  DISAGREES,
+  ONE_RUN,
+  UNKNOWN,
+  Apart,
+  Difference,
+  Equivalent,
+  Higher,
+  Lower,
+  Ratio,
+  Reported,
+  Stalls,
+)
+from experiments.measures import Measured, Runs
+
+DRAWS = 2000
+
+
+# -- rules, by hand
+
+
+@pytest.mark.parametrize(
+  ('claim', 'low', 'high', 'verdict'),
+  [
+    (Higher(), 0.1, 2.0, AGREES),
+    (Higher(), -0.1, 2.0, UNKNOWN),
+    (Higher(), -2.0, -0.1, DISAGREES),
+    (Lower(), -2.0, -0.1, AGREES),
+    (Lower(), 0.1, 2.0, DISAGREES),
+    (Difference(1.4), 0.1, 2.0, AGREES),
+    (Difference(1.4), 0.1, 0.2, AGREES),  # so small: the direction is right
+    (Difference(1.4), -0.6, 0.6, DISAGREES),  # within half of what is claimed
+    (Difference(1.4), -0.8, 0.6, UNKNOWN),
+    (Difference(1.4), -3.0, -1.0, DISAGREES),
+    (Difference(-2.6), -3.0, -1.0, AGREES),
+    (Difference(-2.6), -1.2, 1.2, DISAGREES),
+    (Difference(-2.6), 0.1, 3.0, DISAGREES),
+    (Difference(diary=1.2), 0.1, 2.0, AGREES),
+    (Equivalent(margin=1.0), -0.9, 0.9, AGREES),
+    (Equivalent(margin=1.0), -0.9, 1.1, UNKNOWN),
+    (Equivalent(margin=1.0), 1.1, 3.0, DISAGREES),
+    (Equivalent(margin=1.0), -3.0, -1.1, DISAGREES),
+    (Reported(26.0), 25.1, 26.9, AGREES),
+    (Reported(26.0), 9.0, 11.0, DISAGREES),
+    (Reported(26.0), 25.1, 27.1, UNKNOWN),
+    (Ratio(6.0), 1.1, 9.0, AGREES),
+    (Ratio(6.0), 0.9, 9.0, UNKNOWN),
+    (Ratio(6.0), 0.2, 0.9, DISAGREES),
+    (Ratio(6.0), 0.5, 2.4, DISAGREES),  # between 1 / sqrt(6) and sqrt(6)
+    (Ratio(6.0), 3.0, math.inf, AGREES),
+    (Ratio(6.0), 0.0, 0.9, DISAGREES),
+    (Stalls(), 54.0, 100.0, AGREES),
+    (Stalls(), 0.0, 46.0, DISAGREES),
+    (Stalls(), 29.0, 100.0, UNKNOWN),
+    (Apart(), 1.0, 9.0, AGREES),
+    (Apart(), -1.0, 9.0, UNKNOWN),
+  ],
+)
+def test_rules(claim, low, high, verdict):
+  assert str(claim.judge(np.array(low), np.array(high))) == verdict
+  both = claim.judge(np.array([low, low]), np.array([high, high]))
+  assert both.tolist() == [verdict, verdict]
+
+
+def test_a_verdict_says_whether_the_size_held():
+  claim = Difference(1.4)
+  assert claim.verdict(Measured(3, 1, 0.5, 1.5), False) == 'agrees, size held'
+  small = Measured(3, 0.6, 0.1, 1.1)
+  assert claim.verdict(small, False) == 'agrees, size not held'
+  assert claim.verdict(small, True) == 'disagrees, size not held'  # full
+  assert Higher().verdict(small, True) == AGREES
+  assert claim.verdict(Measured(2, 9, 8, 10), False) == ONE_RUN
+  unknown = Measured(3, 9.0, math.nan, math.nan)
+  assert claim.verdict(unknown, False) == 'pictures not kept'
+
+
+def test_the_runs_that_would_tell():
+  """With t sd / sqrt(n) below the mean at this n, and not one before."""
+  sd, mean = 1.0, 0.5
+  found = measures.measure([mean - sd, mean, mean + sd])
+  assert found.sd == pytest.approx(sd)
+  verdict = Higher().verdict(found, False)
+  n = int(verdict.split('n = ')[1].split(' ')[0])
+  halves = [stats.t.ppf(0.975, k - 1) * sd / k**0.5 for k in (n - 1, n)]
+  assert halves[0] > mean > halves[1] and verdict.startswith(UNKNOWN)
+  assert 'n over 1000' in Higher().verdict(Measured(3, 0, -1, 1, 1), False)
+  # 6 of 6 are the fewest that cannot be half.
+  stalls = Stalls().each(Runs([a_row('v', 0, 0, at_chance='1')] * 5, []))
+  assert Stalls().verdict(stalls, False).endswith('(n = 6 would tell)')
+
+
+# -- intervals of rows, by NumPy and SciPy
+
+
+def wrong_pictures(seed, share, pictures=400):
+  return np.random.default_rng(seed).random(pictures) < share
+
+
+def test_runs_of_a_seed_are_paired_picture_by_picture(tmp_path):
+  base = [wrong_pictures(seed, 0.2) for seed in range(3)]
+  ours = [wrong_pictures(seed + 10, 0.3) for seed in range(3)]
+  rows = [
+    [keep(tmp_path, name, seed, array) for seed, array in enumerate(arrays)]
+    for name, arrays in (('without', ours), ('with', base))
+  ]
+  found = Difference(1.4).compare(Runs(*rows, folder=tmp_path))
+  differences = 100 * (np.array(ours, float) - np.array(base, float))
+  seeds = stats.ttest_1samp(differences.mean(1), 0).confidence_interval()
+  each = differences.mean(0)
+  half = max((seeds.high - seeds.low) / 2, 1.96 * each.std(ddof=1) / 20)
+  assert found.n == 3 and found.value == pytest.approx(each.mean())
+  ends = found.value - half, found.value + half
+  assert (found.low, found.high) == pytest.approx(ends)
+
+  # Other data, another split or another seed are never paired.
+  for field in ('data', 'split', 'seed'):
+    strange = [*rows[1][:2], rows[1][2] | {field: '7'}]
+    assert Difference(1.4).compare(Runs(rows[0], strange)).n == 2
+  # A run that diverged has them all wrong.
+  lost = rows[0][2] | {'status': 'not finite', 'top1': ''}
+  found = Difference(1.4).compare(
+    Runs([*rows[0][:2], lost], rows[1], folder=tmp_path)
+  )
+  last = 100 - 100 * base[2].mean()
+  assert found.value == pytest.approx(
+    (differences.mean(1)[:2].sum() + last) / 3
+  )
+
+
+def test_an_average_is_compared_with_its_members(tmp_path):
+  base = [
+    keep(tmp_path, 'one', seed, wrong_pictures(seed, 0.2 + 0.1 * (seed > 1)))
+    for seed in range(4)
+  ]
+  ours = [keep(tmp_path, 'two', s, wrong_pictures(9, 0.2)) for s in (1, 3)]
+  found = Difference(-1.0, networks=2).compare(Runs(ours, base, 25, tmp_path))
+  one = [float(row['top1']) for row in base]
+  top1 = float(ours[0]['top1'])
+  assert found.n == 2 and found.value == pytest.approx(top1 - np.mean(one))
+
+
+def test_epochs_are_read_off_curves():
+  def runs(*curves, variant='relu a'):
+    return [
+      a_row(variant, seed, 0, curve=curve) for seed, curve in enumerate(curves)
+    ]
+
+  for curve, epochs in (
+    ('50 30 20', (2.5, False)),
+    ('20', (1.0, False)),
+    ('50 26', (2.0, True)),
+    ('', (1.0, True)),
+  ):
+    assert measures.epochs(runs(curve)[0], 25.0) == epochs
+  claim = Ratio(6.0)
+  relu = runs('60 20', '60 25')
+  tanh = runs(' '.join(['80'] * 11 + ['20']), '80 25', variant='tanh a')
+  found = claim.compare(Runs(tanh, relu))
+  ratios = [(11 + 55 / 60) / (1 + 35 / 40), 2 / 2]
+  assert found.value == pytest.approx(np.prod(ratios) ** 0.5)
+  assert not found.bound and math.isfinite(found.high)
+  found = claim.compare(Runs(runs('80 70', '80 70'), relu))
+  assert found.bound and found.high == math.inf  # over ...
+  found = claim.compare(Runs(tanh, runs('80 70', '80 70')))
+  assert found.low == 0.0
+  # The best point of a grid, of those with the most seeds.
+  grid = [*relu, *runs('60 50 20', '60 50 20', variant='relu b')]
+  grid += [*runs('20', variant='relu c'), *tanh]
+  groups = claim.groups(grid, 25.0)
+  assert {name: found[0]['variant'] for name, found in groups.items()} == {
+    'relu': 'relu a',
+    'tanh': 'tanh a',
+  }
+
+
+def test_the_share_of_runs_that_stall():
+  runs = [a_row('v', s, 0, at_chance=str(int(s < 5))) for s in range(6)]
+  found = Stalls().each(Runs(runs, []))
+  exact = stats.binomtest(5, 6).proportion_ci(method='exact')
+  assert found.value == pytest.approx(100 * 5 / 6)
+  ends = 100 * exact.low, 100 * exact.high
+  assert (found.low, found.high) == pytest.approx(ends)
+
+
+def test_colour_beyond_chance():
+  runs = [
+    a_row('v', seed, 0, colour=colour, colour_se='3 4')
+    for seed, colour in enumerate(('30 70', '60 50', ''))  # one diverged
+  ]
+  found = Apart().each(Runs(runs, []))
+  assert found.n == 2 and found.value == (1600 - 25 + 100 - 25) / 2
+
+
+# -- how often they are wrong
+
+
+def simulated(rng, draws, n, pictures, base, ours, seeds, picture):
+  """Errors of runs whose expected errors are exactly `base` and `ours`.
+
+  A picture is wrong where its difficulty, which all runs share, a noise of its
+  own and a seed's are above a threshold; a variant finds other pictures
+  difficult.
+
+  Args:
+    rng: of NumPy.
+    draws: of the whole experiment, each with pictures of its own.
+    n: seeds.
+    pictures: of the test.
+    base: percent, of the baseline.
+    ours: of the variant.
+    seeds: standard deviation of what a seed does to all pictures.
+    picture: of what the variant does to a picture.
+
+  Returns:
+    100 where a picture is wrong, else 0, of the variant and of the baseline,
+    [draws, n, pictures] each.
+  """
+  difficulty = rng.standard_normal((draws, 1, pictures), np.float32)
+  wrong = []
+  for error, effect in ((ours, picture), (base, 0.0)):
+    score = rng.standard_normal((draws, n, pictures), np.float32) + difficulty
+    score += seeds * rng.standard_normal((draws, n, 1), np.float32)
+    score += effect * rng.standard_normal((draws, 1, pictures), np.float32)
+    scale = math.sqrt(2 + seeds**2 + effect**2)
+    threshold = scale * stats.norm.ppf(1 - error / 100)
+    wrong.append(np.where(score > threshold, np.float32(100), np.float32(0)))
+  return wrong
+
+
+def verdicts(claim, ours, base=None):
+  pictures = ours if base is None else ours - base
+  values = pictures.mean(-1, dtype=np.float64)
+  ends = measures.interval(values, measures.picture_error(pictures))
+  return claim.judge(*ends)
+
+
+# Where seeds, pictures, or both decide.
+KINDS = [(0.0, 0.0), (0.2, 0.0), (0.0, 0.8), (0.1, 0.8)]
+AT_THE_NULL = [
+  (Difference(1.4), 20.0, 20.0),
+  (Difference(-2.6), 20.0, 20.0),
+  (Higher(), 20.0, 20.0),
+  (Lower(), 20.0, 20.0),
+  (Equivalent(margin=5.0), 20.0, 25.0),
+  (Equivalent(margin=5.0), 25.0, 20.0),
+  (Reported(25.0, margin=5.0), 20.0, 20.0),
+]
+
+
+@pytest.mark.parametrize(('seeds', 'picture'), KINDS)
+@pytest.mark.parametrize('n', [3, 5])
+def test_at_the_null_few_agree(n, seeds, picture):
+  rng = np.random.default_rng(n)
+  drawn = {}
+  for claim, base, ours in AT_THE_NULL:
+    if (base, ours) not in drawn:
+      drawn[base, ours] = simulated(
+        rng, DRAWS, n, 200, base, ours, seeds, picture
+      )
+    wrong, others = drawn[base, ours]
+    found = verdicts(claim, wrong, None if claim.alone else others)
+    agree = int((found == AGREES).sum())
+    print(f'{claim}: {agree} of {DRAWS} agree at the null')
+    assert agree <= 0.05 * DRAWS, claim
+
+
+@pytest.mark.parametrize('n', [3, 5, 6, 10])
+def test_at_the_null_of_the_other_types_few_agree(n):
+  rng = np.random.default_rng(n)
+  logs = 0.3 * rng.standard_normal((DRAWS, n))
+  ratio = Ratio(6.0).judge(*np.exp(measures.interval(logs)))
+  stuck = rng.binomial(n, 0.5, DRAWS)
+  ends = measures.binomial_interval(stuck, n)
+  stalls = Stalls().judge(*(100 * end for end in ends))
+  towers = 5 * rng.standard_normal((DRAWS, n, 2))
+  squares = (towers[..., 0] - towers[..., 1]) ** 2 - 2 * 5**2
+  apart = Apart().judge(*measures.interval(squares))
+  for found in (ratio, stalls, apart):
+    assert (found == AGREES).sum() <= 0.05 * DRAWS
+
+
+def test_power_at_the_claimed_effect():
+  """With the pictures of Imagenette's test; what is seen with pytest -s."""
+  rng = np.random.default_rng(0)
+  for claim, base, ours in (
+    (Difference(0.4), 25.0, 25.4),
+    (Difference(1.4), 25.0, 26.4),
+    (Difference(-2.6), 25.0, 22.4),
+    (Equivalent(margin=1.0), 25.0, 25.0),
+    (Reported(25.0), 25.0, 25.0),
+  ):
+    for n in (3, 5):
+      wrong, others = simulated(rng, 100, n, 3925, base, ours, 0.02, 0.3)
+      found = verdicts(claim, wrong, None if claim.alone else others)
+      power = (found == AGREES).mean()
+      print(f'{claim}, n = {n}: power {power:.2f}')
+  assert power > 0  # of the last
+  logs = math.log(6.0) + 0.3 * rng.standard_normal((DRAWS, 3))
+  found = Ratio(6.0).judge(*np.exp(measures.interval(logs)))
+  print(f'ratio of 6, n = 3: power {(found == AGREES).mean():.2f}')
+  assert (found == AGREES).mean() > 0.9
+
+
+def test_simulated_rows_have_the_verdicts_of_simulated_arrays(tmp_path):
+  rng = np.random.default_rng(0)
+  claim = Difference(5.0)
+  ours, base = simulated(rng, 8, 3, 200, 20.0, 27.0, 0.05, 0.2)
+  found = verdicts(claim, ours, base)
+  assert set(found) == {AGREES, UNKNOWN}
+  for draw in range(8):
+    rows = [
+      [
+        keep(tmp_path / str(draw), name, seed, wrong[draw, seed] > 0)
+        for seed in range(3)
+      ]
+      for name, wrong in (('without', ours), ('with', base))
+    ]
+    measured = claim.compare(Runs(*rows, folder=tmp_path / str(draw)))
+    assert claim.verdict(measured, False).startswith(found[draw])
+
+
+def test_every_type_is_judged():
+  """None is left without a rule."""
+  for kind in claims.Claim.__subclasses__():
+    kind(1.0).judge(np.array(0.0), np.array(0.0))

@@ -1,0 +1,143 @@
+"""Every experiment makes runs that a configuration accepts, and claims numbers
+of 2012."""
+
+from pathlib import Path
+
+import jax
+import pytest
+from flax import nnx
+
+from alexnet_jax.models.networks import make_network
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import optimizer, schedules
+from experiments import plan
+
+ROOT = Path(__file__).parents[2]
+FORMS = [
+  (name, form) for name in plan.names() for form in plan.load(name).forms
+]
+
+
+@pytest.mark.parametrize('name', plan.names())
+def test_every_experiment_claims_something_of_its_variants(name):
+  experiment = plan.load(name)
+  lines = (ROOT / f'experiments/{name}.py').read_text().splitlines()
+  assert len(lines) <= 50, len(lines)
+  claimed = {*experiment.claims, experiment.baseline}
+  for form in experiment.forms:
+    rows = [
+      {'variant': run.variant, 'curve': ''} for run in plan.plan(name, form, 1)
+    ]
+    assert claimed <= experiment.reader.groups(rows, 50.0).keys()
+  # Rows of all variants are read by one type, about one split.
+  assert len({claim.measure for claim in experiment.claims.values()}) <= 1
+  assert len({claim.split for claim in experiment.claims.values()}) <= 1
+
+
+@pytest.mark.parametrize(('name', 'form'), FORMS)
+def test_every_override_is_accepted_and_builds_a_network(name, form):
+  runs = plan.plan(name, form, 2)
+  assert len({(run.variant, run.seed) for run in runs}) == len(runs)
+  for run in runs[: len(runs) // 2]:
+    settings = run.settings('/somewhere')
+    assert settings.data.dir == '/somewhere'
+    size = settings.augment.crop_size
+    model = nnx.eval_shape(
+      lambda own=(settings.model, 10, size): make_network(
+        *own, rngs=nnx.Rngs(params=0)
+      )
+    )
+    optimizer.make_optimizer(settings.optimizer, nnx.state(model))
+    schedules.make_schedule(settings.schedule)
+
+
+@pytest.mark.parametrize('form', ['small', 'gpu', 'cifar', 'cifar_short'])
+def test_forms_run_on_one_device(form):
+  for run in plan.select('all', form, 1):
+    settings = run.settings('/somewhere')
+    mesh = settings.mesh.make_mesh(settings.model.towers, jax.devices()[:1])
+    assert mesh.size == 1
+
+
+def run_of(**overrides):
+  return plan.Run('e', 'small', 'v', 0, 'default', overrides, 1)
+
+
+def test_a_key_says_what_is_trained_and_nothing_else():
+  base = run_of()
+  assert base.key == run_of(**{'model.width': 0.25}).key  # the default's
+  assert base.key == run_of(**{'data.dir': '/x', 'mesh.data': 2}).key
+  keys = {
+    run_of(**one).key
+    for one in ({}, {'seed': 1}, {'model.width': 0.5}, {'length': '1 step'})
+  }
+  assert len(keys) == 4
+
+
+@pytest.mark.parametrize(
+  'overrides', [{'model.widht': 1.0}, {'model.width': 'wide'}]
+)
+def test_a_wrong_override_is_named(overrides):
+  with pytest.raises(UserError, match="e, variant 'v': "):
+    run_of(**overrides).resolve()
+
+
+def test_members_of_an_ensemble_are_runs_of_their_own():
+  runs = plan.plan('ensemble', 'small', 2)
+  kinds = [(run.variant, run.seed) for run in runs]
+  ones = [('one', seed) for seed in range(10)]
+  assert kinds == [*ones[:5], ('five', 4), *ones[5:], ('five', 9)]
+  for first, five in ((0, runs[5]), (5, runs[11])):
+    members = five.members
+    alone = [r for r in runs if r.variant == 'one'][first : first + 5]
+    assert [m.key for m in members] == [r.key for r in alone]
+    assert five.key not in {r.key for r in runs if r is not five}
+  # The first is the base network, which other experiments train, too.
+  assert runs[0].key == plan.plan('lrn', 'small', 1)[0].key
+  (claim,) = plan.load('ensemble').claims.values()
+  assert claim.networks == len(five.members)
+
+
+def test_a_claim_about_training_errors_reads_them():
+  for name, reading in (('weight_decay', ('train', 1)), ('lrn', ('test', 10))):
+    runs = plan.plan(name, 'small', 1)
+    assert {run.reading for run in runs} == {reading}
+  assert plan.plan('lrn', 'full', 1)[0].reading == ('validation', 10)
+
+
+def test_claims_are_numbers_of_2012():
+  """Each difference of two errors of the paper, or of the authors' logs."""
+  paper = {
+    'augmentation': {'no colour': 1.0},  # "over 1 %"
+    'cifar_13pct': {'13pct': 13.0},
+    'cifar_18pct': {'with': 18.0},
+    'cifar_80sec': {'80sec': 26.0},
+    'depth': {'without conv3': 2.0, 'without conv4': 2.0},  # "about 2 %"
+    'ensemble': {'five': 38.1 - 40.7},
+    'lrn': {'without': 1.4},
+    'one_tower': {'one': 1.7},
+    'overlapping_pooling': {'2/2': 0.4},
+    'relu_vs_tanh': {'tanh': 6.0},  # times
+    'views': {'1': 39.0 - 37.5},
+  }
+  diary = {
+    'batch_size': {'twice': 42.27 - 42.341},
+    'half_precision_exchange': {'16 bits': 40.524 - 40.528},
+    'lrn': {'without': 42.034 - 40.664},
+    'no_talk': {'none (#150)': 41.828 - 40.664},
+    'one_tower': {'one': 39.168 - 37.473},
+    'overlapping_pooling': {'2/2': 41.058 - 40.664},
+    'views': {'1': 39.025 - 37.473},
+  }
+  for name in plan.names():
+    for source, numbers in (('paper', paper), ('diary', diary)):
+      claimed = {
+        variant: value
+        for variant, claim in plan.load(name).claims.items()
+        if (value := getattr(claim, source)) is not None
+      }
+      wanted = numbers.get(name, {})
+      assert claimed.keys() == wanted.keys(), name
+      for variant, claim in claimed.items():
+        digits = len(str(claim).partition('.')[2])
+        assert claim == round(wanted[variant], digits), (name, variant)

@@ -1,0 +1,159 @@
+"""Rows say what runs left, and documents what rows say."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from experiment_rows import a_row, keep
+
+from experiments import plan, rows, table
+
+READING = {
+  **{'examples': 10, 'loss': 1.0, 'top1_error': 0.3, 'top5_error': 0.1},
+  'right': 'fe00',
+}
+
+
+def row_of(run, workdir, logged):
+  """The row of a run that logged this, and was read once."""
+  result = {
+    **{'status': 'finished', 'data': 'd', 'readings': {'test_1': READING}},
+    **{'chance': 2.2, 'colour': [0.1], 'colour_se': [0.1], 'date': 'today'},
+    'environment': {
+      **{'commit': 'abc', 'python': '3', 'jax': '1', 'flax': '1'},
+      **{'devices': ['cpu'], 'cpu_threads': 2},
+    },
+  }
+  (workdir / rows.RESULT_FILE).write_text(json.dumps(result))
+  lines = (json.dumps({'step': 1, 'epoch': 1.0, **row}) for row in logged)
+  (workdir / 'metrics.jsonl').write_text('\n'.join(lines))
+  return rows.of(run, workdir)
+
+
+def test_a_row_has_errors_curve_and_pictures(tmp_path):
+  run = plan.plan('relu_vs_tanh', 'cifar', 1)[0]
+  logged = [
+    {'train/top1_error': 0.9},
+    {'train_split/top1_error': 0.5},
+    {'train/top1_error': 0.8},
+    {'train_split/top1_error': 0.25},
+  ]
+  row, right = row_of(run, tmp_path, logged)
+  assert (row['curve'], row['curve_split']) == ('50.00 25.00', 'train')
+  assert (row['top1'], row['at_chance'], row['data']) == ('30.00', '0', 'd')
+  rows.add(row, right, tmp_path)
+  assert rows.read('relu_vs_tanh', tmp_path) == [row]
+  assert rows.right(row, tmp_path).tolist() == [True] * 7 + [False] * 3
+
+
+def test_hours_are_those_of_the_training_steps(tmp_path):
+  """360 steps of 100 images at 10 images/s are an hour, 180 at 20 a quarter."""
+  run = plan.Run('e', 'small', 'v', 0, 'default', {'batch_size': 100}, 1)
+  logged = [
+    {'step': 360, 'time/images_per_sec': 10.0},
+    {'step': 400, 'validation/top1_error': 0.5},
+    {'step': 540, 'time/images_per_sec': 20.0},
+    {'step': 600, 'test/top1_error': 0.5},
+  ]
+  row, _ = row_of(run, tmp_path, logged)
+  assert row['hours'] == '1.25'
+
+
+def test_rows_replace_those_of_the_same_run(tmp_path):
+  for seed, top1 in ((0, 20.0), (1, 21.0), (0, 22.0)):
+    rows.add(a_row('with', seed, top1), '', tmp_path)
+  assert [row['top1'] for row in rows.read('lrn', tmp_path)] == ['21.0', '22.0']
+
+
+def test_committed_rows_are_of_experiments_that_there_are():
+  for name in plan.names():
+    for row in rows.read(name):
+      assert tuple(row) == rows.COLUMNS
+      keys = {
+        run.variant: run.key
+        for run in plan.plan(name, row['form'], int(row['seed']) + 1)
+        if run.seed == int(row['seed'])
+      }
+      assert keys[row['variant']] == row['config'], (name, row['variant'])
+      if row['data'] and row['status'] == 'finished':
+        right = rows.right(row)
+        wrong = 100 * (1 - right.mean())
+        assert float(row['top1']) == pytest.approx(wrong, abs=0.0051)
+
+
+def test_the_page_of_results_says_what_the_rows_say():
+  text = table.PAGE.read_text()
+  made = table.page(text, table.read_all())
+  assert text == made, 'python -m experiments.table'
+  for name in plan.names():  # a section each
+    if rows.read(name):
+      assert f'### `{name}`, ' in text
+
+
+def test_only_what_stands_between_the_marks_is_replaced():
+  text = 'a <!-- x -->old<!-- /x --> b <!-- y -->kept<!-- /y -->'
+  made = table.replace_part(text, 'x', ' new\n')
+  assert (
+    made == 'a <!-- x -->\n\nnew\n\n<!-- /x --> b <!-- y -->kept<!-- /y -->'
+  )
+  assert table.replace_part(made, 'x', 'new') == made
+  for bad in ('', '<!-- x -->', '<!-- /x --><!-- x -->', text * 2):
+    with pytest.raises(ValueError, match='<!-- x --> once'):
+      table.replace_part(bad, 'x', '')
+
+
+def test_a_table_has_the_numbers(tmp_path):
+  """Of pictures 1 to 80 wrong of 400, and of twice as many without the norm,
+  the same ones of each seed: 1.96 standard errors of 20 % of 400."""
+  wrong = np.arange(400) < 80
+  twice = np.arange(400) < 160
+  for seed in range(3):
+    keep(tmp_path, 'with', seed, wrong)
+    keep(tmp_path, 'without', seed, twice)
+  text = table.page(table.PAGE.read_text(), table.read_all(tmp_path))
+  summary, section = text.split('<!-- experiments -->')
+  half = 1.96 * np.sqrt(20 * 80 / 399)
+  ours = f'+20.0 (+{20 - half:.1f} to +{20 + half:.1f})'
+  verdict = 'agrees, size not held'
+  line = f'| small | without | +1.4 | +1.37 | {ours} | 3 | {verdict} |'
+  assert line in summary
+  assert f'{ours} against with, n = 3: **{verdict}**' in section
+  assert '`depth`, ' not in section
+  (panel,) = table.forest(table.read_all(tmp_path)).values()
+  assert panel[0].label == 'lrn, small: without (n = 3)'
+  assert (panel[0].value, panel[0].paper, panel[0].diary) == (20.0, 1.4, 1.37)
+
+
+def test_the_page_has_the_means_of_the_files():
+  """Every difference and its interval over seeds, by NumPy from the files."""
+  text = table.PAGE.read_text()
+  parts = re.split(r'\n### `(\w+)`, (\w+)\n', text)[1:]
+  checked = 0
+  for name, form, body in zip(*(parts[i::3] for i in range(3)), strict=True):
+    if 'Top-1 error, %:' not in body:
+      continue
+    with (rows.RESULTS / f'{name}.csv').open(newline='') as stream:
+      found = [r for r in csv.DictReader(stream) if r['form'] == form]
+    errors = {}
+    for row in found:
+      error = float(row['top1']) if row['status'] == 'finished' else 100.0
+      errors.setdefault(row['variant'], {})[row['seed']] = error
+    lines = re.findall(r'^\* (.*)$', body, re.MULTILINE)
+    assert len(lines) == len(errors)
+    base = None
+    for line in lines:
+      variant, _, said = line.partition(': ')
+      mean = np.mean(list(errors[variant].values()))
+      assert float(said.split()[0].rstrip(',')) == pytest.approx(mean, abs=0.06)
+      if base is None:
+        base = errors[variant]
+      elif name != 'ensemble' and 'against' in said:
+        pairs = errors[variant].keys() & base.keys()
+        mean = np.mean([errors[variant][seed] - base[seed] for seed in pairs])
+        difference = re.search(r'; ([+-][\d.]+) .*against', said)[1]
+        assert float(difference) == pytest.approx(mean, abs=0.06)
+        assert f'n = {len(pairs)}' in said.split('against')[1]
+        checked += 1
+  assert checked > 15
