@@ -7,13 +7,14 @@ beside them. Neither writing nor reading needs TensorFlow, and TFDS alone can
 read it too (`tfds.builder_from_directory`).
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,10 @@ from alexnet_jax.runtime.files import explained, folder, in_bucket
 from alexnet_jax.runtime.writers import Progress
 
 _STATISTICS = 'statistics.npz'
+# The names of the pictures' files, a record each. They are not in the records
+# of the pictures: what reads these for training has no use for them, and a
+# damaged record must be called something, too.
+_FILES = 'files_{}.array_record'
 DESCRIPTION = 'dataset_info.json'  # TFDS's
 FORMAT_VERSION = 3  # in the fingerprint of a data set
 SHARD = 1024  # examples per file: 200 MB of raw pixels
@@ -82,8 +87,30 @@ class Dataset:
       split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
     )
     return records.Records(
-      split, source, shards, self.num_classes, self.image_size, self.decoder
+      split,
+      source,
+      shards,
+      str(self._files(split)),
+      self.num_classes,
+      self.image_size,
+      self.decoder,
     )
+
+  def files(self, split: str, indices: Sequence[int]) -> list[str]:
+    """Which files some pictures were made of: paths below the folder that
+    `prepare` was given, or what its source calls them, as one line each.
+
+    Raises:
+      UserError: the names are missing or damaged.
+    """
+    path = self._files(split)
+    try:
+      return records.read_files(str(path), indices)
+    except (RuntimeError, IndexError) as error:  # ArrayRecord's
+      raise records.damaged(path, error) from error
+
+  def _files(self, split: str) -> epath.Path:
+    return self.path / _FILES.format(split)
 
 
 def open_dataset(
@@ -236,17 +263,19 @@ class Photographs(dataset_builder.FileReaderBuilder):
     files = template.sharded_filepaths(math.ceil(len(examples) / SHARD))
     lengths: list[int] = []
     labels: set[int] = set()
-    for file in files:
-      writer = array_record_module.ArrayRecordWriter(str(file), _OPTIONS)
-      lengths.append(0)
-      for result in itertools.islice(results, SHARD // workers.CHUNK):
-        self._note(result)
-        for record in result.records:
-          writer.write(record)
-        lengths[-1] += len(result.records)
-        labels.update(result.labels)
-      with explained(file, RuntimeError):  # ArrayRecord's for any
-        writer.close()
+    with _writer(
+      self.data_path / _FILES.format(split), 'group_size:256'
+    ) as names:
+      for file in files:
+        lengths.append(0)
+        with _writer(file, _OPTIONS) as writer:
+          for result in itertools.islice(results, SHARD // workers.CHUNK):
+            self._note(result)
+            for record, name in zip(result.records, result.files, strict=True):
+              writer.write(record)
+              names.write(name)
+            lengths[-1] += len(result.records)
+            labels.update(result.labels)
     if not sum(lengths):
       raise UserError(f'{self.name}: not one {split} photograph is whole')
     for label in sorted({example.label for example in examples} - labels):
@@ -276,6 +305,16 @@ class Photographs(dataset_builder.FileReaderBuilder):
     """TFDS would speak of a download."""
 
   _log_download_done = _log_download_bytes
+
+
+@contextlib.contextmanager
+def _writer(
+  file: epath.Path, options: str
+) -> Iterator[array_record_module.ArrayRecordWriter]:
+  writer = array_record_module.ArrayRecordWriter(str(file), options)
+  yield writer
+  with explained(file, RuntimeError):  # ArrayRecord's for any
+    writer.close()
 
 
 def _label(names: Sequence[str]) -> tfds.features.ClassLabel:

@@ -1,5 +1,6 @@
 """Examples from the records of a prepared data set."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from alexnet_jax.data import photographs
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.errors import UserError, printable
 from alexnet_jax.runtime.files import in_bucket
 
 # Of protobuf's wire format: how the value of a field is written.
@@ -22,6 +23,7 @@ class Records(Sequence):
   split: str
   source: Sequence[bytes]
   shards: tuple[tuple[str, int], ...]  # (file, records)
+  files: str  # of `read_files`
   num_classes: int
   side: int
   decoder: str | None  # of `photographs.DECODERS`; None: raw pixels
@@ -49,9 +51,19 @@ class Records(Sequence):
       while position >= count:
         position -= count
         file, count = next(shards)
-      raise damaged(
-        f'record {position} of {file} (example {index} of {self.split})', error
-      ) from error
+      what = f'example {index} of {self.split}'
+      with contextlib.suppress(Exception):  # the first error is the one to tell
+        what += f', {read_files(self.files, [index])[0]}'
+      raise damaged(f'record {position} of {file} ({what})', error) from error
+
+
+def read_files(path: str, indices: Sequence[int]) -> list[str]:
+  """The names of the files of some pictures, as text on one line each."""
+  with contextlib.closing(
+    array_record_module.ArrayRecordReader(path)
+  ) as reader:
+    names = reader.read(list(indices)) if indices else []
+  return [printable(name.decode(errors='surrogateescape')) for name in names]
 
 
 def take_apart(record: bytes) -> tuple[memoryview, int]:

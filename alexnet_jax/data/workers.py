@@ -6,6 +6,7 @@ import dataclasses
 import io
 import itertools
 import multiprocessing
+import os
 import queue
 import signal
 import traceback
@@ -30,6 +31,7 @@ class Result:
 
   records: list[bytes]  # serialized tf.train.Example
   labels: list[int]  # theirs
+  files: list[bytes]  # theirs, by the names of the examples
   problems: list[str]  # 'name: why', of images left out
   sums: Sums  # over the pixels as they will be read back
 
@@ -44,7 +46,7 @@ class Task:
   measure: bool  # sum the pixels too
 
   def __call__(self, chunk: Sequence[Example]) -> Result:
-    records, labels, problems, images = [], [], [], []
+    records, labels, files, problems, images = [], [], [], [], []
     for example in chunk:
       try:
         image = example.read(self.side)
@@ -58,8 +60,9 @@ class Task:
       images.append(image)
       records.append(self._record({'image': stored, 'label': example.label}))
       labels.append(example.label)
+      files.append(os.fsencode(example.name))
     sums = Sums.of(images) if self.measure and images else Sums()
-    return Result(records, labels, problems, sums)
+    return Result(records, labels, files, problems, sums)
 
   def _record(self, example: dict[str, Any]) -> bytes:
     # `features.serialize_example` lets the order of the two fields differ from

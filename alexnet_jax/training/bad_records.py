@@ -1,5 +1,7 @@
 """How many damaged training records a run has gone on past."""
 
+from collections.abc import Callable, Sequence
+
 import jax
 import numpy as np
 from absl import logging
@@ -15,14 +17,15 @@ class BadRecords:
   the same steps, so that all know the same set and go on or stop alike.
   """
 
-  def __init__(self, limit: int):
+  def __init__(self, limit: int, files: Callable[[Sequence[int]], list[str]]):
     """None so far.
 
     Args:
       limit: `config.data.max_bad_records`.
+      files: the names of the files of training pictures.
     """
     self.indices: set[int] = set()
-    self._limit = limit
+    self._limit, self._files = limit, files
     self._met: set[int] = set()  # here, since the last union
 
   def meet(self, replaced: np.ndarray) -> None:
@@ -48,10 +51,20 @@ class BadRecords:
     if len(self.indices) > self._limit:
       raise UserError(
         f'examples {sorted(self.indices)} of train are damaged, more than '
-        f'config.data.max_bad_records={self._limit}: raise it, or prepare the '
-        'data set anew with --overwrite'
+        f'config.data.max_bad_records={self._limit} '
+        f'({self._call(sorted(self.indices))}): raise it, or prepare the data '
+        'set anew with --overwrite'
       )
     if new:
       logging.warning(
-        'examples %s of train are damaged: the next good ones stand in', new
+        'examples %s of train are damaged (%s): the next good ones stand in',
+        *(new, self._call(new)),
       )
+
+  def _call(self, indices: Sequence[int]) -> str:
+    try:
+      return ', '.join(self._files(indices))
+    except (
+      UserError
+    ) as error:  # no reason to stop, where one bad record is none
+      return str(error)

@@ -6,6 +6,7 @@ saved, and every evaluation is followed by a save.
 """
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -122,7 +123,9 @@ def _begin(
 ) -> Start:
   """The initial state, or the last checkpoint's."""
   schedule = make_schedule(settings.schedule)
-  bad_records = BadRecords(settings.data.max_bad_records)
+  bad_records = BadRecords(
+    settings.data.max_bad_records, functools.partial(dataset.files, 'train')
+  )
   plain = json.loads(config.to_json())
   names, examples = dataset.class_names, dataset.fingerprint['examples']
   decoder = dataset.decoder

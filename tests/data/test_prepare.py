@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
 from PIL import Image
 from small_pictures import contents, prepare, write_tree
 
@@ -51,6 +52,9 @@ def test_folder_is_read_back_pixel_by_pixel(tmp_path, pets, capfd):
     np.cov(pixels.reshape(-1, 3).T, bias=True),
   )
   assert dataset.statistics.count == 46
+  names = [path.relative_to(pets).as_posix() for path, _ in expected]
+  assert dataset.files('train', range(46)) == names
+  assert dataset.files('train', [7, 3]) == [names[7], names[3]]
 
 
 @pytest.mark.parametrize('encoding', ['raw', 'jpeg'])
@@ -255,6 +259,32 @@ def test_a_shard_of_bad_files_only(tmp_path, monkeypatch):
     path.write_bytes(b'')
   dataset = prepare('folder', tmp_path, tree, skip_bad=True)
   assert len(list(dataset.source('train'))) == 8
+  whole = [f'train/a/{name}.jpg' for name in sorted(map(str, range(40)))]
+  assert dataset.files('train', range(8)) == whole[workers.CHUNK :]
+
+
+def test_names_of_files_are_bytes_and_shown_on_a_line(tmp_path):
+  tree = write_tree(tmp_path / 'tree', {'a': 1, 'b': 1})
+  names = [b'two\nlines.jpg', b'gr\xfcn.jpg', 'grün.jpg'.encode()]
+  for name in names:
+    shutil.copy(tree / 'a' / '0.jpg', os.fsencode(tree / 'a') + b'/' + name)
+  dataset = prepare('folder', tmp_path, tree, validation_share=0.0)
+  kept = dataset.path / 'files_train.array_record'
+  reader = array_record_module.ArrayRecordReader(str(kept))
+  there = reader.read_all()
+  assert sorted(there) == sorted(
+    [b'a/0.jpg', b'b/0.jpg', *(b'a/' + n for n in names)]
+  )
+  shown = dict(zip(there, dataset.files('train', range(5)), strict=True))
+  assert shown[b'a/two\nlines.jpg'] == 'a/two\\nlines.jpg'
+  assert shown[b'a/gr\xfcn.jpg'] == 'a/gr\\udcfcn.jpg'
+  assert shown['a/grün.jpg'.encode()] == 'a/grün.jpg'
+  content = bytearray(kept.read_bytes())
+  content[content.index(b'a/0.jpg')] ^= 1
+  kept.write_bytes(content)
+  with pytest.raises(UserError, match=f'{kept} is damaged: .*--overwrite'):
+    dataset.files('train', [0])
+  assert len(list(dataset.source('train'))) == 5  # needs none of them
 
 
 def test_no_photograph_is_whole(tmp_path):

@@ -26,7 +26,8 @@ def test_a_damaged_record_is_an_error(workers, damaged, config, tmp_path):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert re.match(
     r'record 3 of .*/pictures-train.array_record-00000-of-00001 '
-    r'\(example 3 of train\) is damaged: .*hash mismatch.*--overwrite',
+    r'\(example 3 of train, train/0/24.png\) is damaged: '
+    r'.*hash mismatch.*--overwrite',
     str(error.value),
   )
 
@@ -42,7 +43,7 @@ def test_some_damaged_records_are_replaced(
   assert train.train_and_evaluate(config, workdir) == 0
   _, meta = small_runs.saved(config, workdir)
   assert meta['bad_records'] == [3, 7, 8, 35]
-  assert 'examples [' in caplog.text
+  assert 'examples [' in caplog.text and 'train/0/24.png' in caplog.text
 
   dataset = builders.open_dataset('pictures', config.data.dir)
   options = {'seed': 0, 'batch_size': 36, 'rows': range(36)}
@@ -81,12 +82,16 @@ def test_some_damaged_records_are_replaced(
   found = sorted([*bad, more])
   message = f'examples {found} of train are damaged, more than'
   assert str(error.value).startswith(message)
+  files = ', '.join(dataset.files('train', found))
+  assert f'=4 ({files}): raise it' in str(error.value)
 
 
 def test_a_damaged_record_of_an_evaluation(damaged, config, reference):
   config.data.dir = str(damaged('test', 10))
   config.data.max_bad_records = 5
-  with pytest.raises(UserError, match=r'\(example 10 of test\) is damaged'):
+  with pytest.raises(
+    UserError, match=r'\(example 10 of test, test/5/5.png\) is'
+  ):
     evaluate.evaluate_checkpoint(config, reference, 'last', 'test', 1)
 
 
