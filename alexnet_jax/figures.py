@@ -3,16 +3,17 @@ r"""Draws the network and what it has learned.
   python -m alexnet_jax.figures architecture --config=configs/imagenet2012.py
   python -m alexnet_jax.figures kernels WORKDIR
   python -m alexnet_jax.figures curves WORKDIR...
-  python -m alexnet_jax.figures predictions|confusion WORKDIR --split=test
+  python -m alexnet_jax.figures predictions|confusion|losses WORKDIR
   python -m alexnet_jax.figures activations|occlusion WORKDIR [IMAGE...]
 
 architecture: figure 2, the towers with shapes, neurons, parameters and what
 they send each other; a WORKDIR in place of --config will do. kernels: figure 3,
 what conv1 has learned, a tower above the other. curves: loss, errors and rate,
 of one run or several. predictions: figure 4, left. confusion: which class is
-taken for which, over a split. activations: the strongest maps of each layer for
-one photograph. occlusion: where hiding a patch takes the most of the
-probability away.
+taken for which, over a split. losses: the photographs of a split that the
+network is most wrong about, and least sure of, class by class. activations: the
+strongest maps of each layer for one photograph. occlusion: where hiding a patch
+takes the most of the probability away.
 
 Photographs are named, or taken from --split of the run's data set. The picture
 goes to --output; its ending says the kind: .png, .jpg, .svg or .pdf.
@@ -48,7 +49,10 @@ _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Folder of data sets. Default: as the run had it.'
 )
 _COUNT = flags.DEFINE_integer(
-  'count', None, 'How many photographs of the split.', lower_bound=1
+  'count',
+  None,
+  'How many photographs of the split; of losses, how many classes.',
+  lower_bound=1,
 )
 
 
@@ -59,6 +63,7 @@ def main(argv: Sequence[str]) -> None:
     'curves': _curves,
     'predictions': _predictions,
     'confusion': _confusion,
+    'losses': _losses,
     'activations': _activations,
     'occlusion': _occlusion,
   }
@@ -106,7 +111,7 @@ def _kernels(workdir: str):
 
   model = _load(workdir)
   mosaic = pictures.conv1_kernels(model.params)
-  return panels.kernels(mosaic, model.table.towers)
+  return _titled(panels.kernels(mosaic, model.table.towers), workdir, model)
 
 
 def _curves(*workdirs: str):
@@ -123,39 +128,47 @@ def _predictions(workdir: str):
   from alexnet_jax.drawing import panels
 
   model = _load(workdir)
-  images, labels = _photographs(model)
+  images, labels, files = _photographs(model)
   names = model.readable_names
-  return panels.predictions(
+  fig = panels.predictions(
     images,
     model.predict(images),
     names,
-    [names[label] for label in labels],
+    [
+      f'{names[label]}\n{file}'
+      for label, file in zip(labels, files, strict=True)
+    ],
     labels,
   )
+  return _titled(fig, workdir, model, _SPLIT.value)
 
 
 def _confusion(workdir: str):
-  import numpy as np
-
   from alexnet_jax.analysis import examples, measures
   from alexnet_jax.drawing import charts
-  from alexnet_jax.runtime.writers import Progress
 
   model = _load(workdir)
   dataset = examples.open_data(model, _DATA_DIR.value)
-  total = dataset.num_examples(_SPLIT.value)
-  labels, predicted = [], []
-  with Progress(total, 'images', _SPLIT.value) as progress:
-    for images, those in examples.read_batches(
-      dataset, _SPLIT.value, range(total)
-    ):
-      labels += those
-      predicted += model.predict(images).argmax(1).tolist()
-      progress.update(len(images))
-  counts = measures.count_confusions(
-    np.array(labels), np.array(predicted), len(model.class_names)
+  everything = range(dataset.num_examples(_SPLIT.value))
+  found = examples.judge(model, dataset, _SPLIT.value, everything)
+  names = model.readable_names
+  counts = measures.count_confusions(found.labels, found.predicted, len(names))
+  fig = charts.confusion(counts, names)
+  return _titled(fig, workdir, model, _SPLIT.value)
+
+
+def _losses(workdir: str):
+  from alexnet_jax.analysis import examples
+  from alexnet_jax.drawing import panels
+
+  model, each = _load(workdir), 4
+  dataset = examples.open_data(model, _DATA_DIR.value)
+  everything = range(dataset.num_examples(_SPLIT.value))
+  found = examples.judge(model, dataset, _SPLIT.value, everything)
+  worst = examples.hardest(
+    dataset, _SPLIT.value, found, everything, _COUNT.value or 10, each
   )
-  return charts.confusion(counts, model.readable_names)
+  return _titled(panels.losses(worst, each), workdir, model, _SPLIT.value)
 
 
 def _activations(workdir: str, *files: str):
@@ -164,14 +177,16 @@ def _activations(workdir: str, *files: str):
   from alexnet_jax.drawing import panels
 
   model = _load(workdir)
-  images, _ = _photographs(model, files, 1)
+  images, _, (name, *_) = _photographs(model, files, 1)
   view = model.preprocess(images[:1])[0]
   maps = {
     name: np.asarray(values[0])
     for name, values in model.activations(view).items()
     if name.startswith('conv')
   }
-  return panels.activations(_seen(model, images[0]), maps, model.table.towers)
+  view = _seen(model, images[0])
+  fig = panels.activations(view, maps, model.table.towers)
+  return _titled(fig, workdir, model, name)
 
 
 def _occlusion(workdir: str, *files: str):
@@ -182,7 +197,7 @@ def _occlusion(workdir: str, *files: str):
   from alexnet_jax.drawing import panels
 
   model = _load(workdir)
-  images, labels = _photographs(model, files, 4)
+  images, labels, named = _photographs(model, files, 4)
   views = np.asarray(model.preprocess(images)[0])
   whole = model.predict(images)
   classes = labels if labels else whole.argmax(1).tolist()
@@ -191,7 +206,9 @@ def _occlusion(workdir: str, *files: str):
   def softmax(x):
     return np.asarray(jax.nn.softmax(model(x)))
 
-  for view, probabilities, label in zip(views, whole, classes, strict=True):
+  for view, probabilities, label, file in zip(
+    views, whole, classes, named, strict=True
+  ):
     drops.append(
       measures.measure_occlusion(
         softmax,
@@ -202,10 +219,12 @@ def _occlusion(workdir: str, *files: str):
         stride=max(1, len(view) // 14),
       )
     )
-    captions.append(f'{model.readable_names[label]} {probabilities[label]:.0%}')
-  return panels.occlusion(
-    [_seen(model, image) for image in images], drops, captions
-  )
+    captions.append(
+      f'{model.readable_names[label]}: {probabilities[label]:.0%}\n{file}'
+    )
+  views = [_seen(model, image) for image in images]
+  fig = panels.occlusion(views, drops, captions)
+  return _titled(fig, workdir, model, '' if files else _SPLIT.value)
 
 
 def _load(workdir: str):
@@ -215,17 +234,28 @@ def _load(workdir: str):
 
 
 def _photographs(model, files: Sequence[str] = (), count: int | None = None):
-  """Those named, or some of the split with their labels."""
+  """`Examples`: those named, without labels, or some of the split."""
   from alexnet_jax import library
   from alexnet_jax.analysis import examples
   from alexnet_jax.data import sources
 
   if files:
-    return list(library.preprocess(sources.named(files), model.side)), []
+    named = sources.named(files)
+    squares = list(library.preprocess(named, model.side))
+    return examples.Examples(squares, [], list(map(errors.printable, named)))
   dataset = examples.open_data(model, _DATA_DIR.value)
   count = _COUNT.value or count or 8
   some = examples.spread_indices(dataset, _SPLIT.value, count)
   return examples.read_examples(dataset, _SPLIT.value, some)
+
+
+def _titled(fig, workdir: str, model, what: str = ''):
+  """The figure with the run above it, and a split or a file of it."""
+  from alexnet_jax.drawing import canvas
+
+  (name,) = canvas.short_names([workdir])
+  what = f' · {model.config.data.name}, {what}' if what else ''
+  return canvas.titled(fig, f'{name}, step {model.step:,}{what}')
 
 
 def _seen(model, image):

@@ -5,7 +5,8 @@ r"""Finds the training photographs that look most alike to the network.
 
 The right of figure 4 (§6): those whose features in fc7 are at the least
 Euclidean distance. IMAGE is a file, a folder or a glob; without any, some of
---split are taken. Distances are printed, the photographs drawn in --output.
+--split are taken. Distances are printed, the photographs drawn in --output; =
+and blue mark those of the same class.
 Computing the features of all training photographs takes a while: where
 `features` has written them, give that file as --features.
 """
@@ -43,6 +44,7 @@ _DATA_DIR = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
   'output', 'neighbours.png', 'The picture; its ending says the kind.'
 )
+_MARKS = {True: '=', False: ' ', None: ' '}  # the same class, another, unknown
 
 
 def main(argv: Sequence[str]) -> None:
@@ -60,11 +62,17 @@ def main(argv: Sequence[str]) -> None:
     about['data set'] = examples.describe(dataset)
     feature_files.check(_FEATURES.value, about)
   if files:
-    images, captions = list(library.preprocess(files, model.side)), files
+    images = list(library.preprocess(files, model.side))
+    heads = list(map(errors.printable, files))
+    captions, labels = [file.rpartition('/')[2] for file in heads], []
   else:
     some = examples.spread_indices(dataset, _SPLIT.value, _COUNT.value)
-    images, labels = examples.read_examples(dataset, _SPLIT.value, some)
-    captions = [model.readable_names[label] for label in labels]
+    images, labels, names = examples.read_examples(dataset, _SPLIT.value, some)
+    captions = [
+      f'{model.readable_names[label]}\n{name}'
+      for label, name in zip(labels, names, strict=True)
+    ]
+    heads = [caption.replace('\n', '  ') for caption in captions]
 
   known: list[tuple[str, int]] = []  # names and labels, by place
 
@@ -78,22 +86,23 @@ def main(argv: Sequence[str]) -> None:
   distances, places = measures.find_nearest(
     model.features(images, _LAYER.value), gallery(), _TOP.value
   )
-
-  def called(place: int) -> str:
-    name, label = known[place]
-    return model.readable_names[label] if label >= 0 else name
-
-  for caption, some, far in zip(captions, places, distances, strict=True):
-    print(caption)
-    for place, distance in zip(some, far, strict=True):
-      print(f'  {distance:9.3f}  {called(place)}  ({known[place][0]})')
-  fig = panels.neighbours(
-    images,
-    [[_open(dataset, known[place][0]) for place in row] for row in places],
-    [caption.rpartition('/')[2] for caption in captions],
-    [[called(place).rpartition('/')[2] for place in row] for row in places],
-  )
-  canvas.save(fig, _OUTPUT.value)
+  found: list[list[panels.Neighbour]] = []
+  for i, (head, row) in enumerate(zip(heads, places, strict=True)):
+    print(head)
+    found.append([])
+    for place, distance in zip(row, distances[i], strict=True):
+      name, label = known[place]
+      *_, file = _split_name(name)
+      same = label == labels[i] if labels and label >= 0 else None
+      said = model.readable_names[label] if label >= 0 else ''
+      print(f'{_MARKS[same]} {distance:9.3f}  {said}  {file}')
+      square = _open(dataset, name)
+      found[-1].append(panels.Neighbour(square, said, file, distance, same))
+  fig = panels.neighbours(images, captions, found)
+  title = f'{_LAYER.value} of {_WORKDIR.value}, step {model.step:,}'
+  if not files:
+    title += f'; first photographs of {_SPLIT.value}, then of train'
+  canvas.save(canvas.titled(fig, title), _OUTPUT.value)
 
 
 def _compute(model: Any, dataset: Any) -> Iterator[Any]:
@@ -110,14 +119,22 @@ def _compute(model: Any, dataset: Any) -> Iterator[Any]:
 
 
 def _open(dataset: Any, name: str) -> Any:
-  """What a row of features was made of: SPLIT:INDEX, or a file."""
+  """What a row of features was made of."""
   from alexnet_jax import library
+
+  split, index, file = _split_name(name)
+  if split:
+    return dataset.source(split)[int(index)]['image']
+  return library.preprocess(file, dataset.image_size)[0]
+
+
+def _split_name(name: str) -> tuple[str, str, str]:
+  """(split, index, file) of SPLIT:INDEX:FILE; ('', '', file) of a file."""
   from alexnet_jax.data import sources
 
-  split, _, index = name.partition(':')
-  if split in sources.SPLITS and index.isdecimal():
-    return dataset.source(split)[int(index)]['image']
-  return library.preprocess(name, dataset.image_size)[0]
+  split, index, file = [*name.split(':', 2), '', ''][:3]
+  known = split in sources.SPLITS and index.isdecimal()
+  return (split, index, file) if known else ('', '', name)
 
 
 if __name__ == '__main__':

@@ -1,17 +1,32 @@
 """Photographs of the data set that a run was trained on, to look at (§6)."""
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data import builders
+from alexnet_jax.analysis import measures
+from alexnet_jax.data import builders, imagenet
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime.fingerprints import fingerprint
+from alexnet_jax.runtime.writers import Progress
 from alexnet_jax.training import saved
 
 BATCH = 32  # photographs looked at together
+
+
+class Examples(NamedTuple):
+  """Some photographs.
+
+  Attributes:
+    images: uint8 [side, side, 3] each.
+    labels: their classes.
+    files: which files they were made of.
+  """
+
+  images: list[np.ndarray]
+  labels: list[int]
+  files: list[str]
 
 
 def spread_indices(dataset: Dataset, split: str, count: int) -> list[int]:
@@ -47,32 +62,112 @@ def describe(dataset: Dataset) -> str:
 
 
 def read_examples(
-  dataset: Dataset, split: str, indices: Iterable[int]
-) -> tuple[list[np.ndarray], list[int]]:
-  """Photographs uint8 [256, 256, 3], and their labels.
+  dataset: Dataset, split: str, indices: Sequence[int]
+) -> Examples:
+  """The examples at some places of a split.
 
   Raises:
     UserError: there is no such split, or a record is damaged.
   """
-  source = dataset.source(split)
-  records = [source[index] for index in indices]
-  images = [record['image'] for record in records]
-  return images, [int(record['label']) for record in records]
+  batches = read_batches(dataset, split, indices, max(1, len(indices)))
+  return next(batches, Examples([], [], []))
 
 
 def read_batches(
-  dataset: Dataset, split: str, indices: Sequence[int]
-) -> Iterator[tuple[list[np.ndarray], list[int]]]:
+  dataset: Dataset, split: str, indices: Sequence[int], size: int = BATCH
+) -> Iterator[Examples]:
   """`read_examples`, some at a time."""
-  for start in range(0, len(indices), BATCH):
-    yield read_examples(dataset, split, indices[start : start + BATCH])
+  source = dataset.source(split)
+  for start in range(0, len(indices), size):
+    some = indices[start : start + size]
+    records = [source[index] for index in some]
+    images = [record['image'] for record in records]
+    labels = [int(record['label']) for record in records]
+    yield Examples(images, labels, dataset.files(split, some))
 
 
 def read_named_batches(
   dataset: Dataset, split: str
 ) -> Iterator[tuple[list[np.ndarray], list[str], list[int]]]:
-  """All of a split: photographs, names SPLIT:INDEX and labels."""
-  names = (f'{split}:{i}' for i in itertools.count())
+  """All of a split: photographs, names SPLIT:INDEX:FILE and labels."""
+  start = 0
   everything = range(dataset.num_examples(split))
-  for images, labels in read_batches(dataset, split, everything):
-    yield images, list(itertools.islice(names, len(images))), labels
+  for images, labels, files in read_batches(dataset, split, everything):
+    names = [f'{split}:{i}:{file}' for i, file in enumerate(files, start)]
+    yield images, names, labels
+    start += len(images)
+
+
+def judge(
+  model: Any, dataset: Dataset, split: str, indices: Sequence[int]
+) -> measures.Verdicts:
+  """What a network, of `alexnet_jax.load`, says of some examples of a split:
+  one central view each."""
+  parts = []
+  with Progress(len(indices), 'images', split) as progress:
+    for images, labels, _ in read_batches(dataset, split, indices):
+      parts.append(measures.judge(model.predict(images), np.array(labels)))
+      progress.update(len(labels))
+  return measures.Verdicts(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+class Case(NamedTuple):
+  """A photograph, and what a network says of it."""
+
+  image: np.ndarray  # uint8 [side, side, 3]
+  file: str
+  said: str  # the most probable class
+  share: float  # its probability
+
+
+class Hard(NamedTuple):
+  """A class, and the photographs of it that a network finds hard."""
+
+  name: str
+  count: int  # photographs of it
+  wrong: int  # of these
+  most_wrong: list[Case]
+  least_sure: list[Case]
+
+
+def hardest(
+  dataset: Dataset,
+  split: str,
+  found: measures.Verdicts,
+  places: Sequence[int],
+  most: int,
+  each: int,
+) -> list[Hard]:
+  """The classes with the largest errors, the worst first.
+
+  Args:
+    dataset: of the photographs.
+    split: of them.
+    found: of `judge`.
+    places: of them in the split.
+    most: classes, at most.
+    each: photographs of either kind, at most.
+  """
+  names = imagenet.readable(dataset.class_names)
+  counts = np.bincount(found.labels, minlength=dataset.num_classes)
+  wrong = np.bincount(
+    found.labels[found.rank > 0], minlength=dataset.num_classes
+  )
+  errors = wrong / np.maximum(counts, 1)
+  worst = [k for k in np.argsort(-errors, kind='stable') if counts[k]][:most]
+
+  def cases(some: np.ndarray) -> list[Case]:
+    images, _, files = read_examples(dataset, split, [places[i] for i in some])
+    said = [names[k] for k in found.predicted[some]]
+    shares = map(float, found.sure[some])
+    return list(map(Case, images, files, said, shares))
+
+  return [
+    Hard(
+      names[k],
+      int(counts[k]),
+      int(wrong[k]),
+      *map(cases, found.hardest(k, each)),
+    )
+    for k in worst
+  ]

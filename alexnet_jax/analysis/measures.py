@@ -2,6 +2,7 @@
 and what a patch is worth."""
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,6 +49,53 @@ def find_nearest(
   if seen < count:
     raise UserError(f'{seen} photographs to look among, {count} wanted')
   return distances, places
+
+
+class Verdicts(NamedTuple):
+  """What a network says of photographs, an array [N] each.
+
+  Attributes:
+    labels: their classes.
+    predicted: the most probable ones.
+    right: the probability of `labels`.
+    sure: that of `predicted`.
+    rank: how many classes come before `labels`; 0: it is right.
+  """
+
+  labels: np.ndarray
+  predicted: np.ndarray
+  right: np.ndarray
+  sure: np.ndarray
+  rank: np.ndarray
+
+  def summary(self) -> dict[str, float]:
+    """'top1_error', 'top5_error', 'loss', as an evaluation has them."""
+    errors = {f'top{k}_error': float((self.rank >= k).mean()) for k in (1, 5)}
+    return {**errors, 'loss': float(-np.log(self.right).mean())}
+
+  def hardest(self, label: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places of those of a class with the least probability of it among
+    the wrong ones, and of those with the least of whatever was predicted."""
+    (here,) = np.nonzero(self.labels == label)
+    wrong = here[self.rank[here] > 0]
+    return tuple(  # type: ignore[return-value]
+      some[np.argsort(by[some], kind='stable')[:count]]
+      for some, by in ((wrong, self.right), (here, self.sure))
+    )
+
+
+def judge(probabilities: np.ndarray, labels: np.ndarray) -> Verdicts:
+  """Of equal probabilities the first class counts, as in an evaluation.
+
+  Args:
+    probabilities: float [N, C].
+    labels: int [N].
+  """
+  right = np.take_along_axis(probabilities, labels[:, None], 1)
+  before = np.arange(probabilities.shape[1]) < labels[:, None]
+  ahead = (probabilities > right) | (probabilities == right) & before
+  sure, predicted = probabilities.max(1), probabilities.argmax(1)
+  return Verdicts(labels, predicted, right[:, 0], sure, ahead.sum(1))
 
 
 def count_confusions(

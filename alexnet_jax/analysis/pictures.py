@@ -5,21 +5,22 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 
-def conv1_kernels(params: nnx.State, columns: int = 16) -> np.ndarray:
+def conv1_kernels(params: nnx.State) -> np.ndarray:
   """The kernels of conv1, tower above tower as in figure 3.
 
   Each is scaled to its own range, so that faint ones show, too.
 
   Args:
     params: of the network; with several processes all call this.
-    columns: kernels in a row.
 
   Returns:
-    uint8 [H, W, 3], kernels enlarged three times.
+    uint8 [H, W, 3], kernels enlarged three times; the 48 of a tower in three
+    rows of 16, fewer in a mosaic of about that form.
   """
   kernels = _conv1(params)
   towers, size, _, channels, features = kernels.shape
-  rows = -(-features // columns)
+  rows = max(round((3 / 16 * features) ** 0.5), -(-features // 16))
+  columns = -(-features // rows)
   kernels = kernels.transpose(0, 4, 1, 2, 3)
   low = kernels.min((2, 3, 4), keepdims=True)
   span = kernels.max((2, 3, 4), keepdims=True) - low

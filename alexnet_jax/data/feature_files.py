@@ -1,7 +1,7 @@
 """Features of photographs in a file: ArrayRecord or .npy, written whole.
 
-Row i is the vector of photograph i. Its name is a path, or SPLIT:INDEX of a
-data set; its label is -1 where nobody knows it. An ArrayRecord holds
+Row i is the vector of photograph i. Its name is a path, or SPLIT:INDEX:FILE
+of a data set; its label is -1 where nobody knows it. An ArrayRecord holds
 `tf.train.Example`s, as a TFDS data set does; beside an .npy file the names and
 labels are in .tsv. Beside either, FILE.json says of what network and layer the
 features are.
@@ -22,7 +22,7 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import explained, write_atomically
 
 KINDS = ('.array_record', '.npy')
-FORMAT_VERSION = 1  # of FILE.json
+FORMAT_VERSION = 2  # of FILE.json
 _ROWS = 256  # read at a time
 
 

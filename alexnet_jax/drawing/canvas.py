@@ -19,6 +19,7 @@ COLOURS = (
   *('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00'),
   *('#56b4e9', '#5b5b5b', '#b59f00'),
 )
+RIGHT, WRONG = COLOURS[:2]  # of what a network says
 KINDS = ('png', 'svg', 'pdf', 'jpg')
 DPI = 144
 # The same picture is the same file, whenever it is drawn.
@@ -54,14 +55,28 @@ def grid(fig: FigureBase, rows: int, columns: int, **options) -> np.ndarray:
   return fig.subplots(rows, columns, squeeze=False, subplot_kw=bare, **options)
 
 
+def titled(fig: Figure, title: str) -> Figure:
+  """The figure, with what it is of above it: run, step, split."""
+  fig.suptitle(title, x=0, ha='left', fontsize=9, color=FAINT)
+  return fig
+
+
 def photograph(ax: Axes, image: np.ndarray) -> None:
   """Shows uint8 [H, W, 3]."""
   ax.imshow(image, interpolation='nearest')
 
 
 def clipped(text: str, length: int) -> str:
-  """`text`, or its beginning where it would run into its neighbour."""
-  return text if len(text) <= length else text[: length - 1] + '…'
+  """Each line of `text`, without its middle where it would run into its
+  neighbour: names of files and classes often begin alike, or end alike."""
+  lines = text.split('\n')
+  half = length // 2
+  return '\n'.join(
+    line
+    if len(line) <= length
+    else f'{line[: length - half - 1]}…{line[-half:]}'
+    for line in lines
+  )
 
 
 def encode(fig: Figure, kind: str = 'png') -> bytes:

@@ -16,30 +16,39 @@ Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
 Series = Mapping[str, Sequence[tuple[int, float]]]
 _SPLITS = {'train': (0, (1, 1)), 'validation': '-', 'test': 'o'}
 _SMOOTH = 40  # points left of a long training curve
-_MOST_CLASSES = 30  # that a matrix has room to name
+MOST_CLASSES = 30  # that a matrix has room to name
+QUANTITIES = {
+  'loss': 'loss',
+  'top1_error': 'top-1 error',
+  'learning_rate': 'learning rate',
+}
 
 
-def curves(runs: Mapping[str, Rows]) -> Figure:
+def curves(
+  runs: Mapping[str, Rows], quantities: Mapping[str, str] = QUANTITIES
+) -> Figure:
   """Loss, errors and learning rate by epoch; training dotted, validation solid.
 
   Args:
     runs: {name: rows of its metrics.jsonl}.
+    quantities: which of them, with their titles; by default all.
   """
-  fig = canvas.figure(9.6, 2.9)
-  quantities = ('loss', 'top1_error', 'learning_rate')
-  axes = dict(zip(quantities, fig.subplots(1, 3), strict=True))
-  titles = ('loss', 'top-1 error', 'learning rate')
-  for (quantity, ax), title in zip(axes.items(), titles, strict=True):
+  fig = canvas.figure(3.2 * len(quantities), 2.9)
+  axes = fig.subplots(1, len(quantities), squeeze=False)[0]
+  for ax, (quantity, title) in zip(axes, quantities.items(), strict=True):
     for number, rows in enumerate(runs.values()):
       _lines(ax, rows, quantity, canvas.colour(number))
     ax.set_title(title, loc='left')
     ax.set_xlabel('epoch')
     ax.set_xlim(left=0)
-  axes['learning_rate'].set_yscale('log')
-  axes['loss'].set_ylim(bottom=0)
-  axes['top1_error'].set_ylim(0, 1)
-  axes['top1_error'].yaxis.set_major_formatter(lambda y, _: f'{y:.0%}')
-  _legend(fig, axes['loss'], runs)
+    if quantity == 'learning_rate':
+      ax.set_yscale('log')
+    else:
+      ax.set_ylim(bottom=0)
+    if quantity == 'top1_error':
+      ax.set_ylim(0, 1)
+      ax.yaxis.set_major_formatter(lambda y, _: f'{y:.0%}')
+  _legend(fig, axes[0], runs, columns=1 + len(quantities))
   return fig
 
 
@@ -81,7 +90,7 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
       class i, column j what it was taken for.
     names: of the classes.
   """
-  few = len(names) <= _MOST_CLASSES
+  few = len(names) <= MOST_CLASSES
   side = 1.6 + 0.42 * len(names) if few else 7
   fig = canvas.figure(side, side)
   ax = fig.subplots()
@@ -263,7 +272,9 @@ def _smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   )
 
 
-def _legend(fig: Figure, ax: Axes, runs: Mapping[str, Rows]) -> None:
+def _legend(
+  fig: Figure, ax: Axes, runs: Mapping[str, Rows], columns: int
+) -> None:
   marks = {
     'training': {'linestyle': _SPLITS['train']},
     'validation': {'linestyle': '-'},
@@ -278,5 +289,4 @@ def _legend(fig: Figure, ax: Axes, runs: Mapping[str, Rows]) -> None:
       ax.plot([], [], color=canvas.colour(number), lw=2, label=name)[0]
       for number, name in enumerate(runs)
     ]
-  columns = min(len(handles), 4)
   fig.legend(handles=handles, loc='outside lower left', ncols=columns)

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Iterable, Sequence
 
 from matplotlib.figure import Figure
@@ -20,11 +21,11 @@ p { max-width: 44rem; margin: .4rem 0; }
 .faint, caption { color: #5f6670; font-size: .875rem; text-align: left; }
 .wide { overflow-x: auto; }
 .wide img { display: block; max-width: 100%; height: auto; margin: .5rem 0; }
-@media (max-width: 40rem) { .wide img.chart { max-width: none;
-  width: 46rem; } }
+.side { display: grid; gap: 0 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); }
 table { border-collapse: collapse; font-size: .9rem; margin: .6rem 0; }
 th, td { padding: .25rem .8rem .25rem 0; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; }
+  vertical-align: top; overflow-wrap: break-word; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums;
   white-space: nowrap; overflow-wrap: normal; }
 thead th { border-bottom: 1px solid #8a8f98; }
@@ -34,16 +35,22 @@ tr.old td { color: #5f6670; }
 figure { margin: 0; }
 .cards img, .row img { width: 100%; height: auto; display: block;
   border-radius: 3px; }
-figcaption { font-size: .875rem; overflow-wrap: anywhere; }
+figcaption { font-size: .875rem; line-height: 1.3; margin-top: .2rem;
+  overflow-wrap: break-word; }
+.same { color: #0072b2; } .other { color: #b34700; }
+.file { color: #5f6670; font-size: .7rem; line-height: 1.2;
+  overflow-wrap: anywhere; }
 .bars { list-style: none; margin: .2rem 0 0; padding: 0; font-size: .8rem; }
 .bars li { position: relative; padding: 0 .3rem; margin: 1px 0; z-index: 0;
-  white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.bars i { position: absolute; inset: 0 auto 0 0; background: #c3d3e6;
+  white-space: nowrap; overflow: hidden; }
+.bars i { position: absolute; inset: 0 auto 0 0; background: #dde2e8;
   z-index: -1; }
-.bars .right i { background: #eebbb3; }
+.bars .right i { background: #9fc9e8; }
+.bars .wrong i { background: #f2b98f; }
 .row { display: grid; gap: .5rem; margin: .8rem 0;
   grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); }
-.row figure:first-child { outline: 3px solid #d55e00; outline-offset: 1px; }
+.row.asked figure:first-child img { outline: 3px solid #222;
+  outline-offset: 1px; }
 details { margin: .6rem 0; }
 summary { cursor: pointer; }
 code { font-size: .85rem; overflow-wrap: anywhere; }
@@ -70,20 +77,18 @@ def heading(words: str) -> str:
 
 
 def paragraph(words: str, faint: bool = False) -> str:
-  return f'<p{" class=faint" * faint}>{text(words)}</p>'
+  marked = re.sub('`([^`]*)`', r'<code>\1</code>', text(words))
+  return f'<p{" class=faint" * faint}>{marked}</p>'
 
 
-def picture(data: bytes, alt: str, kind: str = 'png', style: str = '') -> str:
+def picture(data: bytes, alt: str, kind: str = 'png') -> str:
   """The content of a picture file as HTML that needs no network."""
   uri = f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
-  return f'<img src="{uri}" alt="{text(alt)}" class="{style}">'
+  return f'<img src="{uri}" alt="{text(alt)}">'
 
 
 def chart(fig: Figure, alt: str) -> str:
-  """A figure; on a phone one that is wide is moved sideways, not shrunk."""
-  style = 'chart' if fig.get_figwidth() > 8 else ''
-  image = picture(canvas.encode(fig), alt, style=style)
-  return f'<div class=wide>{image}</div>'
+  return f'<div class=wide>{picture(canvas.encode(fig), alt)}</div>'
 
 
 def table(
@@ -116,26 +121,30 @@ def table(
   )
 
 
-def figure(data: bytes, caption: str, more: str = '') -> str:
-  """A photograph, JPEG, with a caption, and HTML below it."""
+def figure(
+  data: bytes, caption: str, file: str, more: str = '', style: str = ''
+) -> str:
+  """A photograph, JPEG, with a caption, its file, and HTML below it."""
+  name = re.sub('([/_-])', r'\1<wbr>', text(file))  # where it may be broken
   return (
     f'<figure>{picture(data, caption, "jpeg")}'
-    f'<figcaption>{text(caption)}</figcaption>{more}</figure>'
+    f'<figcaption class="{style}">{text(caption)}</figcaption>'
+    f'<div class=file>{name}</div>{more}</figure>'
   )
 
 
-def bars(shares: Sequence[tuple[str, float, bool]]) -> str:
-  """(name, share from 0 to 1, whether it is the right one) each."""
+def bars(shares: Sequence[tuple[str, float, str]]) -> str:
+  """(name, share from 0 to 1, 'right', 'wrong' or '') each."""
   lines = (
-    f'<li{" class=right" if right else ""}><i style="width:{share:.1%}"></i>'
-    f'{text(name)} {share:.0%}</li>'
-    for name, share, right in shares
+    f'<li class="{style}" title="{text(name)}"><i style="width:{share:.1%}">'
+    f'</i>{text(canvas.clipped(name, 18))} {share:.0%}</li>'
+    for name, share, style in shares
   )
   return f'<ul class=bars>{"".join(lines)}</ul>'
 
 
 def group(style: str, parts: Iterable[str]) -> str:
-  return f'<div class={style}>{"".join(parts)}</div>'
+  return f'<div class="{style}">{"".join(parts)}</div>'
 
 
 def details(summary: str, body: str) -> str:

@@ -1,8 +1,9 @@
 """What one or several runs have learned, as one page."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,8 @@ PAPER = (
   ('7 networks, two of them pre-trained', 36.7, 15.4),
 )
 _TOP, _CARDS, _QUERIES, _NEIGHBOURS = 5, 12, 6, 5
+_CLASSES, _EACH = 10, 4  # of the hardest photographs
+_PAIRS = 20  # the most frequent confusions, where there are many classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,9 @@ def make_report(runs: Sequence[Run], photographs: int, gallery: int) -> str:
   """
   first, config = runs[0], runs[0].model.config
   names = ', '.join(run.name for run in runs)
+  rows = {run.name: run.rows for run in runs}
   env = first.meta['environment']
+  shown = _Shown(first, photographs)
   parts = [
     f'<h1>{page.text(names)}</h1>',
     page.paragraph(
@@ -65,9 +70,15 @@ def make_report(runs: Sequence[Run], photographs: int, gallery: int) -> str:
       faint=True,
     ),
     page.heading('Errors'),
-    *_errors(runs),
+    *_errors(runs, shown),
     page.heading('Curves'),
-    page.chart(charts.curves({r.name: r.rows for r in runs}), 'curves'),
+    page.group(
+      'side',
+      (
+        page.chart(charts.curves(rows, {quantity: title}), title)
+        for quantity, title in charts.QUANTITIES.items()
+      ),
+    ),
     page.heading('Kernels of conv1 (figure 3)'),
   ]
   for run in runs:
@@ -75,21 +86,44 @@ def make_report(runs: Sequence[Run], photographs: int, gallery: int) -> str:
     parts += [page.paragraph(run.name, faint=True)] * (len(runs) > 1)
     fig = panels.kernels(mosaic, run.model.table.towers)
     parts.append(page.chart(fig, 'kernels of conv1'))
-  try:
-    parts += _photographs(first, first.open_data(), photographs, gallery)
-  except UserError as error:  # the data set may be on another machine
-    parts += [
-      page.heading('What is missing'),
-      page.paragraph(f'{error}.'),
-    ]
-  health = charts.quantities({r.name: r.rows for r in runs}, 'health/')
+  if shown.missing:
+    parts.append(page.heading('What is missing'))
+    parts.append(page.paragraph(f'{shown.missing}.'))
+  else:
+    parts += _photographs(shown, gallery)
+  health = charts.quantities(rows, 'health/')
   if health:
     parts += [page.heading('Health'), page.chart(health, 'health')]
   parts += [page.heading('Configuration'), *_configuration(runs)]
   return page.document(names, parts)
 
 
-def _errors(runs: Sequence[Run]) -> Iterator[str]:
+class _Shown:
+  """The photographs of the first run's data set, and what it says of them.
+
+  Attributes:
+    missing: why there are none: the data set may be on another machine.
+  """
+
+  def __init__(self, run: Run, most: int):
+    self.run, self.missing = run, ''
+    evals = run.model.config.evals
+    self.split = evals.final_split or evals.split
+    try:
+      self.dataset = run.open_data()
+      self.places = examples.spread_indices(self.dataset, self.split, most)
+      self.found = examples.judge(
+        run.model, self.dataset, self.split, self.places
+      )
+    except UserError as error:
+      self.missing = str(error)
+
+  @property
+  def whole(self) -> bool:
+    return len(self.places) == self.dataset.num_examples(self.split)
+
+
+def _errors(runs: Sequence[Run], shown: _Shown) -> Iterator[str]:
   rows = []
   for run in runs:
     for split in ('validation', 'test'):
@@ -100,113 +134,179 @@ def _errors(runs: Sequence[Run]) -> Iterator[str]:
       best, last = min(found, key=lambda row: row[key]), found[-1]
       which = {'last': last} if best is last else {'best': best, 'last': last}
       for word, row in which.items():
-        cells = (
-          *(f'{run.name}, {split}, {word}', f'{row["epoch"]:.1f}'),
-          *(
-            f'{100 * row[f"{split}/{k}_error"]:.1f} %' for k in ('top1', 'top5')
-          ),
-          f'{row[f"{split}/loss"]:.3f}',
-        )
-        rows.append((cells, ''))
-  rows += [
-    ((f'2012: {what}', '–', f'{one:.1f} %', f'{five:.1f} %', '–'), 'old')
-    for what, one, five in PAPER
-  ]
+        values = {k: row[f'{split}/{k}'] for k in _VALUES}
+        name = f'{run.name}, {split}, {word}'
+        rows.append(((name, f'{row["epoch"]:.1f}', *_numbers(values)), ''))
+  if not shown.missing:
+    step = f'step {shown.run.model.step:,}'
+    name = f'{shown.run.name}, {shown.split}, {step}, now'
+    if not shown.whole:
+      name += f': {len(shown.places):,} photographs'
+    numbers = _numbers(shown.found.summary())
+    if all(cells[2:] != (*numbers,) for cells, _ in rows):
+      rows.append(((name, '–', *numbers), ''))
+  if any(_is_imagenet(run) for run in runs):
+    rows += [
+      ((f'2012: {what}', '–', f'{one:.1f} %', f'{five:.1f} %', '–'), 'old')
+      for what, one, five in PAPER
+    ]
   yield page.table(('run', 'epoch', 'top-1', 'top-5', 'loss'), rows, True)
-  config, classes = runs[0].model.config, len(runs[0].model.class_names)
-  yield page.paragraph(
-    f'Yours: {config.data.name}, {classes} classes, one central view. Those of '
-    '2012: ImageNet, 1,000 classes, ten views; the authors ran them for 90 '
-    'epochs. They are comparable where your data are ImageNet, too.',
-    faint=True,
-  )
+  for run in runs:
+    data, classes = run.model.config.data.name, len(run.model.class_names)
+    yield page.paragraph(
+      f'{run.name}: {data}, {classes:,} classes, one central view.'
+      + ' Those of 2012: ten views, after 90 epochs.' * _is_imagenet(run),
+      faint=True,
+    )
 
 
-def _photographs(
-  run: Run, dataset: Dataset, most: int, gallery: int
-) -> Iterator[str]:
-  config, names = run.model.config, run.model.readable_names
-  split = config.evals.final_split or config.evals.split
-  some = examples.spread_indices(dataset, split, most)
-  step = max(1, len(some) // _CARDS)
-  labels: list[int] = []
-  found: list[np.ndarray] = []
-  shown: list[_Shown] = []
-  for images, those in examples.read_batches(dataset, split, some):
-    probabilities = run.model.predict(images)
-    for image, label, row in zip(images, those, probabilities, strict=True):
-      if len(labels) % step == 0 and len(shown) < _CARDS:
-        shown.append(_Shown(image, label, row))
-      labels.append(label)
-    found.append(probabilities)
+_VALUES = ('top1_error', 'top5_error', 'loss')
+
+
+def _numbers(values: Mapping[str, float]) -> list[str]:
+  errors = [f'{100 * values[f"top{k}_error"]:.1f} %' for k in (1, 5)]
+  return [*errors, f'{values["loss"]:.3f}']
+
+
+def _is_imagenet(run: Run) -> bool:
+  """Whether the classes are those of ILSVRC-2012, by WordNet's numbers."""
+  names = run.model.class_names
+  return len(names) == 1000 and all(re.fullmatch(r'n\d{8}', n) for n in names)
+
+
+def _photographs(shown: _Shown, gallery: int) -> Iterator[str]:
+  model, split, places = shown.run.model, shown.split, shown.places
+  step = max(1, len(places) // _CARDS)
+  some = examples.read_examples(shown.dataset, split, places[::step][:_CARDS])
   yield page.heading('Predictions (figure 4, left)')
   yield page.paragraph(
-    f'Photographs of {split}, one central view; below each its class, then '
-    'the most probable ones, the right one in red.',
+    f'Photographs of {split}, one central view; below each its class, its '
+    'file, and the most probable classes: the right one in blue, a first guess '
+    'that is wrong in red.',
     faint=True,
   )
-  yield page.group('cards', (_card(one, names) for one in shown))
-  yield page.heading('What is taken for what')
-  yield page.paragraph(
-    f'{len(some):,} of {dataset.num_examples(split):,} photographs of {split}.',
-    faint=True,
+  cards = zip(*some, model.predict(some.images), strict=True)
+  yield page.group(
+    'cards', (_card(*one, model.readable_names) for one in cards)
   )
-  predicted = np.concatenate(found).argmax(1)
-  counts = measures.count_confusions(np.array(labels), predicted, len(names))
-  yield page.chart(charts.confusion(counts, names), 'confusion')
-  yield from _neighbours(run, dataset, shown[::2][:_QUERIES], gallery)
+  yield from _confusions(shown)
+  yield from _hardest(shown)
+  yield from _neighbours(shown, some, gallery)
 
 
-class _Shown(NamedTuple):
-  """A photograph to show, its class, and the probabilities [C]."""
-
-  image: np.ndarray
-  label: int
-  probabilities: np.ndarray
-
-
-def _card(one: _Shown, names: Sequence[str]) -> str:
-  order = np.argsort(-one.probabilities, kind='stable')[:_TOP]
+def _card(
+  image: np.ndarray,
+  label: int,
+  file: str,
+  probabilities: np.ndarray,
+  names: Sequence[str],
+) -> str:
+  order = np.argsort(-probabilities, kind='stable')[:_TOP].tolist()
   shares = [
-    (names[k], float(one.probabilities[k]), bool(k == one.label)) for k in order
+    (
+      names[k],
+      float(probabilities[k]),
+      'right' if k == label else 'wrong' if k == order[0] else '',
+    )
+    for k in order
   ]
-  image = canvas.thumbnail(one.image)
-  return page.figure(image, names[one.label], page.bars(shares))
+  small = canvas.thumbnail(image)
+  return page.figure(small, names[label], file, page.bars(shares))
+
+
+def _confusions(shown: _Shown) -> Iterator[str]:
+  names, found = shown.run.model.readable_names, shown.found
+  total = shown.dataset.num_examples(shown.split)
+  yield page.heading('What is taken for what')
+  part = 'All' if shown.whole else f'{len(shown.places):,} of the'
+  more = (
+    ''
+    if shown.whole
+    else (', spread evenly over them: `report --photographs` takes more')
+  )
+  yield page.paragraph(
+    f'{part} {total:,} photographs of {shown.split}{more}. '
+    f'{(found.rank > 0).mean():.1%} of them are wrong, as in the table above.',
+    faint=True,
+  )
+  counts = measures.count_confusions(found.labels, found.predicted, len(names))
+  yield page.chart(charts.confusion(counts, names), 'confusion')
+  if len(names) > charts.MOST_CLASSES:
+    np.fill_diagonal(counts, 0)
+    pairs = np.argsort(-counts, axis=None, kind='stable')[:_PAIRS]
+    lines = [
+      ((names[i], names[j], f'{counts[i, j]:,}'), '')
+      for i, j in zip(*np.unravel_index(pairs, counts.shape), strict=True)
+      if counts[i, j]
+    ]
+    yield page.table(('class', 'taken for', 'photographs'), lines)
+
+
+def _hardest(shown: _Shown) -> Iterator[str]:
+  worst = examples.hardest(
+    shown.dataset, shown.split, shown.found, shown.places, _CLASSES, _EACH
+  )
+  yield page.heading('Most wrong and least sure')
+  yield page.paragraph(
+    f'Of the {len(worst)} classes with the largest errors, the worst first: '
+    'the photographs whose class has the least probability, and those whose '
+    'first guess has; below each the guess. `figures losses` shows more.',
+    faint=True,
+  )
+  for one in worst:
+    yield page.paragraph(f'{one.name}: {one.wrong:,} of {one.count:,} wrong')
+    for cases in (one.most_wrong, one.least_sure):
+      yield page.group(
+        'row',
+        (
+          page.figure(
+            canvas.thumbnail(case.image, 112),
+            f'{case.said} {case.share:.0%}',
+            case.file,
+            style='same' if case.said == one.name else 'other',
+          )
+          for case in cases
+        ),
+      )
 
 
 def _neighbours(
-  run: Run, dataset: Dataset, queries: Sequence[_Shown], gallery: int
+  shown: _Shown, some: examples.Examples, gallery: int
 ) -> Iterator[str]:
-  some = examples.spread_indices(dataset, 'train', gallery)
-  model = run.model
+  dataset, model = shown.dataset, shown.run.model
+  places = examples.spread_indices(dataset, 'train', gallery)
   vectors = (
     model.features(images)
-    for images, _ in examples.read_batches(dataset, 'train', some)
+    for images, *_ in examples.read_batches(dataset, 'train', places)
   )
+  queries = list(zip(*some, strict=True))[::2][:_QUERIES]
   # As many as in a batch of the gallery: one program for both.
-  filled = [queries[i % len(queries)].image for i in range(examples.BATCH)]
+  filled = [queries[i % len(queries)][0] for i in range(examples.BATCH)]
   wanted = model.features(filled)[: len(queries)]
-  _, places = measures.find_nearest(
-    wanted, vectors, min(_NEIGHBOURS, len(some))
+  distances, nearest = measures.find_nearest(
+    wanted, vectors, min(_NEIGHBOURS, len(places))
   )
   yield page.heading('Nearest training photographs (figure 4, right)')
   yield page.paragraph(
     'First a photograph, then those at the least Euclidean distance in fc7, '
-    f'among {len(some):,} of {dataset.num_examples("train"):,} for training.',
+    f'among {len(places):,} of {dataset.num_examples("train"):,} for training: '
+    'of the same class in blue, of another in red.',
     faint=True,
   )
-  for one, row in zip(queries, places, strict=True):
-    images, labels = examples.read_examples(
-      dataset, 'train', [some[i] for i in row]
-    )
-    cells = zip([one.image, *images], [one.label, *labels], strict=True)
-    yield page.group(
-      'row',
-      (
-        page.figure(canvas.thumbnail(image, 112), model.readable_names[label])
-        for image, label in cells
-      ),
-    )
+  for (image, label, file), row, far in zip(
+    queries, nearest, distances, strict=True
+  ):
+    name = model.readable_names[label]
+    cells = [page.figure(canvas.thumbnail(image, 112), name, file)]
+    found = examples.read_examples(dataset, 'train', [places[i] for i in row])
+    for (near, other, its), distance in zip(
+      zip(*found, strict=True), far, strict=True
+    ):
+      caption = f'{model.readable_names[other]} {distance:.4g}'
+      style = 'same' if other == label else 'other'
+      small = canvas.thumbnail(near, 112)
+      cells.append(page.figure(small, caption, its, style=style))
+    yield page.group('row asked', cells)
 
 
 def _configuration(runs: Sequence[Run]) -> Iterator[str]:

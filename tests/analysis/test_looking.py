@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import alexnet_jax
 from alexnet_jax.analysis import examples, measures, pictures
 from alexnet_jax.data import builders, sources
 from alexnet_jax.data import feature_files as features
+from alexnet_jax.runtime import metrics
 from alexnet_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures('cached')
@@ -42,6 +44,33 @@ def test_nearest_refuses_what_does_not_fit():
     measures.find_nearest(np.zeros((1, 3)), [np.zeros((2, 4))], 1)
   with pytest.raises(UserError, match='2 photographs to look among, 3 wanted'):
     measures.find_nearest(np.zeros((1, 3)), [np.zeros((2, 3))], 3)
+
+
+def test_verdicts_are_those_of_an_evaluation():
+  rng = np.random.default_rng(2)
+  logits = rng.normal(size=(60, 7)).astype(np.float32)
+  logits[:9, 3] = logits[:9, 5]  # of equals the first comes first
+  labels = np.where(np.arange(60) < 9, 5, rng.integers(0, 7, 60))
+  probabilities = np.asarray(jax.nn.softmax(logits))
+  found = measures.judge(probabilities, labels)
+  want = metrics.Metrics.of(jnp.asarray(logits), jnp.asarray(labels)).compute()
+  assert found.summary().keys() == want.keys()
+  for name, value in found.summary().items():
+    np.testing.assert_allclose(value, want[name], rtol=1e-5)
+
+  by_hand = [
+    (i, *probabilities[i, [5, logits[i].argmax()]])
+    for i in range(60)
+    if labels[i] == 5
+  ]
+  wrong = [row for row in by_hand if logits[row[0]].argmax() != 5]
+  most_wrong, least_sure = found.hardest(5, 4)
+  assert most_wrong.tolist() == [
+    i for i, *_ in sorted(wrong, key=lambda r: r[1])[:4]
+  ]
+  assert least_sure.tolist() == [
+    i for i, *_ in sorted(by_hand, key=lambda r: r[2])[:4]
+  ]
 
 
 def test_confusion_by_hand():
@@ -97,8 +126,9 @@ def test_examples_are_taken_from_all_over(data_dir):
     31,
   ]  # of 36
   assert examples.spread_indices(dataset, 'test', 99) == list(range(11))
-  _, labels = examples.read_examples(dataset, 'test', [0, 10])
+  _, labels, files = examples.read_examples(dataset, 'test', [0, 10])
   assert labels == [0, 5]
+  assert files == ['test/0/0.png', 'test/5/5.png']
 
 
 @pytest.mark.parametrize('kind', ['npy', 'array_record'])
@@ -287,9 +317,16 @@ def test_neighbours_are_those_of_the_features(reference, data_dir, tmp_path):
   assert "of another layer: 'fc7' there, 'fc6' here" in other.stderr
   lines = done.stdout.splitlines()
   assert lines[0] == str(file)
-  assert [line.split()[2] for line in lines[1:4]] == [
-    f'(train:{place})' for place in order
+  names = builders.open_dataset('pictures', data_dir).files('train', order)
+  assert [line.split()[1:] for line in lines[1:4]] == [
+    [str(source[place]['label']), name]
+    for place, name in zip(order, names, strict=True)
   ]
+  rows = (tmp_path / 'train.tsv').read_text().splitlines()
+  assert (
+    rows[order[1]]
+    == f'{source[order[1]]["label"]}\ttrain:{order[1]}:{names[1]}'
+  )
   assert order[0] == 7 and float(lines[1].split()[0]) < 1e-3
   with Image.open(tmp_path / 'near.png') as image:
     assert min(image.size) > 100

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import small_runs
 
-from alexnet_jax.analysis import communication, pictures
+from alexnet_jax.analysis import communication, examples, pictures
 from alexnet_jax.drawing import canvas, charts, figure2, panels
 from alexnet_jax.models.describe import describe
 from alexnet_jax.runtime import writers
@@ -138,8 +138,60 @@ def test_bars_are_the_probabilities():
     np.testing.assert_allclose([p.get_width() for p in ax.patches], row[order])
     texts = [text.get_text() for text in ax.texts]
     assert texts == [f'class {k}  {row[k]:.0%}' for k in order]
-    red = [p.get_facecolor() for p in ax.patches]
-    assert len(set(red)) == 1 + (3 in order and len(order) > 1)
+    inks = [p.get_facecolor() for p in ax.patches]
+    for k, place, ink in zip(order, range(4), inks, strict=True):
+      red, _, blue, _ = ink  # else grey
+      assert (blue > red + 0.1) == (k == 3)
+      assert (red > blue + 0.1) == (k != 3 and place == 0)
+
+
+def test_the_hardest_stand_in_a_row_of_their_class():
+  image = np.zeros((8, 8, 3), np.uint8)
+  cases = [
+    examples.Case(image, f'{i}.jpg', name, 0.9 - i / 10)
+    for i, name in enumerate(('bee', 'ant', 'ant'))
+  ]
+  hard = examples.Hard('ant', 5, 1, cases[:1], cases[1:])
+  fig = panels.losses([hard, hard._replace(name='bee', wrong=2)], each=2)
+  titles = [ax.get_title() for ax in fig.axes if ax.get_title()]
+  row = ['bee 90%\n0.jpg', 'ant 80%\n1.jpg', 'ant 70%\n2.jpg']
+  assert titles == row * 2
+  heads = [text.get_text() for ax in fig.axes for text in ax.texts]
+  assert heads[::2] == [
+    'ant: 1 of 5 wrong, the most',
+    'bee: 2 of 5 wrong, the most',
+  ]
+  assert_readable(fig)
+
+
+def test_neighbours_say_how_far_and_whether_alike():
+  image = np.zeros((8, 8, 3), np.uint8)
+  near = [
+    panels.Neighbour(image, 'ant', 'a/1.jpg', 12.3456, True),
+    panels.Neighbour(image, 'bee', 'b/1.jpg', 20.0, False),
+    panels.Neighbour(image, '', 'c.jpg', 20.5, None),
+  ]
+  fig = panels.neighbours([image], ['ant\na/0.jpg'], [near])
+  titles = [ax.title for ax in fig.axes if ax.get_title()]
+  assert [title.get_text().split() for title in titles] == [
+    ['ant', 'a/0.jpg'],
+    ['=', 'ant', '12.35', 'a/1.jpg'],
+    ['bee', '20', 'b/1.jpg'],
+    ['20.5', 'c.jpg'],
+  ]
+  assert [title.get_color() for title in titles] == [
+    *(canvas.INK, canvas.RIGHT, canvas.WRONG, canvas.INK)
+  ]
+
+
+@pytest.mark.parametrize('features', [1, 6, 12, 24, 48, 96])
+def test_kernels_are_large_at_any_width(features):
+  kernels = np.random.default_rng(0).normal(size=(2, 3, 3, 3, features))
+  params = {'conv1': {'kernel': kernels.astype(np.float32)}}
+  height, width = np.array(pictures.conv1_kernels(params).shape[:2]) // 12
+  assert height * width >= 2 * features > (height - 2) * width
+  assert features < 48 or width == 16
+  assert width <= 16 and width >= height / 2
 
 
 def test_kernels_are_tensorboards_tiles():
@@ -253,6 +305,11 @@ def test_rows_of_what_is_no_run(tmp_path):
     writers.read_rows(tmp_path)
   (tmp_path / 'metrics.jsonl').write_text('{"epoch": 1}\n{"epoch": 2, "tr')
   assert writers.read_rows(tmp_path) == [{'epoch': 1}]
+
+
+def test_names_are_cut_in_the_middle():
+  assert canvas.clipped('train/a.jpg', 11) == 'train/a.jpg'
+  assert canvas.clipped('a\ntrain/12345.jpg', 11) == 'a\ntrain…5.jpg'
 
 
 def test_names_are_as_long_as_they_must_be():

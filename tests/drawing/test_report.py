@@ -5,6 +5,7 @@ import dataclasses
 import html.parser
 import io
 import os
+import re
 import shutil
 import types
 
@@ -24,7 +25,8 @@ from alexnet_jax.training import saved
 from configs import default
 
 pytestmark = pytest.mark.usefixtures('cached')
-VOID = {'meta', 'img', 'br'}
+VOID = {'meta', 'img', 'br', 'wbr'}
+CURVES = ['loss', 'top-1 error', 'learning rate']
 
 
 class Page(html.parser.HTMLParser):
@@ -91,10 +93,14 @@ def test_a_run_leaves_its_report(program, reference, tmp_path):
   found = Page((workdir / 'report.html').read_text())
   # Small files of a test: 11 photographs, 6 of them with 5 neighbours.
   names = [name for name, _ in found.images]
-  assert names[:2] == ['curves', 'kernels of conv1']
-  assert names.index('confusion') == 2 + 11
-  # Curves, kernels, confusion and health.
-  assert len(names) == 4 + 11 + 6 * (1 + 5)
+  assert names[:4] == [*CURVES, 'kernels of conv1']
+  assert names.index('confusion') == 4 + 11
+  # Of each class all are among the least sure, for it has at most 2.
+  hard = re.findall(r'(\d+) of (\d+) wrong', ' '.join(found.words))
+  wrong, all_of_them = np.array(hard, int).sum(0)
+  assert all_of_them == 11
+  # Confusion and health.
+  assert len(names) == 4 + 11 + 2 + (11 + wrong) + 6 * (1 + 5)
 
 
 def test_the_numbers_are_those_of_the_run(run):
@@ -115,7 +121,7 @@ def test_the_numbers_are_those_of_the_run(run):
       f'{100 * row[f"{split}/top5_error"]:.1f} %',
       f'{row[f"{split}/loss"]:.3f}',
     ]
-  assert rows['2012: 1 network (#145)'] == ['–', '40.7 %', '18.2 %', '–']
+  assert not any('2012' in name for name in rows)
   assert rows['model.lrn.size'] == ['5']
   assert any('health' in words.lower() for words in found.words)
 
@@ -135,7 +141,7 @@ def test_several_runs_are_compared(run):
   first = dataclasses.replace(run, open_data=gone)
   found = Page(run_report.make_report([first, other], 11, 36))
   assert [name for name, _ in found.images] == [
-    *('curves', 'kernels of conv1', 'kernels of conv1', 'health')
+    *(*CURVES, 'kernels of conv1', 'kernels of conv1', 'health')
   ]
   assert 'no data set pictures.' in found.words
   differ = found.words.index('What differs:')
@@ -173,6 +179,7 @@ def by_hand():
     return {'image': np.full((256, 256, 3), light, np.uint8), 'label': label}
 
   class Data:
+    class_names, num_classes = NAMES, len(NAMES)
     examples = {
       'train': [example(20 * i, i) for i in range(9)],
       'test': [example(light, label) for light, label, _ in TEST],
@@ -183,6 +190,9 @@ def by_hand():
 
     def source(self, split):
       return self.examples[split]
+
+    def files(self, split, indices):
+      return [f'{split}/{index}.jpg' for index in indices]
 
   class Model:
     config, step = default.get_config(), 1
@@ -195,8 +205,12 @@ def by_hand():
       return np.array([[image[0, 0, 0]] for image in images], np.float32)
 
     def predict(self, images):
-      taken = {light: number for light, _, number in TEST}
-      return np.eye(9)[[taken[image[0, 0, 0]] for image in images]]
+      """Photograph i with a probability of 0.5 + 0.03 i."""
+      lights = [light for light, *_ in TEST]
+      order = [lights.index(image[0, 0, 0]) for image in images]
+      share = 0.5 + 0.03 * np.array(order)[:, None]
+      taken = np.eye(9)[[TEST[i][2] for i in order]]
+      return share * taken + (1 - share) / 8 * (1 - taken)
 
   environment = {'alexnet_jax': '1', 'commit': '', 'jax': '1', 'devices': ['x']}
   run = run_report.Run(
@@ -244,24 +258,64 @@ def test_the_page_says_what_was_taken_for_what(by_hand):
 def test_the_page_shows_the_nearest(by_hand):
   """Every other photograph, then all 5 by the distance in light."""
   names = [name for name, _ in by_hand.page.images]
-  shown = names[names.index('confusion') + 1 :]
+  text = ''.join(by_hand.page.words)
+  assert 'test/0.jpg' in text and 'train/8.jpg' in text
+  shown = names[-36:]
   assert [' '.join(shown[i : i + 6]) for i in range(0, len(shown), 6)] == [
-    'ant ant cat eel gnu ibis',  # 5: 0, 40, 80, 120, 160
-    'bee ibis gnu eel cat ant',  # 150: 160, 120, 80, 40, 0
-    'cat eel gnu cat ibis ant',  # 85: 80, 120, 40, 160, 0
-    'ant cat eel ant gnu ibis',  # 45: 40, 80, 0, 120, 160
-    'ibis gnu eel ibis cat ant',  # 115: 120, 80, 160, 40, 0
-    'eel eel cat gnu ant ibis',  # 70: 80, 40, 120, 0, 160
+    'ant ant 5 cat 35 eel 75 gnu 115 ibis 155',  # 5: 0, 40, 80, 120, 160
+    'bee ibis 10 gnu 30 eel 70 cat 110 ant 150',  # 150: 160, 120, 80, 40, 0
+    'cat eel 5 gnu 35 cat 45 ibis 75 ant 85',  # 85: 80, 120, 40, 160, 0
+    'ant cat 5 eel 35 ant 45 gnu 75 ibis 115',  # 45: 40, 80, 0, 120, 160
+    'ibis gnu 5 eel 35 ibis 45 cat 75 ant 115',  # 115: 120, 80, 160, 40, 0
+    'eel eel 10 cat 30 gnu 50 ant 70 ibis 90',  # 70: 80, 40, 120, 0, 160
   ]
 
 
-def test_the_page_has_every_number_of_2012(by_hand):
+def test_the_page_shows_the_hardest(by_hand):
+  """The worst classes first; of each the wrong ones by the probability of the
+  class, which is least where another's is largest, then the least sure."""
+  names = [name for name, _ in by_hand.page.images]
+  shown = names[names.index('confusion') + 1 : -36]
+  dog, ibis = ['ibis 83%'] * 2, ['dog 74%'] * 2
+  ant = ['bee 77%', 'bee 59%', 'bee 53%', 'ant 50%', 'bee 53%', 'bee 59%']
+  cat = ['ant 62%', 'ant 62%', 'cat 71%']
+  assert shown == [
+    *(*dog, *ibis, *ant, 'ant 68%', *cat),
+    *('bee 56%', 'bee 65%', 'eel 80%'),
+  ]
+  assert [w for w in by_hand.page.words if w.endswith(' wrong')] == [
+    *('dog: 1 of 1 wrong', 'ibis: 1 of 1 wrong', 'ant: 3 of 5 wrong'),
+    *('cat: 1 of 2 wrong', 'bee: 0 of 2 wrong', 'eel: 0 of 1 wrong'),
+  ]
+
+
+def test_the_table_has_the_error_of_the_matrix(by_hand):
+  (row,) = [row for row in by_hand.page.rows if row[0].endswith(', now')]
+  right = [0.5 + 0.03 * i for i, (_, a, b) in enumerate(TEST) if a == b]
+  wrong = [(0.5 - 0.03 * i) / 8 for i, (_, a, b) in enumerate(TEST) if a != b]
+  loss = -np.log([*right, *wrong]).mean()
+  assert row[0] == 'by hand, test, step 1, now'
+  assert row[1:3] == ['–', '50.0 %'] and row[4] == f'{loss:.3f}'
+  text = ' '.join(by_hand.page.words)
+  assert 'All 12 photographs of test. 50.0% of them are wrong' in text
+
+
+def test_the_page_has_every_number_of_2012(run):
   """Table 2 of the paper, and what the authors' program logged."""
   assert [numbers for _, *numbers in run_report.PAPER] == [
     *([40.7, 18.2], [42.034, 19.362], [41.058, 18.51], [41.828, 19.33]),
     *([38.1, 16.4], [36.7, 15.4]),
   ]
-  rows = [row for row in by_hand.page.rows if row[0].startswith('2012: ')]
+
+  def gone():
+    raise UserError('run `prepare`')
+
+  model = types.SimpleNamespace(**vars(run.model))
+  model.class_names = [f'n{i:08}' for i in range(1000)]
+  run = dataclasses.replace(run, model=model, open_data=gone)
+  found = Page(run_report.make_report([run], 1, 1))
+  assert 'prepare' in found.words  # as code, without its marks
+  rows = [row for row in found.rows if row[0].startswith('2012: ')]
   assert rows == [
     ['2012: 1 network (#145)', '–', '40.7 %', '18.2 %', '–'],
     [
