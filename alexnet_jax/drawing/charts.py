@@ -132,6 +132,7 @@ def throughput(panels: Mapping[str, Series], note: str) -> Figure:
       ax.plot(
         *zip(*points, strict=True),
         marker='osD'[number % 3],
+        linestyle=('-', '--', ':')[number % 3],
         markersize=5,
         mfc='none',
         color=canvas.colour(number),

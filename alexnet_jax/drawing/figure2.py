@@ -1,6 +1,7 @@
 """Figure 2: the towers, drawn from the description of the network."""
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,10 @@ from alexnet_jax.models.describe import Layer
 
 _TILT = (0.34, 0.22)  # where the depth of a box goes on the page
 _COLUMN, _ROW, _LINE = 2.0, 3.0, 0.45  # between layers, towers, table rows
+_LETTERS = 17  # that a column of the table has room for
 _TOTALS = 0.2  # where they stand
 _INCH = 0.56  # a unit of these
-_THEN = (
-  'then: response normalization and pooling, with the side of the maps they '
-  'leave.'
-)
+_THEN = 'then: the steps that follow, with the side of the maps they leave.'
 _RECEIVED = (
   'received: by the device of a tower, per image, in the forward pass; as much '
   'of gradients on the way back, but for fc8.'
@@ -46,7 +45,9 @@ def draw_network(
   middle = sum(ys) / towers
   bottom = ys[-1] - 2.0
   left, right = -2.3, xs[-1] + 0.9
-  low, high = bottom - 6.1 * _LINE, 1.75
+  steps = [_describe_steps(layer) for layer in layers]
+  lines = 1 + max(text.count('\n') for text in steps)
+  low, high = bottom - (5.5 + 0.6 * lines) * _LINE, 1.75
   fig = canvas.figure(_INCH * (right - left), _INCH * (high - low))
   fig.set_layout_engine('none')
   ax = fig.add_axes((0, 0, 1, 1))
@@ -70,13 +71,14 @@ def draw_network(
   if towers > 1:
     for tower, y in enumerate(ys):
       ax.text(left, y, f'tower {tower + 1}', fontsize=9, color=canvas.FAINT)
-  _write_numbers(ax, layers, received, xs, left, bottom)
+  _write_numbers(ax, layers, steps, received, xs, left, bottom)
   return fig
 
 
 def _write_numbers(
   ax: Axes,
   layers: Sequence[Layer],
+  steps: list[str],
   received: list[int],
   xs: list[float],
   left: float,
@@ -84,7 +86,7 @@ def _write_numbers(
 ) -> None:
   """The table below the towers."""
   rows: dict[str, list[Any]] = {
-    'then': [_describe_steps(layer) for layer in layers],
+    'then': steps,
     'neurons': [layer.neurons for layer in layers],
     'parameters': [layer.parameters for layer in layers],
   }
@@ -94,7 +96,7 @@ def _write_numbers(
     notes.append(_RECEIVED)
 
   def write(x: float, text: str, **options: Any) -> None:
-    style: dict[str, Any] = {'ha': 'center', 'va': 'center', 'fontsize': 8.5}
+    style: dict[str, Any] = {'ha': 'center', 'va': 'top', 'fontsize': 8.5}
     ax.text(x, y, text, **(style | options))
 
   for x, layer in zip(xs, layers, strict=True):
@@ -110,10 +112,9 @@ def _write_numbers(
     numbers = [cell for cell in cells if isinstance(cell, int)]
     if numbers:
       write(_TOTALS, f'{sum(numbers):,}', color=ink)
-    y -= _LINE
-  write(
-    left, '\n'.join(notes), ha='left', va='top', fontsize=7.5, color=_NOTE_INK
-  )
+    lines = max(str(cell).count('\n') for cell in cells)
+    y -= (1 + 0.6 * lines) * _LINE
+  write(left, '\n'.join(notes), ha='left', fontsize=7.5, color=_NOTE_INK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,5 +198,5 @@ def _describe_steps(layer: Layer) -> str:
   words = {'avg_pool': 'pool', 'map_norm': 'norm'}
   text = ', '.join(words.get(step.kind, step.kind) for step in layer.then)
   if layer.after != layer.output:
-    text += f' to {layer.after[0]}²'
-  return text or '–'
+    text += f'\xa0to\xa0{layer.after[0]}²'  # on one line
+  return textwrap.fill(text, _LETTERS) or '–'

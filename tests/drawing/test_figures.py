@@ -111,6 +111,16 @@ def test_a_net_of_one_tower_of_another_kind():
   assert not any('stride' in text or 'received' in text for text in texts)
 
 
+def test_long_names_of_steps_have_lines_of_their_own():
+  config = imagenet2012.get_config()
+  config.model.batch_norm = {'momentum': 0.9, 'epsilon': 1e-5}
+  for name in ('conv1', 'conv2', 'conv5'):
+    config.model[name].then = ('batch_norm', 'act', 'norm', 'avg_pool')
+  layers = describe(configure(config).model, 3, 224)
+  texts = assert_readable(figure2.draw_network(layers, {}, 224))
+  assert 'batch_norm, act,\nnorm, pool\xa0to\xa027²' in texts
+
+
 def assert_readable(fig) -> list[str]:
   """No text over another, none outside; returns them."""
   fig.canvas.draw()
