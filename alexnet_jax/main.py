@@ -57,6 +57,12 @@ _VIEWS = flags.DEFINE_enum(
   'image, too; a grid of three by three; four corners and the centre, and '
   'their mirror images.',
 )
+_PER_CLASS = flags.DEFINE_bool(
+  'per_class',
+  False,
+  'With --mode=eval: errors and confusions by class, too, as a table here and '
+  'in <workdir>/per_class_<split>.csv and .json.',
+)
 _PROFILE = flags.DEFINE_string(
   'profile',
   None,
@@ -133,7 +139,7 @@ def _report(workdir: str) -> None:
   command = [sys.executable, '-m', 'alexnet_jax.report', workdir]
   try:
     subprocess.run(
-      [*command, '--photographs=128', '--gallery=256'],
+      [*command, '--photographs=1000', '--gallery=256'],
       env=os.environ | {'JAX_PLATFORMS': 'cpu'},
       check=True,
       timeout=_PATIENCE,
@@ -177,6 +183,7 @@ def _run() -> int:
       split=_SPLIT.value,
       views=int(_VIEWS.value),
       overrides=config_flags.get_override_values(flags.FLAGS['config']),
+      classes=_PER_CLASS.value,
     )
     return 0
   return loop.train_and_evaluate(

@@ -23,7 +23,7 @@ _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Folder of data sets. Default: as each run had it.'
 )
 _PHOTOGRAPHS = flags.DEFINE_integer(
-  'photographs', 500, 'To predict, at most.', lower_bound=1
+  'photographs', 5000, 'To predict, at most.', lower_bound=1
 )
 _GALLERY = flags.DEFINE_integer(
   'gallery',

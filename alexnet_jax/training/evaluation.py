@@ -23,11 +23,13 @@ from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.runtime.writers import Progress
-from alexnet_jax.training import feed
+from alexnet_jax.training import feed, per_class
 from alexnet_jax.training.saved import read_meta, read_statistics, restore
 from alexnet_jax.training.settings import Data, configure
 from alexnet_jax.training.state import Setup, TrainState, open_setup
 from alexnet_jax.training.views import PREPROCESSING, test_views
+
+Measure = type[Metrics] | type[per_class.PerClass]
 
 
 class Evaluator:
@@ -41,6 +43,7 @@ class Evaluator:
     reading: Data,
     batch_size: int,
     views: int = 1,
+    measure: Measure = Metrics,
   ):
     """Compiles nothing yet.
 
@@ -51,6 +54,7 @@ class Evaluator:
       reading: how many workers read, and how far ahead.
       batch_size: images of a step.
       views: 1, 2, 9 or 10 (`views.test_views`); softmax averaged (§4.1).
+      measure: whose `of` a batch is summed with.
 
     Raises:
       UserError: there is no such split or number of views.
@@ -60,11 +64,11 @@ class Evaluator:
     self.num_examples = dataset.num_examples(split)
     self._reading, self._batch_size = reading, batch_size
     self._rows = sharding.local_rows(setup.batch_sharding, self._batch_size)
-    self._step = make_eval_step(setup, views)
+    self._step = make_eval_step(setup, views, measure)
 
   def __call__(
     self, *networks: nnx.State, progress: Progress | None = None
-  ) -> dict[str, float]:
+  ) -> dict[str, Any]:
     """Mean loss and errors over the split.
 
     Args:
@@ -72,7 +76,8 @@ class Evaluator:
       progress: told of the examples done.
 
     Returns:
-      'loss', 'top1_error', 'top5_error'; errors are fractions of 1.
+      'loss', 'top1_error', 'top5_error'; errors are fractions of 1; and what
+      else the measure has.
     """
     total = None
     place = self._setup.batch_sharding
@@ -103,12 +108,14 @@ class Evaluator:
     return total.compute()
 
 
-def make_eval_step(setup: Setup, views: int) -> functools.partial:
+def make_eval_step(
+  setup: Setup, views: int, measure: Measure = Metrics
+) -> functools.partial:
   """One compiled step of an evaluation over the whole mesh.
 
   Returns:
     A function of a tuple with the parameters of each network and a batch with
-    'mask' that gives `Metrics` of the batch: a jitted one, with the constants
+    'mask' that gives the measure of the batch: a jitted one, with the constants
     of the views filled in.
   """
 
@@ -122,7 +129,7 @@ def make_eval_step(setup: Setup, views: int) -> functools.partial:
     ]
     log_mean = _log_mean(jnp.stack(logs))  # [b, classes]
     labels, mask = setup.replica_rows((batch['label'], batch['mask']))
-    sums = Metrics.of(log_mean, labels, mask)
+    sums = measure.of(log_mean, labels, mask)
     return lax.psum(sums, sharding.DATA)
 
   @jax.jit
@@ -235,7 +242,8 @@ def evaluate_checkpoint(
   split: str,
   views: int,
   overrides: Collection[str] = (),
-) -> dict[str, float]:
+  classes: bool = False,
+) -> dict[str, Any]:
   """Evaluates a checkpoint of the run in `workdir` and prints the errors.
 
   Args:
@@ -246,9 +254,11 @@ def evaluate_checkpoint(
     split: 'train', 'validation' or 'test'.
     views: 1, 2, 9 or 10.
     overrides: as `open_checkpoint` takes them.
+    classes: print a table of errors and confusions by class, too, and write it
+      to per_class_SPLIT.csv and .json in the (first) workdir.
 
   Returns:
-    'loss', 'top1_error', 'top5_error'.
+    'loss', 'top1_error', 'top5_error', and 'per_class' of classes.
 
   Raises:
     UserError: there is no such checkpoint, split or number of views, or the
@@ -269,7 +279,13 @@ def evaluate_checkpoint(
       )
   settings = configure(config)
   evaluator = Evaluator(
-    setup, dataset, split, settings.data, settings.eval_batch_size, views
+    setup,
+    dataset,
+    split,
+    settings.data,
+    settings.eval_batch_size,
+    views,
+    per_class.PerClass if classes else Metrics,
   )
   show = jax.process_index() == 0
   with Progress(evaluator.num_examples, 'images', split, show=show) as progress:
@@ -281,6 +297,13 @@ def evaluate_checkpoint(
     f'{values["top1_error"]:.3%}, top-5 error {values["top5_error"]:.3%}',
     flush=True,
   )
+  if classes and show:
+    about = {'runs': list(map(str, workdirs)), 'steps': steps, 'views': views}
+    per_class.write(
+      files.folder(workdirs[0]) / f'per_class_{split}',
+      per_class.make_table(values['per_class'], dataset.class_names),
+      {'data set': dataset.name, 'split': split, **about},
+    )
   return values
 
 

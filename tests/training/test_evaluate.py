@@ -1,7 +1,10 @@
 """Errors of a checkpoint: every example once, and refusals in one message."""
 
+import collections
+import csv
 import dataclasses
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
@@ -267,3 +270,39 @@ def test_a_decoder_that_is_not_installed_is_named(data_dir, monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
   with pytest.raises(UserError, match="decoder='simplejpeg' is not installed"):
     builders.open_dataset('pictures', data_dir, 'simplejpeg')
+
+
+# ---- Class by class.
+
+
+def test_a_table_by_class(config, reference, tmp_path, capsys):
+  workdir = shutil.copytree(reference, tmp_path / 'run')
+  config.evals.batch_size = 4
+  values = evaluate.evaluate_checkpoint(
+    config, workdir, 'best', 'validation', 1, classes=True
+  )
+  probabilities, labels = oracle_means(config, workdir, 'best', 'validation', 1)
+  order = np.argsort(-probabilities, axis=1)
+  assert values['top1_error'] == (order[:, 0] != labels).mean()
+  with (workdir / 'per_class_validation.csv').open() as file:
+    table = list(csv.DictReader(file))
+  said = json.loads((workdir / 'per_class_validation.json').read_text())
+  assert (said['split'], said['views']) == ('validation', 1)
+  assert len(table) == len(said['classes']) == 6
+  shown = capsys.readouterr().out
+  errors = []
+  for line, row in zip(table, said['classes'], strict=True):
+    mine = order[labels == int(row['class'])]
+    wrong = mine[mine[:, 0] != int(row['class']), 0]
+    p, n = len(wrong) / len(mine), len(mine)
+    errors.append(p)
+    assert row['pictures'] == int(line['pictures']) == n
+    assert row['top1_error'] == float(line['top1_error']) == p
+    np.testing.assert_allclose(row['stderr'], np.sqrt(p * (1 - p) / n))
+    top5 = (mine[:, :5] != int(row['class'])).all(1).mean()
+    assert row['top5_error'] == top5
+    right = probabilities[labels == int(row['class']), int(row['class'])]
+    np.testing.assert_allclose(row['loss'], -np.log(right).mean(), rtol=1e-4)
+    assert row['taken_for'] == dict(collections.Counter(map(str, wrong)))
+    assert f'{n}  {row["class"]}: ' in shown
+  assert errors == sorted(errors, reverse=True)
