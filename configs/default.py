@@ -26,6 +26,10 @@ def get_config() -> ConfigDict:
   config.seed = 0
   # Images per step over all devices (§5: 128).
   config.batch_size = 32  # *small*
+  # Parts in which each device takes its share of a batch, one after the other:
+  # the same step in less memory (batch normalization aside, which averages
+  # over a part).
+  config.accumulate = 1
   # How long to train (§5: about 90 cycles). Lengths here are '90 epochs' or
   # '500 steps'; an epoch is as many images as the training split has.
   config.length = '7 epochs'  # *small*
@@ -38,6 +42,9 @@ def get_config() -> ConfigDict:
   config.matmul_precision = 'highest'
   # Repeat to the bit on GPUs, too, at some cost in speed; CPUs and TPUs do.
   config.deterministic = False
+  # The share of a label that the loss of training spreads over all classes
+  # (Szegedy et al. 2016, section 7); the paper has none.
+  config.label_smoothing = 0.0
   # Between two progress lines and rows of training metrics.
   config.log_every = '20 steps'
 
@@ -114,6 +121,10 @@ def get_config() -> ConfigDict:
   optimizer.learning_rate_multipliers = (('', 1.0),)
   # Decay on weights only.
   optimizer.decay_multipliers = (('bias', 0.0), ('', 1.0))
+  # Also keep a running average of the parameters, of which each step replaces
+  # the share 1 - ema, such as 0.999; 0: none. It is evaluated beside them, as
+  # the split's name with `_ema`, and never trained on.
+  optimizer.ema = 0.0
 
   config.schedule = schedule = ConfigDict()
   # 'staircase': rates by epoch; 'plateau': divide the rate when the top-1

@@ -32,7 +32,9 @@ def batch_sharding(
   return NamedSharding(mesh, P(axes))
 
 
-def local_rows(place: NamedSharding, batch_size: int) -> list[int]:
+def local_rows(
+  place: NamedSharding, batch_size: int, accumulate: int = 1
+) -> list[int]:
   """Rows of the global batch that this process's devices hold, in order.
 
   Two processes hold the same rows where the batch does not lie over the axis
@@ -41,17 +43,20 @@ def local_rows(place: NamedSharding, batch_size: int) -> list[int]:
   Args:
     place: of `batch_sharding`.
     batch_size: rows of the global batch.
+    accumulate: parts that each device takes its rows in.
 
   Raises:
-    UserError: the batch does not divide over the devices.
+    UserError: the batch does not divide over the devices and the parts.
   """
   axes = place.spec[0]
   names = (axes,) if isinstance(axes, str) else axes
   parts = math.prod(place.mesh.shape[name] for name in names)
-  if batch_size % parts:
+  if batch_size % (parts * accumulate):
+    each = f' in {accumulate} parts each' if accumulate > 1 else ''
     raise UserError(
-      f'a batch of {batch_size} does not divide over {parts} devices '
-      '(config.batch_size, config.evals.batch_size, config.mesh)'
+      f'a batch of {batch_size} does not divide over {parts} devices{each} '
+      '(config.batch_size, config.evals.batch_size, config.accumulate, '
+      'config.mesh)'
     )
   held = place.addressable_devices_indices_map((batch_size,))
   rows = (range(batch_size)[index[0]] for index in held.values() if index)

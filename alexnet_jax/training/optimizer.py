@@ -37,12 +37,15 @@ class Rule(Checked, part='optimizer'):
     learning_rate_multipliers: ordered (pattern, multiplier); the first pattern
       that is found in a parameter's name, such as 'conv1/kernel', decides.
     decay_multipliers: likewise, of `weight_decay`.
+    ema: the share of the old average in the running average of the
+      parameters; 0: none is kept.
   """
 
   momentum: Annotated[float, Range(0, 1)]
   weight_decay: Annotated[float, Range(0, FLOAT32)]
   learning_rate_multipliers: Rules
   decay_multipliers: Rules
+  ema: Annotated[float, Range(0, 0.999999)]
 
   def __post_init__(self):
     super().__post_init__()

@@ -151,9 +151,8 @@ def start(
       flush=True,
     )
   params = names.filled(initial.params, put)
-  return TrainState(
-    initial.step, params, initial.opt_state, initial.nonfinite_step
-  )
+  average = jax.tree.map(jnp.copy, params) if initial.average else None
+  return dataclasses.replace(initial, params=params, average=average)
 
 
 def _check_use(

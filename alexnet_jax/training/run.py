@@ -215,20 +215,29 @@ class Run:
     """A row of errors on validation, which may move the rate."""
     self._check_finite()
     split = self.settings.evals.split
-    values = self.evaluator(self.state.params)
-    self.error = values['top1_error']
-    row = _named(split, values)
-    self._write({**row, **self._health(values['loss'])})
+    row = self._measure(split, self.evaluator)
+    self.error = row[f'{metrics.prefix(split)}/top1_error']
+    loss = row[f'{metrics.prefix(split)}/loss']
+    self._write({**row, **self._health(loss)})
     self.schedule.observe(self.course.planned_epoch(self.step), self.error)
-    self._say(split, values)
     for name, draw in self.pictures.items():
       self.writer.image(self.step, name, draw(self.state.params))
     if self.ended() and self.final_evaluator:
       split = self.settings.evals.final_split
-      values = self.final_evaluator(self.state.params)
-      self._write(_named(split, values))
-      self._say(split, values)
+      self._write(self._measure(split, self.final_evaluator))
     self.meter.restart()
+
+  def _measure(self, split: str, evaluate: Evaluator) -> dict[str, float]:
+    """A row: the errors of the parameters, and those of their average."""
+    networks = {split: self.state.params}
+    if self.state.average is not None:
+      networks[f'{split}_ema'] = self.state.average
+    row = {}
+    for name, params in networks.items():
+      values = evaluate(params)
+      self._say(name, values)
+      row |= _named(name, values)
+    return row
 
   def _health(self, loss: float) -> dict[str, float]:
     """Of the state on the last step's images; sounds the alarm."""

@@ -66,11 +66,13 @@ class Settings(Checked):
 
   seed: Annotated[int, Range(0, 2**31 - 1)]
   batch_size: Annotated[int, Range(1, MANY)]
+  accumulate: Annotated[int, Range(1, MANY)]
   length: str
   dtype: Annotated[str, choice('float32', 'bfloat16')]
   # Of `jax.default_matmul_precision`.
   matmul_precision: Annotated[str, choice('default', 'high', 'highest')]
   deterministic: bool
+  label_smoothing: Annotated[float, Range(0, 0.999)]
   log_every: str
   data: Data
   augment: Augment

@@ -42,12 +42,14 @@ class TrainState:
     opt_state: of the Optax chain: the velocity.
     nonfinite_step: int32, the first step whose loss or update was not
       finite; -1: none. A state with another value is never saved.
+    average: of the parameters over the steps, with `config.optimizer.ema`.
   """
 
   step: Any
   params: nnx.State
   opt_state: Any
   nonfinite_step: Any
+  average: nnx.State | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Setup:
     schedule: the plan of the learning rates.
     seed: of all draws.
     batch_size: images of a training step.
+    accumulate: parts of a step, one after the other.
+    label_smoothing: of the loss that a step differentiates.
     matmul_precision: how accelerators multiply float32.
     init: makes the initial state; only meant to be traced.
   """
@@ -79,6 +83,8 @@ class Setup:
   schedule: Plan
   seed: int
   batch_size: int
+  accumulate: int
+  label_smoothing: float
   matmul_precision: str
   init: Callable[[], TrainState]
 
@@ -138,6 +144,8 @@ def make_setup(
     UserError: views are too small or too large, or a rule fits no parameter.
   """
   own = settings.mesh.make_towers()
+  place = sharding.batch_sharding(mesh, own.batch_axes)
+  sharding.local_rows(place, settings.batch_size, settings.accumulate)
 
   def make_model() -> nnx.Module:
     return make_network(
@@ -168,6 +176,8 @@ def make_setup(
     schedule=plan,
     seed=settings.seed,
     batch_size=settings.batch_size,
+    accumulate=settings.accumulate,
+    label_smoothing=settings.label_smoothing,
     matmul_precision=settings.matmul_precision,
     init=init,
   )
@@ -180,6 +190,7 @@ def start_state(rule: Rule, params: nnx.State) -> TrainState:
     params=params,
     opt_state=initial_velocity(rule, params),
     nonfinite_step=jnp.full((), -1, jnp.int32),
+    average=jax.tree.map(jnp.copy, params) if rule.ema else None,
   )
 
 

@@ -1,7 +1,7 @@
 """One training step of §5: views, forward, backward, momentum, compiled once
 for the whole mesh."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -44,7 +44,7 @@ def loss_and_logits(
   model = nnx.merge(setup.graphdef, params, copy=True)
   logits = model(cuts, keys)
   with jax.named_scope('loss'):
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    losses = cross_entropies(logits, labels, setup.label_smoothing)
     # Summed over the mesh inside, so the gradient comes out summed, too.
     # The optimizer takes the mean: what towers send back may be float16, in
     # which gradients of the mean would vanish.
@@ -52,30 +52,61 @@ def loss_and_logits(
   return loss, (logits, nnx.state(model, nnx.BatchStat))
 
 
-def row_keys(
-  key: jax.Array,
-  axes: tuple[str, ...],
-  rows: int,
-  purpose: int,
-  share: int = 1,
+def cross_entropies(
+  logits: jax.Array, labels: jax.Array, smoothing: float
 ) -> jax.Array:
-  """Inside `shard_map`: a key for each of this device's rows.
+  """Of each example, in nats: float32 [b].
+
+  Args:
+    logits: [b, classes].
+    labels: int32 [b].
+    smoothing: the share of a label that is spread over all classes evenly
+      (Szegedy et al. 2016, §7).
+  """
+  if not smoothing:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  wanted = jax.nn.one_hot(labels, logits.shape[1])
+  return optax.softmax_cross_entropy(
+    logits, optax.smooth_labels(wanted, smoothing)
+  )
+
+
+def running_average(
+  average: nnx.State | None, params: nnx.State, ema: float, step: jax.Array
+) -> nnx.State | None:
+  """The average after a step: average <- d average + (1 - d) params.
+
+  d is `ema`, and (1 + step) / (10 + step) while that is less, so that the
+  initial weights are soon forgotten (TensorFlow's ExponentialMovingAverage).
+
+  Args:
+    average: before the step; None: none is kept.
+    params: after it.
+    ema: of `config.optimizer`.
+    step: int32, steps done before this one.
+  """
+  if average is None:
+    return None
+  share = 1 - jnp.minimum(ema, (1 + step) / (10 + step))
+  return optax.incremental_update(params, average, share)
+
+
+def row_keys(key: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
+  """A key for each of some rows of the batch.
 
   Args:
     key: of the step.
-    axes: the mesh axes that the rows lie over.
-    rows: how many are here.
+    rows: int32 [b], their numbers in the whole batch.
     purpose: `VIEW` or `DROPOUT`.
-    share: rows of the batch, one after the other, that have one key.
 
   Returns:
-    [rows] typed keys.
+    [b] typed keys.
   """
 
   def of(row: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.fold_in(key, row // share), purpose)
+    return jax.random.fold_in(jax.random.fold_in(key, row), purpose)
 
-  return jax.vmap(of)(lax.axis_index(axes) * rows + jnp.arange(rows))
+  return jax.vmap(of)(rows)
 
 
 class TrainStep:
@@ -130,6 +161,39 @@ class TrainStep:
     return self._step.lower(*arguments).compile()
 
 
+def add_parts(
+  function: Callable[[Any, Any], tuple[Any, Any]],
+  carry: Any,
+  rows: Any,
+  parts: int,
+) -> tuple[Any, Any]:
+  """What a function gives of some rows, as sums over parts of them.
+
+  Only one part's activations are in memory at a time.
+
+  Args:
+    function: (carry, rows) to (carry, sums).
+    carry: handed from part to part.
+    rows: a tree of arrays [b, ...].
+    parts: how many, a divisor of b.
+
+  Returns:
+    (carry, sums).
+  """
+  if parts == 1:
+    return function(carry, rows)
+  split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), rows)
+  first = jax.tree.map(lambda x: x[0], split)
+  _, sums = jax.eval_shape(function, carry, first)
+
+  def add(so_far, part):
+    carry, sums = so_far
+    carry, more = function(carry, part)
+    return (carry, jax.tree.map(jnp.add, sums, more)), None
+
+  return lax.scan(add, (carry, jax.tree.map(jnp.zeros_like, sums)), split)[0]
+
+
 def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
   """The step of `TrainStep` as a function of state, batch, learning rates,
   constants and cache. To lower and compile it takes no devices."""
@@ -142,33 +206,45 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
     constants: views.Constants,
     cache: Batch | None,
   ):
-    if cache is not None:
-      batch = {name: whole[batch['index']] for name, whole in cache.items()}
-    images = batch['image']  # [b, S, S, 3]
-    labels = setup.replica_rows(batch['label'])
     # Every draw is a function of (seed, step, example, purpose[, tower]),
-    # never of the device that makes it.
+    # never of the device that makes it, nor of the part of the batch.
     key = jax.random.fold_in(jax.random.key(setup.seed), state.step)
-
-    here = key, axes, len(images), VIEW
-    view_keys, places = row_keys(*here), row_keys(*here, setup.augment.share)
-    dropout_keys = row_keys(key, (sharding.DATA,), len(labels), DROPOUT)
-    cuts = images
-    if not given:
-      with jax.named_scope('augment'):
-        cuts = views.training_views(
-          setup.augment, constants, images, view_keys, places
-        )
-
+    local = len(jax.tree.leaves(batch)[0])
     params, averages = nnx.split_state(state.params, nnx.Param, nnx.BatchStat)
 
-    def loss_fn(params: nnx.State):
-      whole = nnx.merge_state(params, averages)
-      return loss_and_logits(setup, whole, cuts, labels, dropout_keys)
+    def gradients_of(averages: nnx.State, part: tuple[Batch, jax.Array]):
+      """Of a part of this device's rows: sums of gradients and metrics."""
+      batch, places = part
+      if cache is not None:
+        batch = {name: whole[batch['index']] for name, whole in cache.items()}
+      cuts = batch['image']  # [b, S, S, 3]
+      labels = setup.replica_rows(batch['label'])
+      rows = lax.axis_index(axes) * local + places
+      view_keys = row_keys(key, rows, VIEW)
+      cut_keys = row_keys(key, rows // setup.augment.share, VIEW)
+      # One device's labels, or those of all towers' devices.
+      devices = len(labels) // len(places)
+      devices = lax.axis_index(sharding.DATA) * devices + jnp.arange(devices)
+      label_rows = (devices[:, None] * local + places).reshape(-1)
+      dropout_keys = row_keys(key, label_rows, DROPOUT)
+      if not given:
+        with jax.named_scope('augment'):
+          cuts = views.training_views(
+            setup.augment, constants, cuts, view_keys, cut_keys
+          )
 
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (logits, averages)), grads = grad_fn(params)
-    sums = lax.psum(Metrics.of(logits, labels), sharding.DATA)
+      def loss_fn(params: nnx.State):
+        whole = nnx.merge_state(params, averages)
+        return loss_and_logits(setup, whole, cuts, labels, dropout_keys)
+
+      grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+      (loss, (logits, averages)), grads = grad_fn(params)
+      sums = lax.psum(Metrics.of(logits, labels), sharding.DATA)
+      return averages, (grads, loss, sums)
+
+    averages, (grads, loss, sums) = add_parts(
+      gradients_of, averages, (batch, jnp.arange(local)), setup.accumulate
+    )
     with jax.named_scope('update'):
       tx = make_optimizer(
         setup.optimizer,
@@ -184,13 +260,18 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
       # would first write out which they are. Asked of velocities, XLA on TPUs
       # would make a pass for them and another for the parameters.
       finite = jnp.isfinite(loss + sharding.total(optax.tree.sum(params)))
+      params = nnx.merge_state(params, averages)
+      average = running_average(
+        state.average, params, setup.optimizer.ema, state.step
+      )
     first_bad = (state.nonfinite_step < 0) & ~finite
     step = state.step + 1
     state = TrainState(
       step=step,
-      params=nnx.merge_state(params, averages),
+      params=params,
       opt_state=opt_state,
       nonfinite_step=jnp.where(first_bad, step, state.nonfinite_step),
+      average=average,
     )
     return state, sums
 

@@ -273,9 +273,9 @@ def test_images_that_share_are_cut_alike_on_every_mesh(mesh, axes):
     batch = sharding.put_batch(place, list(range(count)), count, images(count))
 
     def body(x):
-      here = key, axes, len(x), step.VIEW
-      places = step.row_keys(*here, share) if shared else None
-      keys = step.row_keys(*here)
+      rows = lax.axis_index(axes) * len(x) + jnp.arange(len(x))
+      keys = step.row_keys(key, rows, step.VIEW)
+      places = step.row_keys(key, rows // share, step.VIEW) if shared else None
       return augment.training_views(config, constants, x, keys, places)
 
     return np.asarray(
