@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures('cached')
 BATCH, SIZE, CROP, CLASSES = 16, 81, 70, 7
 RATES = (0.01, 0.01, 0.001)
 GRADIENTS, PARAMETERS = 1e-5, 1e-6
+PARTS = 'kernel', 'bias'
 
 
 def open_setup(mesh=(1, 1), parallelism='towers', **fields):
@@ -58,10 +59,10 @@ def batch_of(setup, seed):
   return sharding.put_batch(setup.batch_sharding, rows, BATCH, batch)
 
 
-def train(setup):
-  """The state and the metrics after each of three steps, a drop between."""
+def train(setup, rates=RATES):
+  """The state and the metrics after each step."""
   step, state, found = TrainStep(setup), setup.init_state(), []
-  for number, rate in enumerate(RATES):
+  for number, rate in enumerate(rates):
     state, sums = step(state, batch_of(setup, number), np.float32([rate]))
     found.append(jax.device_get((state, sums)))
   return found
@@ -80,9 +81,7 @@ def whole():
 @pytest.mark.parametrize(
   ('mesh', 'parallelism', 'parts'),
   [
-    ((1, 1), 'towers', 2),
-    ((1, 2), 'towers', 4),
-    ((2, 2), 'towers', 2),
+    ((1, 1), 'towers', 4),
     ((2, 2), 'owt', 2),
   ],
 )
@@ -91,7 +90,12 @@ def test_a_batch_in_parts_is_the_same_step(whole, mesh, parallelism, parts):
   found = train(open_setup(mesh, parallelism, accumulate=parts))
   # The velocity of the first step is the gradient, times the rate.
   assert_within(GRADIENTS, found[0][0].opt_state, whole[0][0].opt_state)
-  assert_within(PARAMETERS, found[-1][0].params, whole[-1][0].params)
+  # Biases that begin at 0 are nothing but a sum of gradients.
+  ends = [x[-1][0].params for x in (found, whole)]
+  for layer in ends[0]:
+    kernels, biases = ([x[layer][part] for x in ends] for part in PARTS)
+    assert_within(PARAMETERS, *kernels)
+    assert_within(GRADIENTS, *biases)
   for (_, got), (_, want) in zip(found, whole, strict=True):
     assert got.compute()['loss'] == pytest.approx(want.compute()['loss'], 1e-5)
     assert int(got.count) == BATCH
@@ -152,7 +156,7 @@ def test_smoothed_labels_by_their_formula(smoothing):
 
 
 def test_smoothing_is_of_the_gradient_and_not_of_the_metrics(whole):
-  state, sums = train(open_setup(label_smoothing=0.1))[0]
+  ((state, sums),) = train(open_setup(label_smoothing=0.1), RATES[:1])
   assert sums.compute() == whole[0][1].compute()
   biases = [x.params['fc8']['bias'][...] for x in (state, whole[0][0])]
   assert max_norm_error(*biases) > 1e-3
