@@ -222,8 +222,8 @@ def _occlusion(workdir: str, *files: str):
     captions.append(
       f'{model.readable_names[label]}: {probabilities[label]:.0%}\n{file}'
     )
-  views = [_seen(model, image) for image in images]
-  fig = panels.occlusion(views, drops, captions)
+  seen = [_seen(model, image) for image in images]
+  fig = panels.occlusion(seen, drops, captions)
   return _titled(fig, workdir, model, '' if files else _SPLIT.value)
 
 

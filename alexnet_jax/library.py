@@ -340,7 +340,7 @@ def _read_square(image: Picture, side: int) -> np.ndarray:
       return photographs.Photograph(str(image), 0, path).read(side)
     if isinstance(image, Image.Image):
       return photographs.fit(image, side)
-    if hasattr(image, 'read'):
+    if hasattr(image, 'read') and not isinstance(image, np.ndarray):
       return photographs.square(_read_whole(image), side)
   except photographs.BadImageError as error:
     name = getattr(image, 'filename', '') or getattr(image, 'name', image)

@@ -64,7 +64,8 @@ def main(argv: Sequence[str]) -> None:
   if files:
     images = list(library.preprocess(files, model.side))
     heads = list(map(errors.printable, files))
-    captions, labels = [file.rpartition('/')[2] for file in heads], []
+    captions = [file.rpartition('/')[2] for file in heads]
+    labels: list[int] = []
   else:
     some = examples.spread_indices(dataset, _SPLIT.value, _COUNT.value)
     images, labels, names = examples.read_examples(dataset, _SPLIT.value, some)

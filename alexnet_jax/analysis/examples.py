@@ -1,5 +1,6 @@
 """Photographs of the data set that a run was trained on, to look at (§6)."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -120,7 +121,8 @@ class Case(NamedTuple):
   share: float  # its probability
 
 
-class Hard(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Hard:
   """A class, and the photographs of it that a network finds hard."""
 
   name: str

@@ -209,8 +209,8 @@ def _write_records(path: epath.Path, parts: Iterator[Part]) -> list[bytes]:
     for part in parts:
       form = _example(part.features.shape[1])
       for row, name, label in zip(*part, strict=True):
-        name = name.encode(errors='surrogateescape')
-        example = {'features': row, 'name': name, 'label': label}
+        raw = name.encode(errors='surrogateescape')
+        example = {'features': row, 'name': raw, 'label': label}
         writer.write(form.serialize_example(form.encode_example(example)))
       lines += _lines(part)
   return lines

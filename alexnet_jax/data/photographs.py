@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 import PIL
-from PIL import ExifTags, Image, ImageOps, features
+from PIL import ExifTags, Image, ImageFile, ImageOps, features
 
 from alexnet_jax.runtime.errors import UserError, printable
 
@@ -99,11 +99,10 @@ def fit(image: Image.Image, side: int = SIZE) -> Pixels:
 def _load(image: Image.Image) -> None:
   """Reads the pixels, never from a map of the file: Pillow 13 maps an
   uncompressed TIFF that lies on its side in the wrong shape."""
-  name = getattr(image, 'filename', None)
-  if not name:
+  if not isinstance(image, ImageFile.ImageFile):
     image.load()
     return
-  image.filename = ''  # without a name there is no map
+  name, image.filename = image.filename, ''  # without a name there is no map
   try:
     image.load()
   finally:

@@ -154,7 +154,7 @@ def _warn_of_changes(dataset: Dataset, request: dict[str, Any]) -> None:
   except UserError as error:
     change = str(error)
   else:
-    if now == was:
+    if now is None or now == was:
       return
     change = f'{now["files"]:,} files now, {was["files"]:,} then'
   listing.warn(

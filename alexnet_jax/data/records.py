@@ -105,9 +105,10 @@ def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
   at = 0
   while at < len(message):
     tag, at = _number(message, at)
-    value, at = _number(message, at)
+    number, at = _number(message, at)
+    value: int | memoryview = number
     if tag & 7 == _BYTES:
-      start, at = at, at + value
+      start, at = at, at + number
       if at > len(message):
         raise ValueError('it is cut short')
       value = message[start:at]

@@ -96,9 +96,9 @@ def _compare(table: Table, theirs: Table, whole: bool) -> Iterator[tuple]:
     steps = table.steps(row), theirs.steps(other)
     if steps[0] != steps[1]:
       yield f'config.{row.part}.then', *steps
-  for row, other in zip(table.rows, theirs.rows, strict=True):
-    if whole:
-      yield from _different(row.part, row, other, ('features',))
+  if whole:
+    for own, their in zip(table.rows, theirs.rows, strict=True):
+      yield from _different(own.part, own, their, ('features',))
 
 
 _WINDOW = ('window', 'stride')

@@ -298,4 +298,4 @@ def _stat(path: epath.PathLike) -> stat_utils.StatResult:
 
 
 # Orbax and TFDS call it, too.
-backend.os_backend.stat = _stat  # type: ignore[method-assign]
+backend.os_backend.stat = _stat

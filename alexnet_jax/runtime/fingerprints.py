@@ -16,7 +16,7 @@ def fingerprint(*parts: Any) -> str:
   for part in parts:
     if isinstance(part, np.ndarray):
       digest.update(f'{part.dtype}{part.shape}'.encode())
-      digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+      digest.update(part.tobytes())
     else:
       digest.update(json.dumps(part).encode())
   return digest.hexdigest()[:16]

@@ -71,12 +71,12 @@ def make_table(found: PerClass, names: Sequence[str]) -> list[dict[str, Any]]:
   """
   rows = []
   sums = found.classes
-  for k in np.flatnonzero(np.asarray(sums.count)):
+  for k in np.flatnonzero(np.asarray(sums.count)).tolist():
     count = int(sums.count[k])
     error = int(sums.top1_errors[k]) / count
     others = np.array(found.confusions[k])
     others[k] = 0
-    order = [j for j in np.argsort(-others, kind='stable') if others[j]]
+    order = np.argsort(-others, kind='stable').tolist()
     rows.append(
       {
         'class': names[k],
@@ -85,7 +85,7 @@ def make_table(found: PerClass, names: Sequence[str]) -> list[dict[str, Any]]:
         'stderr': (error * (1 - error) / count) ** 0.5,
         'top5_error': int(sums.top5_errors[k]) / count,
         'loss': float(sums.loss[k]) / count,
-        'taken_for': {names[j]: int(others[j]) for j in order},
+        'taken_for': {names[j]: int(others[j]) for j in order if others[j]},
       }
     )
   return sorted(rows, key=lambda row: -row['top1_error'])

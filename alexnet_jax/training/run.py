@@ -232,7 +232,7 @@ class Run:
     networks = {split: self.state.params}
     if self.state.average is not None:
       networks[f'{split}_ema'] = self.state.average
-    row = {}
+    row: dict[str, float] = {}
     for name, params in networks.items():
       values = evaluate(params)
       self._say(name, values)

@@ -223,8 +223,8 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
       view_keys = row_keys(key, rows, VIEW)
       cut_keys = row_keys(key, rows // setup.augment.share, VIEW)
       # One device's labels, or those of all towers' devices.
-      devices = len(labels) // len(places)
-      devices = lax.axis_index(sharding.DATA) * devices + jnp.arange(devices)
+      many = len(labels) // len(places)
+      devices = lax.axis_index(sharding.DATA) * many + jnp.arange(many)
       label_rows = (devices[:, None] * local + places).reshape(-1)
       dropout_keys = row_keys(key, label_rows, DROPOUT)
       if not given:
