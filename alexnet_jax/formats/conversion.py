@@ -156,12 +156,12 @@ def _read_class_names(text: str) -> tuple[str, ...]:
   if text.isdecimal() and 0 < int(text) <= 1_000_000:
     return tuple(map(str, range(int(text))))
   try:
-    lines = epath.Path(text).read_text().splitlines()
+    lines = epath.Path(text).read_bytes().decode('utf-8-sig').split('\n')
   except (OSError, ValueError) as error:
     raise UserError(
       f'--classes={text}: neither a number nor a file that can be read: {error}'
     ) from error
-  found = tuple(line.strip() for line in lines if line.strip())
+  found = tuple(line.removesuffix('\r') for line in lines if line.strip())
   if not found:
     raise UserError(f'--classes={text}: the file is empty')
   return found
