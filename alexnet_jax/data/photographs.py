@@ -100,7 +100,6 @@ def _load(image: Image.Image) -> None:
   """Reads the pixels, never from a map of the file: Pillow 13 maps an
   uncompressed TIFF that lies on its side in the wrong shape."""
   if not isinstance(image, ImageFile.ImageFile):
-    image.load()
     return
   name, image.filename = image.filename, ''  # without a name there is no map
   try:

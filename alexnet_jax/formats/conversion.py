@@ -110,7 +110,8 @@ def write(file: epath.PathLike, form: str, network: Network) -> list[str]:
     return []
   if form == 'torchvision':
     programs.check_torchvision(network, whole=True)
-  grouped = names.join(programs.fold_dropout(network.params, network.table))
+  grouped = names.join(network.params)
+  grouped = programs.fold_dropout(grouped, network.table)
   arrays = _make_contiguous(_layout(form, network).convert(grouped))
   if form == 'torchvision':
     torchvision.write_weights(path, arrays)

@@ -91,14 +91,14 @@ def _compare(table: Table, theirs: Table, whole: bool) -> Iterator[tuple]:
   if names != (there := [row.name for row in theirs.rows]):
     yield 'config.model.layers', names, there
     return
-  for row, other in zip(table.convs, theirs.convs, strict=True):
-    yield from _different(row.part, row, other, ('kernel', 'stride', 'pad'))
-    steps = table.steps(row), theirs.steps(other)
+  for conv, same in zip(table.convs, theirs.convs, strict=True):
+    yield from _different(conv.part, conv, same, ('kernel', 'stride', 'pad'))
+    steps = table.steps(conv), theirs.steps(same)
     if steps[0] != steps[1]:
-      yield f'config.{row.part}.then', *steps
+      yield f'config.{conv.part}.then', *steps
   if whole:
-    for own, their in zip(table.rows, theirs.rows, strict=True):
-      yield from _different(own.part, own, their, ('features',))
+    for row, other in zip(table.rows, theirs.rows, strict=True):
+      yield from _different(row.part, row, other, ('features',))
 
 
 _WINDOW = ('window', 'stride')

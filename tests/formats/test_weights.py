@@ -16,7 +16,7 @@ from conftest import max_norm_error
 import alexnet_jax
 from alexnet_jax import library
 from alexnet_jax.data import stats
-from alexnet_jax.formats import conversion
+from alexnet_jax.formats import conversion, programs
 from alexnet_jax.formats.names import Network, join
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import evaluation as evaluate
@@ -279,6 +279,9 @@ def test_torchvisions_weights_give_its_logits_in_numpy(
   config.augment.scale = scale
   plain = as_json(config)
   network = conversion.read(file, 'torchvision', config=plain, classes='6')
+  (note,) = programs.describe_torchvision(network)
+  assert 'CenterCrop(95) of squares of 256 pixels' in note
+  assert '((0.485000, 0.456000, 0.406000), (0.229, 0.224, 0.225))' in note
 
   def logits(arrays, views, **options):
     padded = np.pad(views, ((0, 0), (2, 2), (2, 2), (0, 0)))
