@@ -1,35 +1,41 @@
 """What a sweep would cost: measured steps of its networks, times how many."""
 
-import dataclasses
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from alexnet_jax.benchmarks import run_cost
+from alexnet_jax.data import builders
+from alexnet_jax.runtime.cadence import Duration
+from alexnet_jax.runtime.errors import UserError
 from experiments import plan
 
-_STEPS = 4
 # What a step's time does not depend on.
 _FREE = ('seed', 'schedule', 'optimizer', 'length', 'model.init_', 'evals')
+_FORWARD = 1 / 3  # of a step's time: an image of an evaluation
 
 
 def dry_run(runs: Sequence[plan.Run], data_dir: str, root: Path) -> None:
   """Prints every run, its workdir, what it sets and the hours it may take."""
   total, unknown, shown = 0.0, 0, set()
-  measured: dict[str, dict | None] = {}
+  rates: dict[str, float | None] = {}  # by network
   for run in runs:
     workdir = plan.workdir(root, run)
-    network = _network(run)
-    if network not in measured:
-      measured[network] = measure(run, data_dir)
+    network = json.dumps(
+      {
+        name: value
+        for name, value in plan.flat(run.resolve()).items()
+        if not name.startswith(_FREE)
+      }
+    )
+    if network not in rates:
+      rates[network] = _images_per_second(run, data_dir)
     if workdir in shown:
       text = 'one run with another above'
-    elif (seconds := measured[network]) is None:
+    elif (rate := rates[network]) is None:
       text, unknown = 'hours unknown', unknown + 1
     else:
-      hours = _hours(run, seconds)
+      hours = _images(run, data_dir) / rate / 3600
       text, total = f'at most {hours:.2f} h', total + hours
     shown.add(workdir)
     print(f'{run.experiment}: {run}: {text}, {workdir}')
@@ -42,122 +48,37 @@ def dry_run(runs: Sequence[plan.Run], data_dir: str, root: Path) -> None:
   )
 
 
-def measure(run: plan.Run, data_dir: str) -> dict[str, float] | None:
-  """Seconds of a training step and of an evaluation, measured in a process.
-
-  Returns:
-    None: the data set is not there. Else 'step', 'evaluation' (of a batch),
-    and 'train', 'curve', 'end': examples of the three splits.
-  """
-  request = json.dumps([dataclasses.asdict(run), data_dir])
-  done = subprocess.run(
-    [sys.executable, '-m', 'experiments.cost'],
-    input=request,
-    stdout=subprocess.PIPE,
-    text=True,
-    check=False,
-  )
-  if done.returncode:
+def _images_per_second(run: plan.Run, data_dir: str) -> float | None:
+  """Of training, in a process of its own; None: there are no data."""
+  settings = run.settings(data_dir)
+  fields = {
+    name: value
+    for name, value in run.overrides.items()
+    if name not in ('length', 'log_every', 'evals.every', 'checkpoint.every')
+  }
+  flags = (f'--config.{name}={value}' for name, value in fields.items())
+  config = f'--config={plan.FOLDER.parent / "configs" / run.config}.py'
+  arguments = [config, *flags, f'--config.data.dir={data_dir}']
+  try:
+    rows = run_cost.measure_runs('end_to_end', settings, arguments, repeats=1)
+  except UserError:
     return None
-  return json.loads(done.stdout.splitlines()[-1])
+  return float(rows[0]['images_per_sec'])
 
 
-def _network(run: plan.Run) -> str:
-  fields = plan.flat(run.resolve())
-  return json.dumps(
-    {k: v for k, v in fields.items() if not k.startswith(_FREE)}
-  )
-
-
-def _hours(run: plan.Run, seconds: dict[str, float]) -> float:
-  from alexnet_jax.runtime.cadence import Duration
-
-  settings = run.settings()
-  images = int(seconds['train'])
-  steps, every = (
+def _images(run: plan.Run, data_dir: str) -> float:
+  """That a run sees, those of evaluations for what they cost."""
+  settings = run.settings(data_dir)
+  dataset = builders.open_dataset(settings.data.name, data_dir)
+  images = dataset.num_examples('train')
+  length, every = (
     Duration.parse(text, settings.batch_size, images)
     for text in (settings.length, settings.evals.every)
   )
-  batch = settings.eval_batch_size
-  evaluations = steps.length / every.length if every.length else 1
-  passes = (
-    float(evaluations) * seconds['curve'] + run.views * seconds['end']
-  ) / batch
+  split, views = run.reading
+  tested = max(len(run.members), 1) * views * dataset.num_examples(split)
   if run.members:  # trained by runs of their own
-    passes = len(run.members) * run.views * seconds['end'] / batch
-    return passes * seconds['evaluation'] / 3600
-  spent = steps.steps * seconds['step'] + passes * seconds['evaluation']
-  return spent / 3600
-
-
-def _main() -> None:
-  """The child process: reads a run, prints the seconds."""
-  fields, data_dir = json.load(sys.stdin)
-  run = plan.Run(**fields)
-  from alexnet_jax.runtime import backend
-
-  settings = run.settings(data_dir)
-  mesh = settings.mesh
-  backend.configure(max(mesh.data, 1) * mesh.towers, settings.deterministic)
-  import jax
-  import numpy as np
-
-  from alexnet_jax.runtime import sharding
-  from alexnet_jax.runtime.errors import UserError, refuse
-  from alexnet_jax.runtime.metrics import Metrics
-  from alexnet_jax.training import evaluation as evaluate
-  from alexnet_jax.training import schedules, state, step
-
-  try:
-    dataset, setup = state.open_setup(settings)
-  except UserError as error:
-    sys.exit(refuse(str(error)))
-
-  def batch(size: int) -> dict[str, jax.Array]:
-    place = setup.batch_sharding
-    rows = sharding.local_rows(place, size)
-    side = dataset.image_size
-    arrays = {
-      'image': np.full((len(rows), side, side, 3), 100, np.uint8),
-      'label': np.zeros(len(rows), np.int32),
-      'mask': np.ones(len(rows), bool),
-    }
-    return sharding.put_batch(place, rows, size, arrays)
-
-  def timed(call) -> float:
-    jax.block_until_ready(call())  # compiles
-    start = time.perf_counter()
-    for _ in range(_STEPS):
-      jax.block_until_ready(call())
-    return (time.perf_counter() - start) / _STEPS
-
-  train_step = step.TrainStep(setup)
-  eval_step = evaluate.make_eval_step(setup, 1)
-  tests = batch(settings.eval_batch_size)
-  examples = batch(settings.batch_size)
-  train = {k: v for k, v in examples.items() if k != 'mask'}
-  plan_ = settings.schedule
-  rates = schedules.learning_rates(plan_, 0, plan_.learning_rate)
-  held = [setup.init_state()]
-
-  def one() -> Metrics:
-    held[0], sums = train_step(held[0], train, rates)
-    return sums
-
-  split = settings.evals.split
-  end = settings.evals.final_split or split
-  print(
-    json.dumps(
-      {
-        'step': timed(one),
-        'evaluation': timed(lambda: eval_step((held[0].params,), tests)),
-        'train': dataset.num_examples('train'),
-        'curve': dataset.num_examples(split),
-        'end': dataset.num_examples(end),
-      }
-    )
-  )
-
-
-if __name__ == '__main__':
-  _main()
+    return _FORWARD * tested
+  evaluations = float(length.length / every.length) if every.length else 1
+  tested += int(evaluations * dataset.num_examples(settings.evals.split))
+  return length.steps * settings.batch_size + _FORWARD * tested
