@@ -128,12 +128,15 @@ class Sweep:
     return 1 if self._failed else 0
 
   def _next(self) -> plan.Run | None:
-    """The next run to start: whose members, if any, have ended."""
+    """The next run to start: whose members, if any, have ended, and whose
+    network is not being trained for another experiment."""
     if self._stop:
       return None
-    open_keys = {run.key for run in (*self._waiting, *self._jobs)}
+    trained = {run.key for run in self._jobs}
+    open_keys = trained | {run.key for run in self._waiting}
     for number, run in enumerate(self._waiting):
-      if not open_keys & {member.key for member in run.members}:
+      members = {member.key for member in run.members}
+      if run.key not in trained and not open_keys & members:
         return self._waiting.pop(number)
     return None
 

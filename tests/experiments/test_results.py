@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from experiment_rows import a_row, keep
 
+from alexnet_jax.drawing import charts
 from experiments import plan, rows, table
 
 READING = {
@@ -124,6 +125,20 @@ def test_a_table_has_the_numbers(tmp_path):
   (panel,) = table.forest(table.read_all(tmp_path)).values()
   assert panel[0].label == 'lrn, small: without (n = 3)'
   assert (panel[0].value, panel[0].paper, panel[0].diary) == (20.0, 1.4, 1.37)
+  ax = charts.forest({'points above': panel}).axes[0]
+  drawn = [line.get_xdata() for line in ax.lines[1:]]  # after that of 0
+  assert drawn[0] == pytest.approx([20.0, 20 - half, 20 + half])
+  assert drawn[1:] == [(20.0,), (1.4,), (1.37,)]
+
+
+def test_figure_1_has_a_curve_for_each_run():
+  ax = charts.errors_by_epoch(
+    {'relu a': [[60.0, 20.0], [50.0]], 'tanh a': [[80.0]]}, 'error, %', 25.0
+  ).axes[0]
+  drawn = [list(line.get_ydata()) for line in ax.lines]
+  assert drawn == [[60, 20], [50], [80], [25.0, 25.0]]
+  first, second, third, _ = (line.get_color() for line in ax.lines)
+  assert first == second != third
 
 
 def test_the_page_has_the_means_of_the_files():

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import small_runs
 
-from experiments import rows
+from experiments import plan, rows
+from experiments.run import Sweep
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,6 +142,20 @@ def test_more_views_leave_the_commit_that_trained(sweep, tmp_path):
   last = small_runs.rows(file.parent)[-1]
   for name in ('loss', 'top1_error', 'top5_error'):
     assert readings['test_1'][name] == pytest.approx(last[f'test/{name}'], 1e-5)
+
+
+def test_a_network_is_trained_once_at_a_time(tmp_path):
+  """Several jobs at a time: experiments that share a run do not start it."""
+  runs = plan.select('lrn,dropout,one_tower', 'small', 1)
+  assert len(runs) == 6 and len({run.key for run in runs}) == 4
+  sweep = Sweep(runs, tmp_path, tmp_path)
+  started = []
+  while run := sweep._next():
+    sweep._jobs[run] = None
+    started.append(run.key)
+  assert len(started) == len(set(started)) == 4
+  sweep._jobs.clear()
+  assert sweep._next().key in started  # whose row is there by then
 
 
 def test_an_unknown_experiment_is_refused(sweep):
