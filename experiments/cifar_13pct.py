@@ -3,7 +3,8 @@ averaged: the error that its author reports.
 """
 
 from experiments.claims import Reported
-from experiments.plan import CIFAR, Experiment, Form
+from experiments.forms import CIFAR, Form
+from experiments.plan import Experiment
 
 
 def variants(_):

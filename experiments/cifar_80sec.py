@@ -3,7 +3,8 @@ files: the errors that its author reports (reference for figure 1 and §3.3).
 """
 
 from experiments.claims import Reported
-from experiments.plan import CIFAR, Experiment, Form
+from experiments.forms import CIFAR, Form
+from experiments.plan import Experiment
 
 
 def variants(_):

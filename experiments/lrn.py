@@ -5,7 +5,8 @@ The outcome is the error without it, less the error with it; the paper says
 """
 
 from experiments.claims import Difference
-from experiments.plan import CIFAR, FORMS, Experiment, Form
+from experiments.forms import CIFAR, FORMS, Form
+from experiments.plan import Experiment
 
 WITHOUT = {  # of `18pct`, whose norm is within maps
   'model.conv1.then': ('act', 'pool'),

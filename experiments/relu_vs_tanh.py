@@ -8,8 +8,9 @@ from dataclasses import replace
 from itertools import product
 
 from experiments.claims import Ratio
+from experiments.forms import CIFAR, FORMS, Form
 from experiments.lrn import WITHOUT
-from experiments.plan import CIFAR, FORMS, Experiment, Form
+from experiments.plan import Experiment
 
 _BARE = {**CIFAR, **WITHOUT} | {
   'length': '30 epochs',
@@ -19,12 +20,13 @@ _BARE = {**CIFAR, **WITHOUT} | {
   'schedule.target': 0.25,
 }
 # Long enough for tanh, at one rate throughout.
-_LONG = {'length': '40 epochs', 'schedule.drops': (), 'schedule.target': 0.5}
+_LONG = {'length': '40 epochs', 'evals.every': '1 epoch', 'schedule.drops': ()}
 _NET = Form('cifar10_18pct', _BARE, '`18pct` without norm, CIFAR-10 (JPEG)')
 
 
-def _to_half(form):
-  return replace(form, overrides={**form.overrides, **_LONG})
+def _to_half(name, more=_LONG):
+  overrides = {**FORMS[name].overrides, **more, 'schedule.target': 0.5}
+  return replace(FORMS[name], overrides=overrides)
 
 
 def variants(base):
@@ -40,9 +42,8 @@ EXPERIMENT = Experiment(
   variants=variants,
   forms={
     **FORMS,
-    'full': replace(FORMS['full'], overrides={'schedule.target': 0.5}),
-    'small': _to_half(FORMS['small']),
-    'gpu': _to_half(FORMS['gpu']),
+    **{name: _to_half(name) for name in ('small', 'gpu')},
+    'full': _to_half('full', {}),
     'cifar': _NET,
   },
   baseline='relu',
