@@ -8,10 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small_runs
 
-from experiments import plan, rows
+from alexnet_jax import library
+from alexnet_jax.data import builders
+from alexnet_jax.training import evaluation
+from experiments import job, plan, rows
 from experiments.run import Sweep
 
 ROOT = Path(__file__).parents[2]
@@ -142,6 +146,40 @@ def test_more_views_leave_the_commit_that_trained(sweep, tmp_path):
   last = small_runs.rows(file.parent)[-1]
   for name in ('loss', 'top1_error', 'top5_error'):
     assert readings['test_1'][name] == pytest.approx(last[f'test/{name}'], 1e-5)
+
+
+@pytest.mark.parametrize('views', [1, 10])
+def test_the_pictures_kept_are_those_that_an_evaluation_counts(
+  reference, config, views
+):
+  source = builders.open_dataset('pictures', config.data.dir).source('test')
+  model = library.load(reference, 'last')
+  found = job.evaluate([model], source, views)
+  counted = evaluation.evaluate_checkpoint(
+    config, reference, 'last', 'test', views
+  )
+  for name, value in counted.items():
+    assert found[name] == pytest.approx(value, 1e-5)
+  records = [source[i] for i in range(len(source))]
+  p = model.predict(np.stack([record['image'] for record in records]), views)
+  right = p.argmax(1) == [record['label'] for record in records]
+  assert found['examples'] == len(source)
+  packed = np.frombuffer(bytes.fromhex(found['right']), np.uint8)
+  assert np.unpackbits(packed)[: len(right)].tolist() == right.tolist()
+  # Two networks of which one is sure of the other's errors.
+  sure = Sure(records)
+  assert job.evaluate([model, sure, sure], source, views)['top1_error'] == 0
+
+
+class Sure:
+  """Knows the labels of a split, in order."""
+
+  def __init__(self, records):
+    self._labels = [record['label'] for record in records]
+
+  def predict(self, images, views):
+    assert len(images[: len(images)]) == len(self._labels)
+    return np.eye(small_runs.CLASSES, dtype=np.float32)[self._labels]
 
 
 def test_a_network_is_trained_once_at_a_time(tmp_path):
