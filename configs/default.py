@@ -59,8 +59,9 @@ def get_config() -> ConfigDict:
   # Batches kept ready, per worker.
   data.prefetch = 4
   # 'device' keeps the training split on each device, where it fits, and cuts
-  # batches from it there: the same order, the same numbers. 'none' reads them
-  # while training.
+  # batches from it there: the same order, the same numbers. 'mesh' keeps a
+  # part on each device of the axis 'data', and they send each other what a
+  # batch wants. 'none' reads them while training.
   data.cache = 'none'
   # What decodes JPEG records: 'pillow', or 'simplejpeg', which has to be
   # installed and takes less time. A run keeps the one it began with.

@@ -96,41 +96,47 @@ def training_indices(
     places = places + batch_size
 
 
-def whole_split(
-  dataset: Dataset, max_bad_records: int = 0, show: bool = True
+def read_split(
+  dataset: Dataset,
+  rows: range,
+  max_bad_records: int = 0,
+  show: bool = True,
 ) -> dict[str, np.ndarray]:
-  """The training split in memory, to be kept on the devices.
+  """A part of the training split in memory, to be kept on the devices.
 
   Args:
     dataset: of `builders.open_dataset`.
+    rows: of it, in the order of storage; there may be more than it has.
     max_bad_records: how many records may be bad; the caller counts them.
     show: tell of the progress.
 
   Returns:
-    What `training_batches` gives, for all examples in the order of storage.
+    What `training_batches` gives, for these examples; anything in rows that
+    the split does not have.
 
   Raises:
     UserError: a bad record.
   """
   source = _Tolerant(dataset.source('train'), max_bad_records)
-  count, size = len(source), dataset.image_size
+  count, size = len(rows), dataset.image_size
   whole: dict[str, np.ndarray] = {
     'image': np.empty((count, size, size, 3), np.uint8),
-    'label': np.empty(count, np.int32),
-    'replaced': np.empty(count, np.int32),
+    'label': np.zeros(count, np.int32),
+    'replaced': np.full(count, -1, np.int32),
   }
+  there = rows[: max(0, len(source) - rows.start)]
 
   def read(start: int) -> int:
-    stop = min(start + _PART, count)
-    part = {name: array[start:stop] for name, array in whole.items()}
-    _fill(part, map(source.__getitem__, range(start, stop)))
-    return stop - start
+    some = there[start : start + _PART]
+    part = {name: array[start:] for name, array in whole.items()}
+    _fill(part, map(source.__getitem__, some))
+    return len(some)
 
   with (
-    Progress(count, 'images', 'cache', show=show) as progress,
+    Progress(len(there), 'images', 'cache', show=show) as progress,
     futures.ThreadPoolExecutor(2) as pool,
   ):
-    for done in pool.map(read, range(0, count, _PART)):
+    for done in pool.map(read, range(0, len(there), _PART)):
       progress.update(done)
   return whole
 

@@ -28,7 +28,7 @@ class Data(Checked, part='data'):
   dir: str
   workers: Annotated[int, Range(-1, 1000)]
   prefetch: Annotated[int, Range(1, 1000)]
-  cache: Annotated[str, choice('none', 'device')]
+  cache: Annotated[str, choice('none', 'device', 'mesh')]
   max_bad_records: Annotated[int, Range(0, 2**31 - 1)]
   decoder: Annotated[str, choice(*DECODERS)] = DECODERS[0]
 

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.training import views
+from alexnet_jax.training.cache import pick
 from alexnet_jax.training.optimizer import make_optimizer
 from alexnet_jax.training.state import Setup, TrainState
 
@@ -117,8 +118,8 @@ class TrainStep:
     setup: of `make_setup`.
     given: the batch's images are views already, float32
       [b, crop, crop, 3]: the benchmark's.
-    cache: 'image' and 'label' of the whole training split, on each device;
-      a batch then is {'index': int32 [B]}, which of them it has.
+    cache: `cache.Cache.arrays`; a batch then is {'index': int32 [B]}, which
+      of them it has.
   """
 
   def __init__(
@@ -130,7 +131,8 @@ class TrainStep:
       jax.NamedSharding(setup.mesh, P()),
     )
     self._cache = cache
-    self._step = jitted_step(setup, given)
+    spread = cache is not None and bool(cache['label'].sharding.spec)
+    self._step = jitted_step(setup, given, spread)
 
   def __call__(
     self,
@@ -194,9 +196,12 @@ def add_parts(
   return lax.scan(add, (carry, jax.tree.map(jnp.zeros_like, sums)), split)[0]
 
 
-def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
+def jitted_step(
+  setup: Setup, given: bool = False, spread: bool = False
+) -> jax.stages.Wrapped:
   """The step of `TrainStep` as a function of state, batch, learning rates,
-  constants and cache. To lower and compile it takes no devices."""
+  constants and cache, which may be spread over the axis of the batch. To lower
+  and compile it takes no devices."""
   specs, axes = setup.specs(), setup.towers.batch_axes
 
   def body(
@@ -216,7 +221,8 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
       """Of a part of this device's rows: sums of gradients and metrics."""
       batch, places = part
       if cache is not None:
-        batch = {name: whole[batch['index']] for name, whole in cache.items()}
+        index = batch['index']
+        batch = {name: pick(share, index) for name, share in cache.items()}
       cuts = batch['image']  # [b, S, S, 3]
       labels = setup.replica_rows(batch['label'])
       rows = lax.axis_index(axes) * local + places
@@ -278,7 +284,7 @@ def jitted_step(setup: Setup, given: bool = False) -> jax.stages.Wrapped:
   mapped = jax.shard_map(
     body,
     mesh=setup.mesh,
-    in_specs=(specs, P(axes), P(), P(), P()),
+    in_specs=(specs, P(axes), P(), P(), P(*[sharding.DATA] * spread)),
     out_specs=(specs, P()),
   )
 

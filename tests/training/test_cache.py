@@ -1,4 +1,4 @@
-"""config.data.cache='device' is the stream, to the bit."""
+"""config.data.cache='device' and 'mesh' are the stream, to the bit."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import psutil
 import pytest
 import small_runs
 
+from alexnet_jax.analysis import hlo
 from alexnet_jax.data import pipeline
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.errors import UserError
@@ -51,7 +52,7 @@ def states(config, steps=3, start=2):
 def test_every_mesh_learns_the_same_from_either(
   data, towers, parallelism, data_dir
 ):
-  streamed, kept = (
+  streamed, *kept = (
     states(
       small_runs.small_config(
         data_dir,
@@ -61,10 +62,60 @@ def test_every_mesh_learns_the_same_from_either(
         data__cache=kind,
       )
     )
-    for kind in ('none', 'device')
+    for kind in ('none', 'device', 'mesh')
   )
-  for a, b in zip(streamed, kept, strict=True):
-    assert a.tobytes() == b.tobytes()
+  for other in kept:
+    for a, b in zip(streamed, other, strict=True):
+      assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize(
+  ('data', 'towers', 'parallelism'),
+  [(8, 1, 'towers'), (2, 2, 'towers'), (2, 2, 'owt')],
+)
+def test_each_device_keeps_its_share(data, towers, parallelism, data_dir):
+  """36 examples: on eight devices five each, and four more than there are."""
+  settings = configure(
+    small_runs.small_config(
+      data_dir,
+      mesh__data=data,
+      mesh__towers=towers,
+      mesh__parallelism=parallelism,
+      data__cache='mesh',
+    )
+  )
+  dataset, setup = open_setup(settings)
+  kept = cache.load(settings.data, setup.mesh, dataset)
+  images, labels = kept.arrays['image'], kept.arrays['label']
+  share = -(-36 // data)
+  assert images.shape == (share * data, 256, 256, 3)
+  assert {s.data.shape[0] for s in images.addressable_shards} == {share}
+  place = setup.batch_sharding
+  rows = sharding.local_rows(place, 8)
+  which = dict(seed=3, batch_size=8, rows=rows, start=1)
+  streamed = pipeline.training_batches(dataset, **which)
+  batches = kept.batches(dataset, **which)
+  for _ in range(5):  # an epoch has four and a half
+    want, got = next(streamed), next(batches)
+    got = sharding.put_batch(place, rows, 8, {'index': got['index']})
+    np.testing.assert_array_equal(kept.images(got), want['image'])
+    np.testing.assert_array_equal(
+      cache._take(labels, got['index']), want['label']
+    )
+  streamed.close()
+
+  program = cache._take.lower(images, got['index']).compile().as_text()
+  sent = hlo.read_collectives(program, setup.mesh.shape)
+  assert [(one.axes, one.dtype) for one in sent] == [
+    (('data',), 's32'),
+    (('data',), 'u8'),
+  ]
+  positions, pixels = sent
+  each = 8 // data // (towers if parallelism == 'owt' else 1)
+  assert positions.bytes == 4 * each * (data - 1)
+  # A device's part of the batch from each of the others.
+  assert pixels.operation == 'reduce-scatter'
+  assert pixels.bytes == each * 256 * 256 * 3 * (data - 1)
 
 
 @pytest.mark.fresh
@@ -106,7 +157,9 @@ def test_damaged_records_are_replaced_alike(config, damaged):
 
 def test_what_cannot_be_is_told(config, monkeypatch):
   config.data.cache = 'devise'
-  with pytest.raises(UserError, match="'device', 'none'., not 'devise'"):
+  with pytest.raises(
+    UserError, match="'device', 'mesh', 'none'., not 'devise'"
+  ):
     configure(config)
   config.data.cache = 'device'
   settings = configure(config)
