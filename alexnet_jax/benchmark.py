@@ -274,7 +274,8 @@ def _tpu_report(settings) -> str:
     results.write_json(_JSON.value, rows)
   leads = results.read_csv(_LEADS.value) if _LEADS.value else []
   with files.explained(page):
-    files.write_atomically(page, scaling_page.format_page(rows, leads))
+    text = scaling_page.format_page(page.read_text(), rows, leads)
+    files.write_atomically(page, text)
   series = scaling_page.plotted_series(rows)
   canvas.save(
     charts.throughput(series, scaling_page.NOTE),

@@ -2,10 +2,10 @@
 
   python -m experiments.speed
 
-writes the generated part of docs/benchmarks.md, and
+writes the generated parts of docs/benchmarks.md and docs/gpu.md, and
 docs/pictures/benchmarks.svg, from the rows that `python -m
-alexnet_jax.benchmark ... --csv=experiments/results/benchmarks.csv` adds. A test
-compares the page with the rows.
+alexnet_jax.benchmark ... --csv=experiments/results/benchmarks.csv` adds, and
+`make gpu-report`. A test compares the pages with the rows.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,15 @@ from typing import Any
 from absl import app
 from etils import epath
 
-from alexnet_jax.benchmarks import results
+from alexnet_jax.benchmarks import gpu, results
+from alexnet_jax.benchmarks.results import replace_part
 from alexnet_jax.runtime.files import write_atomically
 from experiments import plan
-from experiments.table import replace_part
 
 ROWS = plan.FOLDER / 'results/benchmarks.csv'
+COMPILED = plan.FOLDER / 'results/gpu.json'
 PAGE = plan.FOLDER.parent / 'docs/benchmarks.md'
+GPU_PAGE = PAGE.with_name('gpu.md')
 PICTURE = 'pictures/benchmarks.svg'  # beside the page
 Rows = Sequence[dict[str, str]]
 # The field that a kind of measurement is judged by, and its unit.
@@ -38,7 +40,10 @@ _RATIOS = ('times_torch', 'times_torch_compile')
 def main(_) -> None:
   rows = results.read_csv(ROWS)
   write_atomically(epath.Path(PAGE), page(PAGE.read_text(), rows))
-  print(f'{PAGE} written')
+  compiled = results.read_json(COMPILED)
+  gpus = gpu_page(GPU_PAGE.read_text(), rows, compiled)
+  write_atomically(epath.Path(GPU_PAGE), gpus)
+  print(f'{PAGE} and {GPU_PAGE} written')
   _draw([row for row in rows if row['benchmark'] == 'step'])
 
 
@@ -46,11 +51,22 @@ def page(text: str, rows: Rows) -> str:
   """docs/benchmarks.md, whose text is `text`, with the tables of `rows`."""
   of_layers = [row for row in rows if row['benchmark'] == 'layers']
   parts = [
-    machine_tables([row for row in rows if row['benchmark'] in MEASURES]),
+    machine_tables(rows),
     f'![Images per second of a training step]({PICTURE})',
     *([layer_table(of_layers)] if of_layers else []),
   ]
   return replace_part(text, 'benchmarks', '\n\n'.join(parts))
+
+
+def gpu_page(text: str, rows: Rows, compiled: Sequence[results.Row]) -> str:
+  """docs/gpu.md, whose text is `text`: what GPUs did, and beside it what was
+  compiled for them."""
+  measured = [row for row in rows if row['machine'].startswith('NVIDIA')]
+  text = replace_part(text, 'measured', machine_tables(measured))
+  first = compiled[0]
+  made = f'Compiled, not run: {first["versions"]}; commit {first["commit"]}.'
+  parts = (made, gpu.format_steps(compiled), gpu.format_kernels(first))
+  return replace_part(text, 'compiled', '\n\n'.join(parts))
 
 
 def layer_table(rows: Rows) -> str:
@@ -84,6 +100,7 @@ def machine_tables(rows: Rows) -> str:
   A line has the median and, in brackets, the least and the most.
   """
   lines: list[str] = []
+  rows = [row for row in rows if row['benchmark'] in MEASURES]
   for machine, group in _group_by_machine(rows).items():
     parts = (part for row in group for part in row['versions'].split(', '))
     versions = ', '.join(dict.fromkeys(parts))
@@ -114,13 +131,24 @@ def _table_line(row: dict[str, str]) -> str:
     if name in row and 'PyTorch' not in row['name']
   ]
   size = ', '.join(row[name] for name in ('batch', 'width') if name in row)
-  more = ', no LRN' if row.get('lrn') == 'False' else ''
-  if 'workers' in row:
-    more += f', {row["workers"]} workers'
   return (
-    f'| {row["benchmark"]} | {row["name"]}{more} | {size} | '
+    f'| {row["benchmark"]} | {row["name"]}{_options(row)} | {size} | '
     f'{_spread(row, field)} {unit} | {"; ".join(ratios)} | {row["commit"]} |'
   )
+
+
+def _options(row: dict[str, str]) -> str:
+  """What tells a row from others of its name."""
+  more = ', no LRN' if row.get('lrn') == 'False' else ''
+  if row.get('dtype') == 'bfloat16':
+    more += ', bfloat16'
+  elif row.get('precision') == 'default':
+    more += ', TF32'
+  if row.get('cache', 'none') != 'none':
+    more += f", cache='{row['cache']}'"
+  if 'workers' in row:
+    more += f', {row["workers"]} workers'
+  return more
 
 
 def _spread(row: dict[str, str], field: str) -> str:
@@ -144,7 +172,8 @@ def _draw(rows: Rows) -> None:
     _draw_bars(ax, group)
     rate = max(float(row['gemm_gflops']) for row in group)
     ax.set_title(
-      f'{machine}, matrix products at {rate:.0f} GFLOP/s', fontsize='small'
+      f'{machine}, matrix products at up to {rate:,.0f} GFLOP/s',
+      fontsize='small',
     )
   ax.set_xlabel('images/s of a training step, with the least and the most')
   canvas.save(fig, PAGE.parent / PICTURE)
@@ -160,12 +189,10 @@ def _draw_bars(ax: Any, rows: Rows) -> None:
     ink = canvas.colour('PyTorch' in row['name'])
     ax.barh(place, middle, color=ink, height=0.7)
     ax.plot([low, high], [place, place], color=canvas.INK, lw=1)
-  without = (', no LRN' * (row.get('lrn') == 'False') for row in rows)
-  names = (
-    f'{row["name"]}, batch {row["batch"]}{rest}'
-    for row, rest in zip(rows, without, strict=True)
-  )
-  ax.set_yticks(range(len(rows)), list(names))
+  names = [
+    f'{row["name"]}, batch {row["batch"]}{_options(row)}' for row in rows
+  ]
+  ax.set_yticks(range(len(rows)), names)
   ax.invert_yaxis()
 
 

@@ -17,6 +17,7 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from alexnet_jax.drawing import canvas, charts
+from alexnet_jax.benchmarks.results import replace_part
 from alexnet_jax.runtime.files import write_atomically
 from experiments import plan, rows
 from experiments.claims import Claim
@@ -112,20 +113,6 @@ def page(text: str, results: Sequence[Result]) -> str:
   """docs/results.md, whose text is `text`, with what `results` say."""
   text = replace_part(text, 'summary', summary(results))
   return replace_part(text, 'experiments', '\n'.join(map(section, results)))
-
-
-def replace_part(text: str, name: str, body: str) -> str:
-  """A page with another body between `<!-- name -->` and `<!-- /name -->`.
-
-  Raises:
-    ValueError: the page does not have both marks, once each and in this order.
-  """
-  begin, end = f'<!-- {name} -->', f'<!-- /{name} -->'
-  before, *rest = text.split(begin)
-  after = rest[0].split(end)[1:] if len(rest) == 1 else []
-  if len(after) != 1:
-    raise ValueError(f'the page needs {begin} once, and {end} once after it')
-  return f'{before}{begin}\n\n{body.strip()}\n\n{end}{after[0]}'
 
 
 def summary(results: Sequence[Result]) -> str:

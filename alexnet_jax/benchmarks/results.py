@@ -76,6 +76,20 @@ def format_markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
   return '\n'.join(lines)
 
 
+def replace_part(text: str, name: str, body: str) -> str:
+  """A page with another body between `<!-- name -->` and `<!-- /name -->`.
+
+  Raises:
+    ValueError: the page does not have both marks, once each and in this order.
+  """
+  begin, end = f'<!-- {name} -->', f'<!-- /{name} -->'
+  before, *rest = text.split(begin)
+  after = rest[0].split(end)[1:] if len(rest) == 1 else []
+  if len(after) != 1:
+    raise ValueError(f'the page needs {begin} once, and {end} once after it')
+  return f'{before}{begin}\n\n{body.strip()}\n\n{end}{after[0]}'
+
+
 def write_json(path: str, rows: Sequence[Row]) -> None:
   """A list of rows.
 

@@ -119,76 +119,28 @@ def crossing(split: Row, whole: Row) -> float:
   return saved / (split['received']['activations'] / images)
 
 
-def format_page(rows: Sequence[Row], leads: Sequence[Row]) -> str:
-  """docs/scaling.md.
+def format_page(text: str, rows: Sequence[Row], leads: Sequence[Row]) -> str:
+  """docs/scaling.md, whose text is `text`, with its tables.
 
   Args:
+    text: of the page.
     rows: of `tpu.compile_step` at `POINTS`, or some of them.
     leads: 'lead', 'gb', 'temporary_gb' and 'kept' of each lowering tried.
   """
-  parts = [
-    _HEAD.format(
-      versions=rows[0]['versions'],
-      commits=' and '.join(dict.fromkeys(row['commit'] for row in rows)),
-    ),
-    '## Bytes\n',
-    *_bytes(rows, leads),
-    '## Chips\n',
-    _MODEL,
-    _figures(),
-    f'\nWeak scaling, {WEAK} images a chip:\n',
-    tpu.format_rooflines(weak_rows(rows)),
-    f'\nStrong scaling, {STRONG:,} images a step:\n',
-    tpu.format_rooflines(strong_rows(rows)),
-    f'\n![Images per second by chips]({PICTURE})\n',
-    '## Does the tower split pay?\n',
-    *_verdict(rows),
-    '\n## Other chips\n',
-    _OTHERS,
-    _others(rows),
-  ]
-  return '\n'.join(parts).rstrip() + '\n'
-
-
-_HEAD = """# What TPUs would do
-
-**Compiled, not run.** No TPU was here. Every number below is what libtpu's
-compiler says of the real training step (`configs/imagenet2012.py`, bfloat16,
-augmentation and update included), or arithmetic over it: bounds, not
-measurements. `make tpu-report` makes this page of
-`experiments/results/tpu.json`
-({versions}; commits {commits}).
-
-FLOPs and bytes are XLA's own (`cost_analysis`): of each fusion, what it reads
-and writes, once; what stays inside a fusion is free, and what the compiler
-keeps in the chip's vector memory between two of them is counted as if it went
-to HBM. Of the kernels of our own (`kernels/pallas.py`), which XLA cannot see
-into, it counts what they declare: each array they take or give, once.
-"""
-
-_MODEL = """The least time of a step is the longest of three: FLOPs at
-the rate of the matrix units, bytes at that of the memory, bytes received from
-other chips at that of all links, one direction each. This takes it that all
-three go on at once and that a collective uses all links, which it cannot on a
-part of a torus. Gradients are summed over chips in the dtype of the step, here
-bfloat16: two bytes each. Figures of one chip, as published
-(docs.cloud.google.com/tpu/docs; links: half of what is stated for both
-directions):
-"""
-
-_OTHERS = """The counts of the v5e's program of one chip at the rates of
-others: their own compiler would fuse a little otherwise.
-"""
-
-
-_LAYERS = """Where they go, MB an image: our own count over the same fusions,
-without what is kept in vector memory. By it {reach:.1f} GB a step reach HBM.
-What reads a part of an array counts the whole; a loop, such as that which cuts
-views, all that it carries, in and out. XLA gives a convolution that one of our
-kernels follows that kernel's name: "pool1" and "pool2" are conv1 and conv2,
-too. "rest" is mostly copies between the two memories and parameters rounded to
-bfloat16.
-"""
+  commits = ' and '.join(dict.fromkeys(row['commit'] for row in rows))
+  bodies = {
+    'made': f'Made with {rows[0]["versions"]}; commits {commits}.',
+    'bytes': '\n\n'.join(_bytes(rows, leads)),
+    'layers': _layers(rows),
+    'chips': _figures(),
+    'weak': tpu.format_rooflines(weak_rows(rows)),
+    'strong': tpu.format_rooflines(strong_rows(rows)),
+    'pays': '\n'.join(_verdict(rows)),
+    'others': _others(rows),
+  }
+  for name, body in bodies.items():
+    text = results.replace_part(text, name, body)
+  return text
 
 
 def _figures() -> str:
@@ -202,16 +154,14 @@ def _figures() -> str:
 
 
 def _bytes(rows: Sequence[Row], leads: Sequence[Row]) -> Iterator[str]:
-  row = _find_row(rows, POINTS[0])
-  if row:
-    share = row['bytes'] / NAIVE
-    memory = row['temporary'] / 1e9
+  if row := _find_row(rows, POINTS[0]):
     yield (
       f'One chip, {STRONG:,} images: {row["flops"] / 1e12:.2f} TFLOP and '
       f'{row["bytes"] / 1e9:.1f} GB, {row["bytes"] / STRONG / 1e6:.1f} MB an '
-      f'image; {memory:.1f} GB of temporary memory. A plain step, its '
-      'gradients left to JAX, takes 3.96 TFLOP, '
-      f'{NAIVE / 1e9:.1f} GB and 3.9 GB: ours moves {share:.0%} of that.\n'
+      f'image; {row["temporary"] / 1e9:.1f} GB of temporary memory. A plain '
+      'step, its gradients left to JAX, takes 3.96 TFLOP, '
+      f'{NAIVE / 1e9:.1f} GB and 3.9 GB: ours moves '
+      f'{row["bytes"] / NAIVE:.0%} of that.'
     )
   if leads:
     fields = ('lead', 'gb', 'temporary_gb', 'kept')
@@ -219,43 +169,33 @@ def _bytes(rows: Sequence[Row], leads: Sequence[Row]) -> Iterator[str]:
       ('what was tried', 'GB a step', 'temporary, GB', 'kept'),
       ([lead.get(field, '') for field in fields] for lead in leads),
     )
-    yield ''
-  if row:
-    layers = row['layers']
-    yield _LAYERS.format(reach=sum(layers.values()) * STRONG / 1e3)
-    pairs = [
-      (name, layers.get(name, 0), layers.get(f'{name} backward', 0))
-      for name in dict.fromkeys(n.partition(' ')[0] for n in layers)
-    ]
-    yield results.format_markdown(
-      ('layer', 'forward', 'backward'),
-      (
-        (name, f'{forward:.2f}', f'{backward:.2f}')
-        for name, forward, backward in sorted(
-          pairs, key=lambda pair: -pair[1] - pair[2]
-        )
-      ),
-    )
-    yield ''
+
+
+def _layers(rows: Sequence[Row]) -> str:
+  row = _find_row(rows, POINTS[0])
+  if not row:
+    return ''
+  layers = row['layers']
+  names = dict.fromkeys(name.partition(' ')[0] for name in layers)
+  pairs = [
+    (name, layers.get(name, 0), layers.get(f'{name} backward', 0))
+    for name in names
+  ]
+  reach = sum(layers.values()) * STRONG / 1e3
+  table = results.format_markdown(
+    ('layer', 'forward', 'backward'),
+    (
+      (name, f'{forward:.2f}', f'{backward:.2f}')
+      for name, forward, backward in sorted(pairs, key=lambda p: -p[1] - p[2])
+    ),
+  )
+  return f'By it {reach:.1f} GB a step reach HBM.\n\n{table}'
 
 
 def _verdict(rows: Sequence[Row]) -> Iterator[str]:
-  for chips in sorted({row['chips'] for row in rows if row['chips'] > 1}):
-    for kind, some in (
-      ('weak', weak_rows(rows)),
-      ('strong', strong_rows(rows)),
-    ):
-      ways = {way_of(row): row for row in some if row['chips'] == chips}
-      if ways.keys() != {*WAYS}:
-        continue
-      images = ways['data']['batch'] // chips
-      yield f'* {chips} chips, {images} images each ({kind}): ' + '; '.join(
-        f'{_name(name)} {_speed(row)}' for name, row in ways.items()
-      )
   most = [row for row in weak_rows(rows) if row['chips'] == max(_SHAPES)]
   pair = {way_of(row): row for row in most}
   if pair.keys() == {*WAYS}:
-    yield ''
     for name in ('towers', 'owt'):
       split, whole = pair[name], pair['data']
       saved = whole['received']['parameters'] - split['received']['parameters']
@@ -270,14 +210,6 @@ def _verdict(rows: Sequence[Row]) -> Iterator[str]:
 
 def _name(name: str) -> str:
   return f"'{name}'" if name != 'data' else 'the batch only'
-
-
-def _speed(row: Row) -> str:
-  time = Roofline.of(row)
-  return (
-    f'{1e3 * time.hidden:.2f} ms ({time.binds}), or '
-    f'{1e3 * time.waiting:.2f} if it waits for what it receives'
-  )
 
 
 def _others(rows: Sequence[Row]) -> str:

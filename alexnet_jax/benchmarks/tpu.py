@@ -139,11 +139,6 @@ class Roofline:
     return max(self.products, self.memory, self.links)
 
   @property
-  def waiting(self) -> float:
-    """Seconds of a step that waits for what it receives."""
-    return max(self.products, self.memory) + self.links
-
-  @property
   def binds(self) -> str:
     """Which of the three is the longest."""
     return max(vars(self), key=lambda name: vars(self)[name])
