@@ -16,8 +16,8 @@ from absl import app
 from etils import epath
 from matplotlib.figure import Figure
 
-from alexnet_jax.drawing import canvas, charts
 from alexnet_jax.benchmarks.results import replace_part
+from alexnet_jax.drawing import canvas, charts
 from alexnet_jax.runtime.files import write_atomically
 from experiments import plan, rows
 from experiments.claims import Claim

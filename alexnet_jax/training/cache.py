@@ -104,10 +104,9 @@ def load(reading: Data, mesh: Mesh, dataset: Dataset) -> Cache | None:
     )
   place = NamedSharding(mesh, P(sharding.DATA) if spread else P())
   holders: dict[int, list[jax.Device]] = {}
-  for device, index in place.addressable_devices_indices_map(
-    (share * parts,)
-  ).items():
-    holders.setdefault(index[0].start or 0, []).append(device)
+  indices: Any = place.addressable_devices_indices_map((share * parts,))
+  for device, (rows,) in indices.items():
+    holders.setdefault(rows.start or 0, []).append(device)
   kept: dict[str, list[jax.Array]] = {'image': [], 'label': []}
   bad: set[int] = set()
   for start, devices in holders.items():  # one share at a time on the host
@@ -118,12 +117,12 @@ def load(reading: Data, mesh: Mesh, dataset: Dataset) -> Cache | None:
       show=jax.process_index() == 0,
     )
     bad.update(split['replaced'][split['replaced'] >= 0].tolist())
-    for name, arrays in kept.items():
-      arrays += [jax.device_put(split[name], device) for device in devices]
+    for name, some in kept.items():
+      some += [jax.device_put(split[name], device) for device in devices]
   replaced = np.full(count, -1, np.int32)
   found = sorted(distributed.union(bad) if spread else bad)
   replaced[found] = found
-  arrays = {
+  arrays: dict[str, jax.Array] = {
     name: jax.make_array_from_single_device_arrays(
       (share * parts, *some[0].shape[1:]), place, some
     )

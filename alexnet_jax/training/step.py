@@ -131,8 +131,8 @@ class TrainStep:
       jax.NamedSharding(setup.mesh, P()),
     )
     self._cache = cache
-    spread = cache is not None and bool(cache['label'].sharding.spec)
-    self._step = jitted_step(setup, given, spread)
+    place: Any = cache['label'].sharding if cache else None
+    self._step = jitted_step(setup, given, spread=bool(place and place.spec))
 
   def __call__(
     self,
