@@ -1,5 +1,6 @@
 """What is drawn says what it should, and nothing lies over anything else."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -162,7 +163,8 @@ def test_the_hardest_stand_in_a_row_of_their_class():
     for i, name in enumerate(('bee', 'ant', 'ant'))
   ]
   hard = examples.Hard('ant', 5, 1, cases[:1], cases[1:])
-  fig = panels.losses([hard, hard._replace(name='bee', wrong=2)], each=2)
+  other = dataclasses.replace(hard, name='bee', wrong=2)
+  fig = panels.losses([hard, other], each=2)
   titles = [ax.get_title() for ax in fig.axes if ax.get_title()]
   row = ['bee 90%\n0.jpg', 'ant 80%\n1.jpg', 'ant 70%\n2.jpg']
   assert titles == row * 2
