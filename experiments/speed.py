@@ -40,7 +40,7 @@ _RATIOS = ('times_torch', 'times_torch_compile')
 def main(_) -> None:
   rows = results.read_csv(ROWS)
   write_atomically(epath.Path(PAGE), page(PAGE.read_text(), rows))
-  compiled = results.read_json(COMPILED) if COMPILED.exists() else []
+  compiled = results.read_json(COMPILED)
   gpus = gpu_page(GPU_PAGE.read_text(), rows, compiled)
   write_atomically(epath.Path(GPU_PAGE), gpus)
   print(f'{PAGE} and {GPU_PAGE} written')
@@ -63,8 +63,6 @@ def gpu_page(text: str, rows: Rows, compiled: Sequence[results.Row]) -> str:
   compiled for them."""
   measured = [row for row in rows if row['machine'].startswith('NVIDIA')]
   text = replace_part(text, 'measured', machine_tables(measured))
-  if not compiled:
-    return replace_part(text, 'compiled', 'Nothing yet.')
   first = compiled[0]
   made = f'Compiled, not run: {first["versions"]}; commit {first["commit"]}.'
   parts = (made, gpu.format_steps(compiled), gpu.format_kernels(first))

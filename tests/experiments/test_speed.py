@@ -70,9 +70,7 @@ def test_the_page_is_that_of_the_rows():
   rows = results.read_csv(speed.ROWS)
   assert text == speed.page(text, rows), 'python -m experiments.speed'
   assert any(row['benchmark'] == 'layers' for row in rows)
-  compiled = (
-    results.read_json(speed.COMPILED) if speed.COMPILED.exists() else []
-  )
+  compiled = results.read_json(speed.COMPILED)
   text = speed.GPU_PAGE.read_text()
   assert text == speed.gpu_page(text, rows, compiled), 'make gpu-report'
   assert all(row['benchmark'] == 'gpu' for row in compiled)
