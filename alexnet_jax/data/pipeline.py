@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Generator, Iterable, Sequence
 from concurrent import futures
@@ -27,6 +28,7 @@ from alexnet_jax.runtime.errors import UserError, parse_no_flags
 from alexnet_jax.runtime.writers import Progress
 
 _NO_END = 2**62  # steps
+_NO_LEAKS = 'ignore:resource_tracker'  # a warning that is not shown
 _PART = 64  # examples that a thread reads at a time into the whole split
 
 Batches = Generator[dict[str, np.ndarray], None, None]
@@ -253,6 +255,10 @@ def _iterate(
 ) -> Batches:
   if workers:
     parse_no_flags()  # Grain reads some for its processes
+    # Batches that nobody took when the stream was closed are freed by Python's
+    # resource tracker at the end, which would warn of leaks.
+    if _NO_LEAKS not in sys.warnoptions:
+      sys.warnoptions.append(_NO_LEAKS)
     # Worker i makes batches i, i + workers, ...: one thread each will do.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     processes = grain.MultiprocessingOptions(workers, prefetch)

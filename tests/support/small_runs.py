@@ -146,6 +146,7 @@ def finish(process: subprocess.Popen, status: int = 0) -> str:
   out, err = process.communicate(timeout=900)
   assert process.returncode == status, out + err
   assert 'Traceback' not in err, err
+  assert status or 'leaked' not in err, err
   return out + err
 
 
