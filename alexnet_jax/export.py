@@ -9,7 +9,8 @@ gives logits:
 
   stablehlo  `jax.export`'s serialization, for CPUs, GPUs and TPUs; run it with
              `jax.export.deserialize(bytes).call(images)`
-  onnx       for onnxruntime and others; needs pip install -e '.[export]'
+  onnx       for onnxruntime and others, with class_names in its metadata; needs
+             pip install -e '.[export]'
   tf         a SavedModel folder; needs tensorflow installed
 """
 

@@ -4,6 +4,7 @@
 `lax.platform_dependent`.)
 """
 
+import json
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ def write(
   path: epath.Path, network: Network, mean: np.ndarray, scale: float
 ) -> None:
   """Writes a model of float32 `images` [batch, crop, crop, 3], pixels of 0 to
-  255 in RGB, to `logits` [batch, classes].
+  255 in RGB, to `logits` [batch, classes]. Its metadata have `class_names`, a
+  list as JSON.
 
   Args:
     path: of the file.
@@ -53,7 +55,7 @@ class _Graph:
     self._onnx, self._params = onnx, network.params
     self._mean, self._scale = mean, scale
     self._table, self._size = network.table, network.image_size
-    self._classes = len(network.class_names)
+    self._class_names = network.class_names
     if self._table.name != 'alexnet':
       raise UserError('--format=onnx is for AlexNet alone')
     for row in self._table.convs:
@@ -70,7 +72,7 @@ class _Graph:
     self._add_layers()
     shapes = {
       'images': ['batch', self._size, self._size, 3],
-      'logits': ['batch', self._classes],
+      'logits': ['batch', len(self._class_names)],
     }
     values = [
       helper.make_tensor_value_info(name, kind.FLOAT, shape)
@@ -81,6 +83,8 @@ class _Graph:
     )
     opset = helper.make_opsetid('', _OPSET)
     model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    names = json.dumps(self._class_names, ensure_ascii=False)
+    helper.set_model_props(model, {'class_names': names})
     self._onnx.checker.check_model(model)
     return model
 
@@ -118,7 +122,7 @@ class _Graph:
         elif table.dropout_form == 'paper':  # §4.2
           share = self._constant(name, np.float32(1 - table.dropout))
           xs = self._each('Mul', xs, name, share)
-    kernel = self._params['fc8/kernel'].reshape(-1, self._classes)
+    kernel = self._params['fc8/kernel'].reshape(-1, len(self._class_names))
     weights = self._constant('fc8_kernel', kernel)
     bias = self._constant('fc8_bias', self._params['fc8/bias'])
     self._node('Gemm', [self._concat(xs, 'fc8_in'), weights, bias], 'logits')

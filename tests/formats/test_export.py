@@ -52,6 +52,8 @@ def test_onnxruntime_gives_our_logits(config, tmp_path):
   file = tmp_path / 'net.onnx'
   onnx.write(epath.Path(file), network, model.mean, model.scale)
   session = onnxruntime.InferenceSession(file)
+  said = session.get_modelmeta().custom_metadata_map
+  assert json.loads(said['class_names']) == list('abcdef')
   for count in (1, 3):
     images = pixels(count)
     (found,) = session.run(['logits'], {'images': images})
