@@ -91,6 +91,16 @@ _PROCESS = flags.DEFINE_integer(
 _REPORT = flags.DEFINE_bool(
   'report', True, 'Leave a page on what was learned in <workdir>/report.html.'
 )
+# What other programs call fields of the configuration.
+_SYNONYMS = {
+  **dict.fromkeys(('lr', 'learning_rate', 'rate'), 'schedule.learning_rate'),
+  **dict.fromkeys(('epochs', 'num_epochs', 'steps', 'max_steps'), 'length'),
+  **dict.fromkeys(('bs', 'batch'), 'batch_size'),
+  **dict.fromkeys(('wd', 'decay'), 'optimizer.weight_decay'),
+  **dict.fromkeys(('data', 'dataset', 'name'), 'data.name'),
+  **dict.fromkeys(('gpus', 'devices'), 'mesh.data'),
+  'num_workers': 'data.workers',
+}
 _PATIENCE = 200  # seconds; other processes of the run wait for this one
 flags.mark_flag_as_required('config')
 
@@ -206,4 +216,4 @@ def _profile() -> tuple[int, int] | None:
 
 
 if __name__ == '__main__':
-  errors.run(main)
+  errors.run(main, synonyms=_SYNONYMS)

@@ -2,16 +2,19 @@
 
 import contextlib
 import io
+import logging as std_logging
 import os
 import re
 import select
 import sys
 import traceback
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TextIO
 
 from absl import app, flags, logging
+
+from alexnet_jax.runtime import options
 
 ANY = sys.maxsize  # as many words as one likes
 HUNG_UP = 141  # the exit code of a shell for SIGPIPE
@@ -23,7 +26,10 @@ class UserError(ValueError):
 
 
 def run(
-  main: Callable[[Sequence[str]], int | None], words: int = 0, **kwargs
+  main: Callable[[Sequence[str]], int | None],
+  words: int = 0,
+  synonyms: Mapping[str, str] | None = None,
+  **kwargs,
 ) -> None:
   """`absl.app.run(main)`, with a `UserError` as one message and exit code 2.
 
@@ -37,6 +43,8 @@ def run(
     main: the program, called with the arguments that are not flags; its value
       is the exit code.
     words: how many of those it takes at most, after the program's name.
+    synonyms: what users may call fields of the configuration, for the message
+      on an option that there is not.
     **kwargs: passed on to `absl.app.run`.
   """
 
@@ -65,13 +73,22 @@ def run(
     try:
       return flags.FLAGS([*argv[:1], *map(_at_home, argv[1:])])
     except Exception as error:  # a configuration file is a program
-      sys.exit(refuse(_explain(error)))
+      unknown = options.explain(argv, error, synonyms or {})
+      sys.exit(refuse(unknown or _explain(error)))
 
+  logging.get_absl_handler().setFormatter(_Plain())
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
   with _hanging_up():
     app.run(guarded, flags_parser=parse, **kwargs)
+
+
+class _Plain(std_logging.Formatter):
+  """'warning: ...', where absl has the time, the thread and the file before."""
+
+  def format(self, record: std_logging.LogRecord) -> str:
+    return f'{record.levelname.lower()}: {super().format(record)}'
 
 
 def printable(text: object) -> str:
@@ -170,8 +187,12 @@ def _explain(error: BaseException) -> str:
   while cause.args and isinstance(cause.args[0], Exception):
     cause = cause.args[0]
   text = str(cause)
+  if isinstance(cause, UserError):
+    return text
   if isinstance(cause, KeyError):
     text = str(cause.args[0])
     place = place or 'the configuration has no such field: '
+  if missing := re.search('Flag (--.*) must have a value other than', text):
+    return f'{missing[1]} is missing (see --help)'
   text = re.sub(' Other fields present: "{.*}"', '', text, flags=re.DOTALL)
   return place + text

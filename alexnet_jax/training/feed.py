@@ -108,7 +108,8 @@ def choose_readers(
   rows: int,
   steps: int | None = None,
 ) -> dict[str, Any]:
-  """How many processes or threads read, as `config.data.workers` says.
+  """How many processes or threads read, as `config.data.workers` says; never
+  more processes than cores, which would only wait for each other.
 
   With -1, two threads do on up to four cores without an accelerator, and four
   on more. Accelerators take more than Python's threads can give: beside them
@@ -125,9 +126,9 @@ def choose_readers(
   Returns:
     'workers', 'threads' and 'prefetch' of `pipeline.training_batches`.
   """
-  workers, threads = reading.workers, 2
+  cores = len(os.sched_getaffinity(0))
+  workers, threads = min(reading.workers, cores), 2
   if workers < 0:
-    cores = len(os.sched_getaffinity(0))
     accelerated = place.mesh.devices.flat[0].platform != 'cpu'
     workers, threads = 0, 2 if cores <= _FEW else 4
     if accelerated:

@@ -135,6 +135,7 @@ def test_waiting_counts_what_is_on_its_way_to_a_device(monkeypatch):
     (-1, 16, 'gpu', 1 << 40, 40, (2, 16)),
     (3, 16, 'gpu', 0, 1, (3, 2)),
     (0, 16, 'gpu', 1 << 40, None, (0, 2)),
+    (5, 2, 'cpu', 0, None, (2, 2)),
   ],
 )
 def test_readers_fit_the_machine(
