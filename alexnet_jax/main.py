@@ -7,7 +7,7 @@ configuration can be set on the command line: --config.batch_size=64. On
 ImageNet, with the errors of the best checkpoint over ten views afterwards:
 
   python -m alexnet_jax.main --config=configs/imagenet2012.py
-  python -m alexnet_jax.main --config=configs/imagenet2012.py --mode=eval \
+  python -m alexnet_jax.main --mode=eval --workdir=runs/imagenet2012 \
     --checkpoint=best --split=validation --views=10
 
 SIGTERM or Ctrl-C saves and leaves (exit status 75: run again to go on), a
@@ -15,6 +15,7 @@ second Ctrl-C leaves at once.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,14 +29,19 @@ from alexnet_jax.runtime import errors
 # Only flags up here: the data workers import this module, too, and must not
 # start a JAX backend.
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'What to run, such as configs/default.py.', lock_config=True
+  'config',
+  None,
+  'What to run, such as configs/default.py. With --mode=eval the run has its '
+  'own, and --config.data.name and the like say what is to differ.',
+  lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
   'Where checkpoints, metrics and pictures go, a folder or gs://BUCKET/FOLDER. '
-  'Default: runs/<config name>. With --mode=eval several, with commas: the '
-  'errors of the mean of their networks (§6.1).',
+  'Default: runs/<config name>, with the name of the data set behind it where '
+  "it is not the configuration's own. With --mode=eval several, with commas: "
+  'the errors of the mean of their networks (§6.1).',
 )
 _MODE = flags.DEFINE_enum(
   'mode', 'train', ['train', 'eval'], 'Train, or evaluate a checkpoint.'
@@ -102,11 +108,14 @@ _SYNONYMS = {
   'num_workers': 'data.workers',
 }
 _PATIENCE = 200  # seconds; other processes of the run wait for this one
-flags.mark_flag_as_required('config')
 
 
 def main(argv: Sequence[str]) -> int:
   del argv
+  if _CONFIG.value is None:
+    raise errors.UserError(
+      'say what to run, such as --config=configs/default.py'
+    )
   from alexnet_jax.runtime import distributed
 
   distributed.initialize(
@@ -120,7 +129,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _workdir() -> str:
-  return _WORKDIR.value or f'runs/{_config_file().stem}'
+  """Of another data set than the configuration's own, a folder of its own."""
+  if _WORKDIR.value:
+    return _WORKDIR.value
+  workdir = f'runs/{_config_file().stem}'
+  if 'config.data.name' in flags.FLAGS:
+    name = flags.FLAGS['config.data.name']
+    workdir += f'-{name.value}' if name.value != name.default else ''
+  return workdir
 
 
 def _config_file() -> Path:
@@ -165,6 +181,7 @@ def _report(workdir: str) -> None:
 
 def _run() -> int:
   from alexnet_jax.runtime import backend, signals
+  from alexnet_jax.training import as_trained
 
   config = _CONFIG.value
   file = _config_file()
@@ -173,12 +190,15 @@ def _run() -> int:
   workdir = _workdir()
   several = _MODE.value == 'eval' and not Path(workdir).exists()
   workdirs = workdir.split(',') if several else [workdir]
-  # An evaluation makes no folder where there is no run.
-  keep = _MODE.value == 'train' or Path(workdirs[0]).exists()
+  overrides = config_flags.get_override_values(flags.FLAGS['config'])
+  if _MODE.value == 'eval':
+    config = as_trained.get_config(workdirs[0])
+    mesh = {n: x for n, x in overrides.items() if n.startswith('mesh.')}
+    config.update_from_flattened_dict({'mesh.data': -1, **mesh})
   backend.configure(
     max(config.mesh.data, 1) * config.mesh.towers,
     config.deterministic,
-    cache=f'{workdirs[0]}/compiled' if keep else None,
+    cache=f'{workdirs[0]}/compiled',
   )
 
   from alexnet_jax.analysis import pictures
@@ -187,12 +207,11 @@ def _run() -> int:
   if _MODE.value == 'eval':
     signals.leave_on_sigterm()
     evaluation.evaluate_checkpoint(
-      config,
       workdirs if workdirs[1:] else workdir,
       checkpoint=_CHECKPOINT.value,
       split=_SPLIT.value,
       views=int(_VIEWS.value),
-      overrides=config_flags.get_override_values(flags.FLAGS['config']),
+      overrides=overrides,
       classes=_PER_CLASS.value,
     )
     return 0
@@ -201,6 +220,8 @@ def _run() -> int:
     workdir,
     profile=_profile(),
     pictures={'conv1': pictures.conv1_kernels},
+    report=_REPORT.value,
+    command=shlex.join(['python', '-m', 'alexnet_jax.main', *sys.argv[1:]]),
   )
 
 
@@ -215,5 +236,25 @@ def _profile() -> tuple[int, int] | None:
   )
 
 
+def _with_run(argv: list[str]) -> list[str]:
+  """An evaluation without --config, with the one that its run had."""
+
+  def given(name: str) -> str | None:
+    for word, following in zip(argv, [*argv[1:], ''], strict=True):
+      flag, equals, value = word.partition('=')
+      if flag in (f'-{name}', f'--{name}'):
+        return value if equals else following
+    return None
+
+  if given('mode') != 'eval' or given('config') is not None:
+    return argv
+  workdir = given('workdir') or 'runs/default'
+  first = workdir if Path(workdir).exists() else workdir.partition(',')[0]
+  file = Path(__file__).parent / 'training' / 'as_trained.py'
+  program, *rest = argv
+  return [program, f'--config={file}:{first}', f'--workdir={workdir}', *rest]
+
+
 if __name__ == '__main__':
+  sys.argv = _with_run(sys.argv)
   errors.run(main, synonyms=_SYNONYMS)

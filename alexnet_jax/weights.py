@@ -5,8 +5,7 @@ r"""Carries a trained network in from other programs' files, and out to them.
   python -m alexnet_jax.weights import --format=caffe \
     --config=configs/caffe_alexnet.py --file=bvlc_alexnet.caffemodel \
     --mean=imagenet_mean.binaryproto --workdir=runs/caffe_alexnet
-  python -m alexnet_jax.main --config=configs/caffe_alexnet.py \
-    --workdir=runs/caffe_alexnet --mode=eval --views=10
+  python -m alexnet_jax.main --mode=eval --workdir=runs/caffe_alexnet --views=10
 
 An imported network is a run of no steps: `main` evaluates it or goes on
 training it, `alexnet_jax.load` opens it. formats:

@@ -53,8 +53,8 @@ def get_config() -> ConfigDict:
   data.name = 'shapes'  # *small*
   # Where data sets live: a folder, or gs://BUCKET/FOLDER.
   data.dir = os.environ.get('ALEXNET_DATA_DIR') or 'data'
-  # Worker processes that read and decode; 0: threads of this process; -1: as
-  # many of either as fit the machine.
+  # Worker processes that read and decode, at most one a core; 0: threads of
+  # this process; -1: as many of either as fit the machine.
   data.workers = -1
   # Batches kept ready, per worker.
   data.prefetch = 4

@@ -131,7 +131,8 @@ def test_the_readme_has_the_runs_of_the_results():
   error = standard_error(7.8, 1000)  # pictures of `shapes`
   assert f'| 7.8 ± {error:.1f} % |' in table_line('default run')
   readme = (ROOT / 'README.md').read_text()
-  for line in ('validation loss ..., top-1 error 6.40%', 'top-1 error 7.80%'):
+  for split, error in ('validation', 6.4), ('test', 7.8):
+    line = f'epoch 7, {split}: loss ..., error {error}'
     assert line in readme
   assert '| 24 | 1 | 22.9 % | 20.2 % |' in page and '372 test pictures' in page
   error = standard_error(20.2, 372)

@@ -43,9 +43,7 @@ def test_predictions_have_the_error_of_the_evaluation(
   """One device here; two devices, a tower each, there."""
   images, labels = validation
   found = model.predict(images, views=views)
-  values = evaluate.evaluate_checkpoint(
-    config, reference, 'best', 'validation', views
-  )
+  values = evaluate.evaluate_checkpoint(reference, 'best', 'validation', views)
   losses = -np.log(found[np.arange(len(labels)), labels])
   assert max_norm_error(losses.mean(), values['loss']) < 1e-5
   wrong = np.mean(found.argmax(1) != labels)
@@ -101,9 +99,7 @@ def test_a_run_is_evaluated_with_its_own_mean(
     logits = oracle.forward(params, views)['fc8']
     sums = np.log(np.exp(logits).sum(1))
     losses.append((sums - logits[np.arange(len(labels)), labels]).mean())
-    values = evaluate.evaluate_checkpoint(
-      config, folder, 'best', 'validation', 1
-    )
+    values = evaluate.evaluate_checkpoint(folder, 'best', 'validation', 1)
     assert values['loss'] == pytest.approx(losses[-1], rel=1e-5)
   assert losses[0] != pytest.approx(losses[1], rel=1e-4)
 
@@ -183,7 +179,7 @@ def test_what_is_no_image_is_told(image, message):
 
 
 def test_what_is_no_run_is_told(tmp_path):
-  with pytest.raises(UserError, match='no checkpoints in'):
+  with pytest.raises(UserError, match='no run in'):
     alexnet_jax.load(tmp_path)
   with pytest.raises(UserError, match="no architecture 'vgg': there are alex"):
     alexnet_jax.create_model('vgg')

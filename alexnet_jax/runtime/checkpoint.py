@@ -131,6 +131,11 @@ class Checkpointer(contextlib.AbstractContextManager['Checkpointer']):
     """Steps whose save was completed, ascending; damage does not show."""
     return [s for s in self._folders() if (self._path(s) / MANIFEST).exists()]
 
+  def best(self) -> tuple[int, float] | None:
+    """The step with the lowest error, and that."""
+    step = self._best(self.steps())
+    return None if step is None else (step, self._read(step)['error'])
+
   def restore(
     self, which: int | str, abstract_state: Any, partial: bool = False
   ) -> tuple[Any, dict[str, Any]] | None:

@@ -81,6 +81,15 @@ def _at_home(text: str) -> str:
     ) from error
 
 
+def missing_run(workdir: epath.PathLike) -> UserError:
+  """Of a folder without checkpoints; the message has the runs beside it."""
+  beside, runs = epath.Path(workdir).parent, []
+  if beside.exists():
+    runs = [str(x) for x in beside.iterdir() if (x / 'checkpoints').exists()]
+  there = f'there are {", ".join(sorted(runs))}' if runs else 'train first'
+  return UserError(f'no run in {workdir}: {there}')
+
+
 def in_bucket(path: epath.PathLike) -> bool:
   return '://' in os.fspath(path)
 

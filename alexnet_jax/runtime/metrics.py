@@ -1,10 +1,13 @@
 """Loss and errors as sums with counts, which merge over batches and devices."""
 
 import dataclasses
+import math
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -59,6 +62,24 @@ class Metrics:
   def __add__(self, other: 'Metrics') -> 'Metrics':
     return jax.tree.map(operator.add, self, other)
 
+  def as_json(self) -> dict[str, Any]:
+    """For a file; reads the devices."""
+    sums = dataclasses.asdict(jax.device_get(self))
+    return {name: value.item() for name, value in sums.items()}
+
+  @classmethod
+  def of_json(cls, fields: dict[str, Any]) -> 'Metrics':
+    """What `as_json` was made of, to the bit, on the host.
+
+    Raises:
+      TypeError, ValueError: nothing that it gives.
+    """
+    sums: dict[str, Any] = {
+      name: (np.float32 if name == 'loss' else np.int32)(x)
+      for name, x in fields.items()
+    }
+    return cls(**sums)
+
   def compute(self) -> dict[str, float]:
     """Means over the examples: the loss in nats, the errors in 0..1."""
     sums = jax.device_get(self)
@@ -68,6 +89,21 @@ class Metrics:
       'top1_error': int(sums.top1_errors) / count,
       'top5_error': int(sums.top5_errors) / count,
     }
+
+
+def standard_error(share: float, count: int) -> float:
+  """Of a share that was counted among `count` independent examples."""
+  return math.sqrt(share * (1 - share) / count)
+
+
+def format_error(share: float, count: int) -> str:
+  """An error with its standard error, whose first two digits say how many
+  digits count: '7.80 ± 0.85%'."""
+  spread = 100 * standard_error(share, count)
+  if not spread:  # the formula knows nothing of a share of 0 or 1
+    return f'{share:.0%} ({round(share * count)} of {count:,})'
+  digits = max(0, 1 - math.floor(math.log10(spread)))
+  return f'{100 * share:.{digits}f} ± {spread:.{digits}f}%'
 
 
 def prefix(split: str) -> str:

@@ -27,6 +27,11 @@ class Meter:
   def add(self, images: int) -> None:
     self._images += images
 
+  @property
+  def rate(self) -> float:
+    """Images per second since the last row."""
+    return self._images / (time.perf_counter() - self._start)
+
   def wait(
     self, ready: Callable[[float], bool], stepping: Callable[[], bool]
   ) -> None:
@@ -49,7 +54,9 @@ class Meter:
         return
 
   def read(self) -> dict[str, float]:
-    """The times of a row of metrics, since the last one."""
+    """The times of a row of metrics, since the last one; of no step, none."""
+    if not self._images:
+      return {}
     seconds = time.perf_counter() - self._start
     values = {
       'time/images_per_sec': self._images / seconds,

@@ -3,11 +3,13 @@
 import contextlib
 import io
 import json
+import math
+import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 import tqdm
@@ -22,6 +24,7 @@ from alexnet_jax.runtime.files import (
   explained,
   folder,
   make_folder,
+  missing_run,
   sync,
   write_atomically,
 )
@@ -168,7 +171,9 @@ def read_rows(workdir: epath.PathLike) -> list[dict[str, Any]]:
   """
   path = folder(workdir) / METRICS_FILE
   if not path.exists():
-    raise UserError(f'{workdir} is not a run: it has no {METRICS_FILE}')
+    if (path.parent / 'checkpoints').exists():  # such as an imported network
+      raise UserError(f'the run in {workdir} has no {METRICS_FILE}: train it')
+    raise missing_run(workdir)
   rows = []
   for line in path.read_text().splitlines():
     with contextlib.suppress(ValueError):
@@ -176,13 +181,15 @@ def read_rows(workdir: epath.PathLike) -> list[dict[str, Any]]:
   return [row for row in rows if isinstance(row, dict) and 'epoch' in row]
 
 
-class Progress(tqdm.tqdm):
+class _Bar(tqdm.tqdm):
+  monitor_interval = 0  # no thread of its own: processes may fork beside it
+
+
+class Progress(_Bar):
   """Rate and time left, on stderr: a bar on a terminal, else plain lines.
 
   Plain lines come at most every ten seconds, the first and the last always.
   """
-
-  monitor_interval = 0  # no thread of its own: processes may fork beside it
 
   def __init__(
     self,
@@ -223,9 +230,49 @@ class Progress(tqdm.tqdm):
     self.set_postfix_str(text, refresh=False)
     super().update(n)
 
-  def restart(self) -> None:
-    """The time since the last line counts in no rate, nor in what is left."""
-    self.unpause()
+
+class Status(contextlib.AbstractContextManager['Status']):
+  """One line on how a run goes, on stderr: drawn anew on a terminal, which it
+  never overflows; else a line at most every ten seconds, and the last."""
+
+  def __init__(self, show: bool = True):
+    """False makes every method do nothing (all processes but one)."""
+    self._show, self._terminal = show, sys.stderr.isatty()
+    self._bar = _Bar(
+      disable=not show,
+      file=sys.stderr if self._terminal else _Lines(),
+      mininterval=0.2 if self._terminal else 10,
+      miniters=1,
+      bar_format='{desc}',
+    )
+
+  def update(self, parts: Sequence[str]) -> None:
+    """Shows what fits of `parts`, the first ones first."""
+    self._bar.set_description_str(self._fit(parts), refresh=False)
+    self._bar.update()
+
+  def say(self, text: str, file: TextIO | None = None) -> None:
+    """Prints a line, by default on stdout, that stays."""
+    if self._show:
+      with self._bar.external_write_mode(file=sys.stderr):
+        print(text, file=file, flush=True)
+
+  def close(self) -> None:
+    self._bar.close()
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def _fit(self, parts: Sequence[str]) -> str:
+    room = math.inf
+    if self._terminal:
+      room = shutil.get_terminal_size().columns - 1
+    text, *rest = parts
+    for part in rest:
+      if len(text) + 2 + len(part) > room:
+        break
+      text += f', {part}'
+    return text
 
 
 class _Lines(io.TextIOBase):

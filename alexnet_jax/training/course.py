@@ -103,6 +103,13 @@ class Course:
     left = self.length.length - self._done(self.length, self.start.step)
     return self.start.step + math.ceil(left)
 
+  @property
+  def epochs(self) -> float:
+    """How many there are in all; the last step may go a little further."""
+    if not self.length.in_epochs:
+      return self.epoch(self.end)
+    return float(self.length.length * self.batch_size / self.num_examples)
+
   def due(self, every: Duration, step: int) -> bool:
     """Whether an event falls on the end of this step."""
     before, after = self._done(every, step - 1), self._done(every, step)

@@ -3,7 +3,7 @@ averaged, every example exactly once."""
 
 import functools
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,15 +21,28 @@ from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime import files, sharding
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.runtime.metrics import Metrics
+from alexnet_jax.runtime.metrics import Metrics, format_error
 from alexnet_jax.runtime.writers import Progress
 from alexnet_jax.training import feed, per_class
-from alexnet_jax.training.saved import read_meta, read_statistics, restore
-from alexnet_jax.training.settings import Data, configure
+from alexnet_jax.training.saved import (
+  flat,
+  read_meta,
+  read_statistics,
+  restore,
+)
+from alexnet_jax.training.settings import Data, Settings, configure
 from alexnet_jax.training.state import Setup, TrainState, open_setup
 from alexnet_jax.training.views import PREPROCESSING, test_views
 
 Measure = type[Metrics] | type[per_class.PerClass]
+# Fields of a configuration that need not be the run's in an evaluation, and
+# those that must be: what its network sees of a picture.
+_MAY_DIFFER = (
+  *('data.', 'evals.', 'mesh.', 'batch_size', 'dtype'),
+  *('matmul_precision', 'deterministic'),
+)
+_SEEN = [f'augment.{name}' for name in PREPROCESSING]
+_PLACE = ('name', 'dir')  # of a data set
 
 
 class Evaluator:
@@ -60,7 +73,7 @@ class Evaluator:
       UserError: there is no such split or number of views.
     """
     dataset.source(split)  # refuses a split that is not there
-    self._setup, self._dataset, self._split = setup, dataset, split
+    self._setup, self._dataset, self.split = setup, dataset, split
     self.num_examples = dataset.num_examples(split)
     self._reading, self._batch_size = reading, batch_size
     self._rows = sharding.local_rows(setup.batch_sharding, self._batch_size)
@@ -84,7 +97,7 @@ class Evaluator:
     steps = -(-self.num_examples // self._batch_size)
     stream = pipeline.evaluation_batches(
       self._dataset,
-      self._split,
+      self.split,
       batch_size=self._batch_size,
       rows=self._rows,
       **feed.choose_readers(
@@ -171,85 +184,75 @@ def _log_mean(logs: jax.Array) -> jax.Array:
 
 
 def open_checkpoint(
-  config: ConfigDict,
   workdir: epath.PathLike,
   checkpoint: int | str,
-  overrides: Collection[str] = (),
-) -> tuple[Dataset, Setup, TrainState]:
-  """The data set, the setup and a state of the run in `workdir`.
+  overrides: Mapping[str, Any] | None = None,
+) -> tuple[Settings, Dataset, Setup, TrainState]:
+  """The run in `workdir` on the devices there are here.
 
-  Views are made as the run made them, whatever `config` says.
+  Network, views and data set are the run's.
 
   Args:
-    config: as for training.
     workdir: of the run.
     checkpoint: 'last', 'best' or the number of a step.
-    overrides: the fields of `config` that the user asked for, such as
-      'augment.mean'; where the run had another value they are refused.
+    overrides: fields of the configuration that are to differ, such as
+      {'data.dir': 'data'}: where pictures are and how they are read, batch and
+      mesh, precision. Other fields have no say here.
 
   Raises:
-    UserError: there is no such checkpoint, or it is of another network, of
-      other classes or of other views.
+    UserError: there is no such checkpoint, an override is of the network or of
+      what it sees of a picture, or the data set has other classes.
   """
   workdir = files.folder(workdir)
-  folder = workdir / 'checkpoints'
-  if not folder.exists():
-    raise UserError(f'no checkpoints in {workdir}: train first, or --workdir=')
-  with Checkpointer(folder) as checkpointer:
+  if not (workdir / 'checkpoints').exists():
+    raise files.missing_run(workdir)
+  with Checkpointer(workdir / 'checkpoints') as checkpointer:
     meta = read_meta(checkpointer, checkpoint)
     if meta is None:
-      raise UserError(f'no checkpoints in {folder}: train first, or --workdir=')
-    config = _with_views_of(workdir, meta, config, overrides)
-    dataset, setup = open_setup(configure(config), read_statistics(workdir))
-    model, names = config.model.to_dict(), dataset.class_names
+      raise files.missing_run(workdir)
+    config = _with_overrides(workdir, meta['config'], overrides or {})
+    settings = configure(config)
+    dataset, setup = open_setup(settings, read_statistics(workdir))
+    model, names = config['model'], dataset.class_names
     restored = restore(
       checkpointer, checkpoint, setup, model, names, dataset.decoder
     )
   assert restored is not None
-  return dataset, setup, restored[0]
+  return settings, dataset, setup, restored[0]
 
 
-def _with_views_of(
-  workdir: epath.Path,
-  meta: dict[str, Any],
-  config: ConfigDict,
-  overrides: Collection[str],
-) -> ConfigDict:
-  """A configuration whose views are those that a network was trained on."""
-  config = config.copy_and_resolve_references()
-  taken = []
-  for field in PREPROCESSING:
-    here = config.augment[field]
-    there = meta['config']['augment'].get(field, here)
-    if here == there:
-      continue
-    if f'augment.{field}' in overrides:
+def _with_overrides(
+  workdir: epath.Path, own: dict[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The configuration of a run with what may differ in an evaluation."""
+  config = ConfigDict(own)
+  config.mesh.data = -1  # there may be other devices here
+  before = flat(own)
+  for field, value in flat(overrides).items():
+    fixed = field.startswith('model.') or field in _SEEN
+    if fixed and before.get(field) != value:
       raise UserError(
-        f'config.augment.{field}={here!r}, but the run in {workdir} was '
-        f'trained with {there!r}, and its network is tested so: leave this out'
+        f'config.{field}={value!r}, but the run in {workdir} was trained with '
+        f'{before.get(field)!r}, and its network is tested so: leave this out'
       )
-    config.augment[field] = there
-    taken.append(f'config.augment.{field}={there!r}')
-  if taken and jax.process_index() == 0:
-    print(f'as the run in {workdir}: {", ".join(taken)}', flush=True)
-  return config
+    if field.startswith(_MAY_DIFFER):
+      config.update_from_flattened_dict({field: value})
+  return config.to_dict()
 
 
 def evaluate_checkpoint(
-  config: ConfigDict,
   workdir: epath.PathLike | Sequence[epath.PathLike],
   checkpoint: int | str,
   split: str,
   views: int,
-  overrides: Collection[str] = (),
+  overrides: Mapping[str, Any] | None = None,
   classes: bool = False,
 ) -> dict[str, Any]:
   """Evaluates a checkpoint of the run in `workdir` and prints the errors.
 
   Args:
-    config: as for training; views are made as the run made them.
     workdir: of the run; of several, the mean of their networks' softmax is
-      evaluated, as §6.1 averages five.
+      evaluated on the data set of the first, as §6.1 averages five.
     checkpoint: 'last', 'best' or the number of a step.
     split: 'train', 'validation' or 'test'.
     views: 1, 2, 9 or 10.
@@ -265,19 +268,25 @@ def evaluate_checkpoint(
       runs are of different networks, classes or views.
   """
   one = isinstance(workdir, str | os.PathLike)
-  workdirs = [workdir] if one else list(workdir)
-  networks, steps, setups = [], [], []
-  for path in workdirs:
-    dataset, setup, state = open_checkpoint(config, path, checkpoint, overrides)
+  first, *more = [workdir] if one else list(workdir)
+  settings, dataset, setup, state = open_checkpoint(
+    first, checkpoint, overrides
+  )
+  networks, steps = [state.params], [int(state.step)]
+  show = jax.process_index() == 0
+  if show:
+    print(setup.describe_mesh(), flush=True)
+  same = {f'data.{name}': getattr(settings.data, name) for name in _PLACE}
+  for path in more:
+    _, _, other, state = open_checkpoint(
+      path, checkpoint, {**(overrides or {}), **same}
+    )
     networks.append(state.params)
-    steps.append(str(int(state.step)))
-    setups.append(setup)
-    if field := _other_view(setups[0], setup):
+    steps.append(int(state.step))
+    if field := _difference(setup, other):
       raise UserError(
-        f'{path} was trained on other pictures than {workdirs[0]}: their '
-        f'{field} differs, so they cannot be averaged'
+        f'{path} and {first} cannot be averaged: their {field} differs'
       )
-  settings = configure(config)
   evaluator = Evaluator(
     setup,
     dataset,
@@ -287,28 +296,38 @@ def evaluate_checkpoint(
     views,
     per_class.PerClass if classes else Metrics,
   )
-  show = jax.process_index() == 0
-  with Progress(evaluator.num_examples, 'images', split, show=show) as progress:
+  count = evaluator.num_examples
+  with Progress(count, 'images', split, show=show) as progress:
     values = evaluator(*networks, progress=progress)
-  several = '' if one else f' of {len(networks)} networks, averaged'
-  print(
-    f'step {", ".join(steps)}{several}: {evaluator.num_examples:,} images of '
-    f'{split}, {views} view(s): loss {values["loss"]:.4f}, top-1 error '
-    f'{values["top1_error"]:.3%}, top-5 error {values["top5_error"]:.3%}',
-    flush=True,
-  )
+  if show:
+    several = f', mean of {len(networks)} networks' if more else ''
+    print(
+      f'{dataset.name}, {split}: {count:,} image{_s(count)}, {views} '
+      f'view{_s(views)}, step {", ".join(map(str, steps))}{several}\n'
+      f'loss {values["loss"]:.4f}, '
+      f'top-1 error {format_error(values["top1_error"], count)}, '
+      f'top-5 error {format_error(values["top5_error"], count)}',
+      flush=True,
+    )
   if classes and show:
-    about = {'runs': list(map(str, workdirs)), 'steps': steps, 'views': views}
+    runs = list(map(str, (first, *more)))
+    about = {'runs': runs, 'steps': steps, 'views': views}
     per_class.write(
-      files.folder(workdirs[0]) / f'per_class_{split}',
+      files.folder(first) / f'per_class_{split}',
       per_class.make_table(values['per_class'], dataset.class_names),
       {'data set': dataset.name, 'split': split, **about},
     )
   return values
 
 
-def _other_view(one: Setup, other: Setup) -> str | None:
-  """In what two networks see a picture differently; None: in nothing."""
+def _s(count: int) -> str:
+  return '' if count == 1 else 's'
+
+
+def _difference(one: Setup, other: Setup) -> str | None:
+  """In what two networks, or what they see, differ; None: in nothing."""
+  if one.table != other.table:
+    return 'config.model'
   for field in PREPROCESSING:
     if getattr(one.augment, field) != getattr(other.augment, field):
       return f'config.augment.{field}'

@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.models.rows import Table
 from alexnet_jax.models.towers import TOWER
 from alexnet_jax.runtime import backend, sharding
+from alexnet_jax.runtime.metrics import standard_error
 from alexnet_jax.training.state import Setup, TrainState
 from alexnet_jax.training.views import test_views
 
@@ -222,21 +223,36 @@ def cause(health: Health, table: Table) -> str:
 
 
 def alarm(
-  loss: float, num_classes: int, health: Health, table: Table
+  values: Mapping[str, float],
+  count: int,
+  num_classes: int,
+  health: Health,
+  table: Table,
 ) -> str | None:
-  """What to say of a loss that is that of guessing; None: it is not.
+  """What to say of a network that guesses; None: it does not.
+
+  Either the loss or the error shows that a network learns: early on the loss
+  may still be that of guessing while the error is below it.
 
   Args:
-    loss: on validation, after an epoch or more.
+    values: 'loss' and 'top1_error' on validation, after an epoch or more.
+    count: how many images these are of.
     num_classes: the loss of guessing is its logarithm.
     health: of the state.
     table: of the network.
   """
+  loss, error = values['loss'], values['top1_error']
   chance = math.log(num_classes)
+  wrong = 1 - 1 / num_classes
   if loss < (1 - AT_CHANCE) * chance:
+    return None
+  if error + standard_error(error, count) < wrong:
     return None
   found = warnings(health, table) or [
     'the signal arrives: try another config.schedule.learning_rate, or look at '
     'the labels'
   ]
-  return f'the loss is {loss:.3f}, guessing has {chance:.3f}. {" ".join(found)}'
+  return (
+    f'the loss is {loss:.3f}, guessing has {chance:.3f}; the error is '
+    f'{error:.1%}, guessing has {wrong:.1%}. {" ".join(found)}'
+  )

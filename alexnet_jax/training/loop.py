@@ -20,13 +20,16 @@ from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime import distributed, files, signals
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.runtime.profile import Trace
-from alexnet_jax.training import pretrained
+from alexnet_jax.runtime.writers import REPORT
+from alexnet_jax.training import notices, pretrained
 from alexnet_jax.training.bad_records import BadRecords
 from alexnet_jax.training.course import Course, Position
 from alexnet_jax.training.evaluation import Evaluator
 from alexnet_jax.training.run import Pictures, Run, Start
 from alexnet_jax.training.saved import (
+  check_data,
   flat,
   make_meta,
   read_statistics,
@@ -42,6 +45,8 @@ def train_and_evaluate(
   workdir: epath.PathLike,
   profile: tuple[int, int] | None = None,
   pictures: Pictures | None = None,
+  report: bool = False,
+  command: str = 'the same',
 ) -> int:
   """Trains, or goes on from the last checkpoint in `workdir`.
 
@@ -50,6 +55,8 @@ def train_and_evaluate(
     workdir: folder of the run: checkpoints, metrics.jsonl, TensorBoard.
     profile: the steps between which a `jax.profiler` trace is written there.
     pictures: what to draw at each evaluation, for TensorBoard.
+    report: whether the caller will leave one, to be said.
+    command: that goes on with the run, to be said.
 
   Returns:
     0 at the end; `signals.STOPPED` when it was asked to leave before.
@@ -59,6 +66,8 @@ def train_and_evaluate(
     NotFiniteError: of these, a loss that is not finite.
   """
   settings, workdir = configure(config), files.folder(workdir)
+  checkpointer = Checkpointer(workdir / 'checkpoints', settings.checkpoint.keep)
+  check_data(workdir, checkpointer, settings.data.name)
   used_to = read_statistics(workdir)
   if used_to is None and settings.pretrained.source:
     used_to = pretrained.read_statistics(settings.pretrained.source)
@@ -70,17 +79,23 @@ def train_and_evaluate(
     # Refuses what it cannot do before hours of training.
     dataset.source('train')
     evaluators = _make_evaluators(settings, setup, dataset)
-    checkpointer = Checkpointer(
-      workdir / 'checkpoints', settings.checkpoint.keep
-    )
     if jax.process_index() == 0:
       stack.enter_context(_alone_in(workdir))
     stack.enter_context(checkpointer)
     start = _begin(config, settings, setup, dataset, checkpointer)
     course, step = course.resumed(start.position), start.position.step
+    first = jax.process_index() == 0
     if step >= course.end or start.schedule.finished:
-      print(f'{workdir} is complete: {step} steps', flush=True)
+      if first:
+        print(notices.complete(workdir, step), flush=True)
+        print(notices.longer(settings, start.schedule.finished), flush=True)
       return 0
+    if first:
+      print(setup.describe_mesh(), flush=True)
+      text = notices.beginning(workdir, settings, dataset, setup, course)
+      print(text, flush=True)
+      if report:
+        print(f'report:   {workdir / REPORT}, in the end', flush=True)
     run = Run(
       settings,
       course,
@@ -106,12 +121,20 @@ def train_and_evaluate(
         run.log()
       if run.evaluation_due():
         run.evaluate()
+        if run.log_due():  # the error has ended the run
+          run.log()
       leave = stop.due(run.step)
       if run.evaluation_due() or run.save_due() or leave:
         run.save()
       if leave:
         break
-  return 0 if run.ended() else signals.STOPPED
+  stopped = not run.ended()
+  if first:
+    split, count = run.evaluator.split, run.evaluator.num_examples
+    print(notices.ending(checkpointer, split, count, stopped), flush=True)
+    longer = notices.longer(settings, run.schedule.finished)
+    print(f'to go on: {command}' if stopped else longer, flush=True)
+  return signals.STOPPED if stopped else 0
 
 
 def _begin(
@@ -137,7 +160,7 @@ def _begin(
     state = setup.init_state()
     if settings.pretrained.source:
       state = pretrained.start(settings.pretrained, setup, state, names)
-    return Start(state, Position(), schedule, bad_records, meta, resumed=False)
+    return Start(state, Position(), schedule, bad_records, meta)
   state, before = restored
   position = Position.of_json(int(state.step), before['position'])
   if before['config']['schedule']['kind'] == settings.schedule.kind:
@@ -149,7 +172,9 @@ def _begin(
     f'{position.examples:,} examples seen',
     flush=True,
   )
-  return Start(state, position, schedule, bad_records, meta, resumed=True)
+  row = before['row']
+  sums = None if row is None else Metrics.of_json(row)
+  return Start(state, position, schedule, bad_records, meta, sums, resumed=True)
 
 
 def _make_evaluators(

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from alexnet_jax.data.stats import Statistics
 from alexnet_jax.formats import names, safetensors
 from alexnet_jax.formats.names import Arrays, Network
+from alexnet_jax.runtime import files
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import saved
@@ -43,11 +44,11 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
     return safetensors.read(workdir)
   folder = workdir / 'checkpoints'
   if not folder.exists():
-    raise UserError(f'no checkpoints in {workdir}: it is not a run')
+    raise files.missing_run(workdir)
   with Checkpointer(folder) as checkpointer:
     meta = saved.read_meta(checkpointer, checkpoint)
     if meta is None:
-      raise UserError(f'no checkpoint in {folder} is complete')
+      raise files.missing_run(workdir)
     classes = tuple(meta['class_names'])
     network = Network(meta['config'], {}, classes, read_statistics(workdir))
     place = _one_device_each()
@@ -81,7 +82,7 @@ def read_statistics(source: str | os.PathLike) -> Statistics:
   statistics = saved.read_statistics(path)
   if statistics is None:
     if not (path / 'checkpoints').exists():
-      raise UserError(f'no checkpoints in {path}: it is not a run')
+      raise files.missing_run(path)
     raise UserError(f'{path / saved.STATISTICS} is missing: put it back')
   return statistics
 

@@ -11,21 +11,22 @@ import jax
 import numpy as np
 from etils import epath
 from flax import nnx
+from tqdm import tqdm
 
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime import files, metrics, sharding
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.runtime.metrics import Metrics
+from alexnet_jax.runtime.metrics import Metrics, format_error
 from alexnet_jax.runtime.profile import Meter
-from alexnet_jax.runtime.writers import MetricsWriter, Progress
+from alexnet_jax.runtime.writers import MetricsWriter, Status
 from alexnet_jax.training import cache, feed, health
 from alexnet_jax.training.bad_records import BadRecords
 from alexnet_jax.training.course import Course, Position
 from alexnet_jax.training.evaluation import Evaluator
 from alexnet_jax.training.saved import STATISTICS
-from alexnet_jax.training.schedules import Schedule, learning_rates
+from alexnet_jax.training.schedules import UntilTarget, learning_rates
 from alexnet_jax.training.settings import Settings
 from alexnet_jax.training.state import Setup, TrainState
 from alexnet_jax.training.step import Batch, TrainStep
@@ -45,10 +46,11 @@ class Start:
 
   state: TrainState
   position: Position
-  schedule: Schedule
+  schedule: UntilTarget
   bad_records: BadRecords
   meta: dict[str, Any]  # of the checkpoints to come, but for what changes
-  resumed: bool
+  sums: Metrics | None = None  # of the steps since the last row
+  resumed: bool = False
 
 
 class Run:
@@ -84,22 +86,15 @@ class Run:
     self.writer = stack.enter_context(
       MetricsWriter(workdir, self.step if start.resumed else None, write=first)
     )
-    self.progress = stack.enter_context(
-      Progress(
-        course.position(course.end).examples,
-        'images',
-        workdir.name,
-        initial=start.position.examples,
-        show=first,
-      )
-    )
+    self.status = stack.enter_context(Status(show=first))
     self.meter = Meter()
-    self.text = ''  # of the last log, beside the progress
+    self.row: dict[str, float] = {}  # of the last log
     self.error: float | None = None  # of an evaluation not saved yet
     # Of the step that was taken last, and the sums of the one before it.
     self.batch: Mapping[str, jax.Array] = {}
     self.metrics: Metrics | None = None
     self.previous: Metrics | None = None
+    self.sums = start.sums
 
   def ended(self) -> bool:
     return self.step >= self.course.end or self.schedule.finished
@@ -160,7 +155,6 @@ class Run:
         for text in health.warnings(found, self.setup.table):
           self._warn(text)
     self.meter.restart()
-    self.progress.restart()
 
   def train(self, batch) -> None:
     self.batch = batch
@@ -171,13 +165,15 @@ class Run:
       self.learning_rates,
       color=self.course.within(self.course.color_until, self.step),
     )
+    more = self.metrics
+    self.sums = more if self.sums is None else _add(self.sums, more)
     self.step += 1
     # One step runs while the next is made ready; more would only hold memory
     # and delay a request to stop.
     jax.block_until_ready(self.previous)
     self.previous = self.metrics
     self.meter.add(self.course.batch_size)
-    self.progress.update(self.course.batch_size, self.text)
+    self.status.update(self._progress())
 
   def _next_learning_rates(self) -> tuple[float, np.ndarray]:
     """The schedule's, and all of a step."""
@@ -186,26 +182,43 @@ class Run:
     return main, learning_rates(self.settings.schedule, epoch, main)
 
   def log_due(self) -> bool:
+    """Steps since the last row have one at the end, whatever ends the run."""
     due = self.course.due(self.course.log_every, self.step)
-    return due or self.step == self.course.end
+    return self.sums is not None and (due or self.ended())
 
   def log(self) -> None:
-    """A row with the metrics of this very step."""
-    assert self.metrics is not None
-    values = self.metrics.compute()
+    """A row with the mean metrics of the steps since the last one."""
+    assert self.sums is not None
+    values, self.sums = self.sums.compute(), None
     self._check_finite()
     self.bad_records.unite()
     times = self.meter.read()
-    self.text = (
-      f'loss {values["loss"]:.3f}, top-1 error {values["top1_error"]:.0%}, '
-      f'{times["time/waiting"]:.0%} waiting for data'
-    )
     row = {f'train/{name}': value for name, value in values.items()}
     row['train/learning_rate'] = self.learning_rate
     patterns = self.settings.schedule.patterns
     for name, rate in zip(patterns, self.learning_rates[1:], strict=True):
       row[f'train/learning_rate/{name}'] = float(rate)
     self._write({**row, **times})
+    self.row |= row | times
+    self.status.update(self._progress())
+
+  def _progress(self) -> list[str]:
+    """How far the run is, what the last row says, and how long it may take."""
+    epoch, row = self.course.epoch(self.step), self.row
+    parts = [f'epoch {epoch:.1f}/{self.course.epochs:.4g}']
+    rate = self.meter.rate
+    if row:
+      rate = row['time/images_per_sec']
+      error = f'error {_percent(row["train/top1_error"])}'
+      if self.dataset.num_classes > 5:
+        error += f' (top-5 {_percent(row["train/top5_error"])})'
+      parts += [f'loss {row["train/loss"]:.3f}', error]
+    if rate:
+      left = (self.course.end - self.step) * self.course.batch_size / rate
+      parts += [f'{rate:,.0f} images/s', f'{tqdm.format_interval(left)} left']
+    if row:
+      parts.append(f'{row["time/waiting"]:.0%} waiting for data')
+    return parts
 
   def evaluation_due(self) -> bool:
     due = self.course.due(self.course.evaluate_every, self.step)
@@ -215,36 +228,40 @@ class Run:
     """A row of errors on validation, which may move the rate."""
     self._check_finite()
     split = self.settings.evals.split
-    row = self._measure(split, self.evaluator)
-    self.error = row[f'{metrics.prefix(split)}/top1_error']
-    loss = row[f'{metrics.prefix(split)}/loss']
-    self._write({**row, **self._health(loss)})
+    values, row = self._measure(split, self.evaluator)
+    self.error = values['top1_error']
+    self._write({**row, **self._health(values)})
     self.schedule.observe(self.course.planned_epoch(self.step), self.error)
     for name, draw in self.pictures.items():
       self.writer.image(self.step, name, draw(self.state.params))
     if self.ended() and self.final_evaluator:
       split = self.settings.evals.final_split
-      self._write(self._measure(split, self.final_evaluator))
+      self._write(self._measure(split, self.final_evaluator)[1])
     self.meter.restart()
 
-  def _measure(self, split: str, evaluate: Evaluator) -> dict[str, float]:
-    """A row: the errors of the parameters, and those of their average."""
-    networks = {split: self.state.params}
+  def _measure(
+    self, split: str, evaluate: Evaluator
+  ) -> tuple[dict[str, float], dict[str, float]]:
+    """The errors of the parameters, and a row with those of their average,
+    too."""
+    values, lowest = evaluate(self.state.params), self.schedule.lowest
+    decides = evaluate is self.evaluator
+    better = lowest is None or values['top1_error'] < lowest
+    self._say(evaluate, split, values, ', best' * (decides and better))
+    row = _named(split, values)
     if self.state.average is not None:
-      networks[f'{split}_ema'] = self.state.average
-    row: dict[str, float] = {}
-    for name, params in networks.items():
-      values = evaluate(params)
-      self._say(name, values)
-      row |= _named(name, values)
-    return row
+      split = f'{split}_ema'
+      averaged = evaluate(self.state.average)
+      self._say(evaluate, split, averaged)
+      row |= _named(split, averaged)
+    return values, row
 
-  def _health(self, loss: float) -> dict[str, float]:
+  def _health(self, values: dict[str, float]) -> dict[str, float]:
     """Of the state on the last step's images; sounds the alarm."""
     found = self.probe(self.state, self._images(self.batch))
     if self.course.epoch(self.step) >= 1:
-      classes = self.dataset.num_classes
-      text = health.alarm(loss, classes, found, self.setup.table)
+      classes, count = self.dataset.num_classes, self.evaluator.num_examples
+      text = health.alarm(values, count, classes, found, self.setup.table)
       if text:
         self._warn(text)
     return found.scalars()
@@ -269,6 +286,7 @@ class Run:
       'position': self.course.position(self.step).as_json(),
       'schedule': self.schedule.position(),
       'bad_records': sorted(self.bad_records.indices),
+      'row': self.sums.as_json() if self.sums else None,
     }
     self.checkpointer.save(self.step, self.state, meta, error)
     self.meter.restart()
@@ -277,19 +295,25 @@ class Run:
     epoch = self.course.epoch(self.step)
     self.writer.scalars(self.step, {'epoch': epoch, **values})
 
-  def _say(self, split: str, values: dict[str, float]) -> None:
-    epoch = self.course.epoch(self.step)
-    print(
-      f'step {self.step}, epoch {epoch:.1f}: {split} loss '
-      f'{values["loss"]:.3f}, top-1 error {values["top1_error"]:.2%}, '
-      f'top-5 error {values["top5_error"]:.2%}, learning rate '
-      f'{self.learning_rate:.2g}',
-      flush=True,
+  def _say(
+    self,
+    evaluator: Evaluator,
+    split: str,
+    values: dict[str, float],
+    more: str = '',
+  ) -> None:
+    count = evaluator.num_examples
+    text = f'error {format_error(values["top1_error"], count)}'
+    if self.dataset.num_classes > 5:
+      text += f', top-5 {format_error(values["top5_error"], count)}'
+    epoch = round(self.course.epoch(self.step), 2)
+    self.status.say(
+      f'epoch {epoch:g}, {split}: loss {values["loss"]:.3f}, {text}{more}'
     )
 
   def _warn(self, text: str) -> None:
     if jax.process_index() == 0:
-      print(f'warning: {text}', file=sys.stderr, flush=True)
+      self.status.say(f'warning: {text}', sys.stderr)
 
   def _check_finite(self) -> None:
     bad = int(self.state.nonfinite_step)
@@ -301,6 +325,16 @@ class Run:
         "config.augment.color_units='std' and images that are not scaled "
         'twice'
       )
+
+
+@jax.jit
+def _add(sums: Metrics, more: Metrics) -> Metrics:
+  """On the devices: a row's metrics are read once, not once a step."""
+  return sums + more
+
+
+def _percent(share: float) -> str:
+  return f'{share:.0%}' if share >= 0.1 else f'{share:.1%}'
 
 
 def _named(split: str, values: dict[str, float]) -> dict[str, float]:

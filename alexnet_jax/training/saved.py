@@ -14,6 +14,7 @@ from alexnet_jax.data.stats import Statistics
 from alexnet_jax.runtime import backend, files
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.training.course import Position
 from alexnet_jax.training.schedules import make_schedule
 from alexnet_jax.training.settings import Settings
@@ -73,6 +74,27 @@ def restore(
     trained=meta['position']['examples'] > 0,
   )
   return checkpointer.restore(which, setup.abstract_state())
+
+
+def check_data(
+  workdir: epath.Path, checkpointer: Checkpointer, name: str
+) -> None:
+  """Refuses to go on with a run on another data set than its own.
+
+  Raises:
+    UserError: the last checkpoint was trained on a data set of another name.
+  """
+  meta = read_meta(checkpointer, 'last')
+  if meta is None or not meta['position']['examples']:
+    return  # a network that was imported has seen none of our data sets
+  before = meta['config']['data']['name']
+  if before != name:
+    raise UserError(
+      f'the run in {workdir} is on the data set {before}, and '
+      f'config.data.name is {name}: choose another --workdir (to begin with '
+      "this run's network: "
+      f'--config.pretrained.source={workdir})'
+    )
 
 
 def check_classes(
@@ -173,6 +195,7 @@ def make_meta(
     'position': Position().as_json(),
     'schedule': schedule,
     'bad_records': [],
+    'row': None,  # sums of the steps since the last one of metrics.jsonl
     'environment': backend.describe(),
   }
 
@@ -235,10 +258,13 @@ def _is_ours(meta: dict[str, Any]) -> bool:
   numbers = (int, float, type(None))
   try:
     Position.of_json(0, meta['position'])
+    if meta['row'] is not None:
+      Metrics.of_json(meta['row'])
     return (
       isinstance(meta['config']['model'], dict)
       and isinstance(meta['config']['augment'], dict)
       and isinstance(meta['config']['schedule']['kind'], str)
+      and isinstance(meta['config']['data']['name'], str)
       and isinstance(meta['environment'], dict)
       and isinstance(meta['data'], dict)
       and all(isinstance(x, numbers) for x in meta['schedule'].values())

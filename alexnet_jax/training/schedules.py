@@ -168,27 +168,27 @@ class UntilTarget:
 
   def __init__(self, schedule: Schedule, target: float):
     self._schedule, self._target = schedule, target
-    self._lowest: float | None = None
+    self.lowest: float | None = None  # error of the evaluations so far
 
   def learning_rate(self, epoch: float) -> float:
     return self._schedule.learning_rate(epoch)
 
   def observe(self, epoch: float, error: float) -> None:
-    self._lowest = error if self._lowest is None else min(self._lowest, error)
+    self.lowest = error if self.lowest is None else min(self.lowest, error)
     self._schedule.observe(epoch, error)
 
   @property
   def finished(self) -> bool:
-    lowest = math.inf if self._lowest is None else self._lowest
+    lowest = math.inf if self.lowest is None else self.lowest
     reached = self._target > 0 and lowest <= self._target
     return reached or self._schedule.finished
 
   def position(self) -> dict[str, Any]:
-    return {**self._schedule.position(), 'lowest': self._lowest}
+    return {**self._schedule.position(), 'lowest': self.lowest}
 
   def resume(self, position: dict[str, Any]) -> None:
     inner = dict(position)
-    self._lowest = inner.pop('lowest', None)
+    self.lowest = inner.pop('lowest', None)
     self._schedule.resume(inner)
 
 
@@ -240,7 +240,7 @@ def _at(points: Points, epoch: float, before: float = 0.0) -> float:
   return before
 
 
-def make_schedule(plan: Plan) -> Schedule:
+def make_schedule(plan: Plan) -> UntilTarget:
   """The schedule of a plan."""
   return UntilTarget(_make_kind(plan), plan.target)
 

@@ -117,6 +117,13 @@ class Setup:
     with jax.named_scope('labels'):
       return jax.lax.all_gather(tree, towers.TOWER, tiled=True, to='invarying')
 
+  def describe_mesh(self) -> str:
+    """Which tower and which share of the batch each device has, and which
+    GPUs they are."""
+    owt, gpus = self.towers.owt, backend.describe_gpus()
+    text = towers.describe_mesh(self.mesh, self.table.towers, owt)
+    return f'{text}\n{gpus}' if gpus else text
+
   @property
   def batch_sharding(self) -> NamedSharding:
     """How a batch lies on the mesh, for `local_rows` and `put_batch`."""
@@ -199,8 +206,7 @@ def open_setup(
 ) -> tuple[Dataset, Setup]:
   """The data set and the setup of a configuration on the devices there are.
 
-  Prints the device map. Process 0 draws the data set `shapes` if it is
-  missing, others wait.
+  Process 0 draws the data set `shapes` if it is missing, others wait.
 
   Args:
     settings: of `configure`.
@@ -222,9 +228,6 @@ def open_setup(
     dataset = _with_statistics(dataset, statistics)
   mesh = settings.mesh.make_mesh(table.towers)
   setup = make_setup(settings, mesh, dataset.num_classes, dataset.statistics)
-  print(towers.describe_mesh(mesh, table.towers, setup.towers.owt), flush=True)
-  if gpus := backend.describe_gpus():
-    print(gpus, flush=True)
   return dataset, setup
 
 

@@ -244,7 +244,7 @@ def test_confusion_shows_the_counts():
     ('kernels', 'say of which run: figures kernels WORKDIR'),
     ('kernels a b', 'figures kernels does not take 2 words'),
     ('architecture', 'say of what: a WORKDIR, or --config=FILE'),
-    ('curves gone', 'gone is not a run'),
+    ('curves gone', 'no run in gone: '),
     ('curves x --output=x.gif', 'a picture ends in one of'),
   ],
 )
@@ -313,7 +313,7 @@ def test_a_file_is_of_the_kind_its_name_says(layers, needs, tmp_path):
 
 
 def test_rows_of_what_is_no_run(tmp_path):
-  with pytest.raises(UserError, match='is not a run: it has no metrics.jsonl'):
+  with pytest.raises(UserError, match='no run in .*: train first'):
     writers.read_rows(tmp_path)
   (tmp_path / 'metrics.jsonl').write_text('{"epoch": 1}\n{"epoch": 2, "tr')
   assert writers.read_rows(tmp_path) == [{'epoch': 1}]

@@ -114,7 +114,7 @@ def test_the_command_carries_a_run_out_and_in(
   workdir = tmp_path / 'run'
   weights('import', '--format=safetensors', file, f'--workdir={workdir}')
   values = [
-    evaluate.evaluate_checkpoint(config, folder, which, 'test', 1)
+    evaluate.evaluate_checkpoint(folder, which, 'test', 1)
     for folder, which in ((reference, 18), (workdir, 'best'))
   ]
   assert values[0] == values[1]

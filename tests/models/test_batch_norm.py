@@ -236,7 +236,7 @@ def test_a_loaded_network_is_the_evaluated_one(trained):
   images = [source[i]['image'] for i in range(len(source))]
   labels = [source[i]['label'] for i in range(len(source))]
   right = model.predict(images)[np.arange(len(labels)), labels]
-  values = evaluate.evaluate_checkpoint(config, workdir, 'last', 'test', 1)
+  values = evaluate.evaluate_checkpoint(workdir, 'last', 'test', 1)
   assert -np.log(right).mean() == pytest.approx(values['loss'], rel=1e-4)
   with pytest.raises(
     UserError, match='only AlexNet without batch_norm has a form'

@@ -137,12 +137,15 @@ def test_every_mesh_evaluates_a_checkpoint_alike(
   data, towers, parallelism, run, data_dir
 ):
   run(data, towers, parallelism)  # compiles the evaluation, too
-  there = on_mesh(data_dir, data, towers, parallelism)
-  here = on_mesh(data_dir, *REFERENCE)
+  fields = ('mesh.data', 'mesh.towers', 'mesh.parallelism')
+  there, here = (
+    dict(zip(fields, mesh, strict=True))
+    for mesh in ((data, towers, parallelism), REFERENCE)
+  )
   for split in ('validation', 'test'):
     got, want = (
-      evaluate.evaluate_checkpoint(config, run(*REFERENCE), 'last', split, 1)
-      for config in (there, here)
+      evaluate.evaluate_checkpoint(run(*REFERENCE), 'last', split, 1, mesh)
+      for mesh in (there, here)
     )
     assert got['loss'] == pytest.approx(want['loss'], rel=1e-6)
     for error in ('top1_error', 'top5_error'):

@@ -89,8 +89,8 @@ def test_a_run_in_a_bucket(
 
   remote.data.workers = 0
   values = [
-    evaluate.evaluate_checkpoint(c, w, 'best', 'test', 1)
-    for c, w in ((remote, workdir), (config, reference))
+    evaluate.evaluate_checkpoint(w, 'best', 'test', 1, {'data.workers': 0})
+    for w in (workdir, reference)
   ]
   assert values[0] == values[1]
 

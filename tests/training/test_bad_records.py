@@ -86,13 +86,12 @@ def test_some_damaged_records_are_replaced(
   assert f'=4 ({files}): raise it' in str(error.value)
 
 
-def test_a_damaged_record_of_an_evaluation(damaged, config, reference):
-  config.data.dir = str(damaged('test', 10))
-  config.data.max_bad_records = 5
+def test_a_damaged_record_of_an_evaluation(damaged, reference):
+  here = {'data.dir': str(damaged('test', 10)), 'data.max_bad_records': 5}
   with pytest.raises(
     UserError, match=r'\(example 10 of test, test/5/5.png\) is'
   ):
-    evaluate.evaluate_checkpoint(config, reference, 'last', 'test', 1)
+    evaluate.evaluate_checkpoint(reference, 'last', 'test', 1, here)
 
 
 @pytest.mark.parametrize('length', [0, 1000, 1 << 16, 5 << 16, -1])

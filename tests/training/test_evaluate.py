@@ -5,7 +5,10 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -86,17 +89,29 @@ def errors_of(probabilities: np.ndarray, labels: np.ndarray):
 def test_evaluation_counts_every_example_once(
   which, split, views, config, reference, capsys
 ):
-  config.evals.batch_size = 8
   top1, top5 = oracle(config, reference, which, split, views)
-  values = evaluate.evaluate_checkpoint(config, reference, which, split, views)
+  values = evaluate.evaluate_checkpoint(
+    reference, which, split, views, {'evals.batch_size': 8}
+  )
   assert (values['top1_error'], values['top5_error']) == (top1, top5)
   step = {'best': 5, 'last': 18, '16': 16}[which]
-  line = capsys.readouterr().out.splitlines()[-1]
+  about, errors = capsys.readouterr().out.splitlines()[-2:]
   count = small_runs.IMAGES[split]
-  assert line.startswith(
-    f'step {step}: {count} images of {split}, {views} view(s): '
+  s = 's' if views > 1 else ''
+  assert about == (
+    f'pictures, {split}: {count} images, {views} view{s}, step {step}'
   )
-  assert line.endswith(f'top-1 error {top1:.3%}, top-5 error {top5:.3%}')
+  assert errors == (
+    f'loss {values["loss"]:.4f}, top-1 error {with_spread(top1, count)}, '
+    f'top-5 error {with_spread(top5, count)}'
+  )
+
+
+def with_spread(error: float, count: int) -> str:
+  """Of few pictures: the standard error is above 1 %."""
+  spread = 100 * np.sqrt(error * (1 - error) / count)
+  digits = 0 if spread >= 10 else 1
+  return f'{100 * error:.{digits}f} ± {spread:.{digits}f}%'
 
 
 @pytest.mark.parametrize('views', [1, 10])
@@ -113,9 +128,9 @@ def test_networks_are_averaged(config, reference, tmp_path, capsys, views):
   probabilities = (both[0][0] + both[1][0]) / 2
   labels = both[0][1]
   values = evaluate.evaluate_checkpoint(
-    config, [reference, copy], 'last', 'test', views
+    [reference, copy], 'last', 'test', views
   )
-  assert 'step 18, 5 of 2 networks, averaged: 11 ' in capsys.readouterr().out
+  assert 'step 18, 5, mean of 2 networks\n' in capsys.readouterr().out
   assert (values['top1_error'], values['top5_error']) == errors_of(
     probabilities, labels
   )
@@ -126,35 +141,31 @@ def test_networks_are_averaged(config, reference, tmp_path, capsys, views):
     assert abs(values['loss'] / loss - 1) > 1e-3
 
 
-def test_networks_of_other_pictures_are_not_averaged(
-  config, reference, tmp_path
-):
+def test_networks_of_other_pictures_are_not_averaged(reference, tmp_path):
   copy = tmp_path / 'copy'
   shutil.copytree(reference, copy)
   with np.load(copy / 'statistics.npz') as file:
     arrays = dict(file)
   arrays['mean_image'] = arrays['mean_image'] + 1
   np.savez(copy / 'statistics.npz', **arrays)
-  with pytest.raises(UserError, match='copy was trained on other pictures'):
-    evaluate.evaluate_checkpoint(config, [reference, copy], 'last', 'test', 1)
+  with pytest.raises(UserError, match='cannot be averaged: .* mean image'):
+    evaluate.evaluate_checkpoint([reference, copy], 'last', 'test', 1)
 
 
-def test_views_are_those_of_the_run(config, reference, capsys):
-  """What the configuration says of them is another run's; what the user asks
-  for is refused by name."""
-  expected = evaluate.evaluate_checkpoint(config, reference, 'last', 'test', 1)
-  for field, value in (('mean', 'none'), ('scale', 0.5), ('crop_size', 80)):
-    other = config.copy_and_resolve_references()
-    other.augment[field] = value
-    found = evaluate.evaluate_checkpoint(other, reference, 'last', 'test', 1)
-    assert found == expected
-    run_has = f'config.augment.{field}={config.augment[field]!r}'
-    assert f'as the run in {reference}: {run_has}' in capsys.readouterr().out
-    words = f'augment.{field}={value!r}, but the run .*leave this out'
+def test_what_a_network_sees_cannot_be_asked_for(reference):
+  """What differs from the run is refused by name; what does not, is not."""
+  for field, run_has, value in (
+    ('augment.mean', 'image', 'none'),
+    ('augment.scale', 1.0, 0.5),
+    ('augment.crop_size', 64, 80),
+    ('model.width', 0.05, 0.1),
+    ('model.conv1.features', 48, 50),
+  ):
+    words = f'{field}={value!r}, but the run .* {run_has!r}.*leave this out'
     with pytest.raises(UserError, match=words):
-      evaluate.evaluate_checkpoint(
-        other, reference, 'last', 'test', 1, {f'augment.{field}'}
-      )
+      evaluate.evaluate_checkpoint(reference, 'last', 'test', 1, {field: value})
+  same = {'augment.mean': 'image', 'model.width': 0.05}
+  evaluate.evaluate_checkpoint(reference, 'last', 'test', 1, same)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +188,7 @@ def test_other_classes_are_refused(
 
   monkeypatch.setattr(builders, 'open_dataset', renamed)
   with pytest.raises(UserError, match=words):
-    evaluate.evaluate_checkpoint(config, reference, 'last', 'test', 1)
+    evaluate.evaluate_checkpoint(reference, 'last', 'test', 1)
   copy = shutil.copytree(reference, tmp_path / 'copy')
   config.length = '5 epochs'
   with pytest.raises(UserError, match=words):
@@ -193,7 +204,7 @@ def test_only_an_imported_network_may_have_classes_without_names():
     saved.check_classes('x', numbers, [*names, 'eel'], trained=False)
 
 
-def test_pictures_of_another_size_are_refused(config, reference, monkeypatch):
+def test_pictures_of_another_size_are_refused(reference, monkeypatch):
   opened = builders.open_dataset
 
   def shrunk(*arguments):
@@ -203,28 +214,47 @@ def test_pictures_of_another_size_are_refused(config, reference, monkeypatch):
 
   monkeypatch.setattr(builders, 'open_dataset', shrunk)
   with pytest.raises(UserError, match=r'used to pictures of 256 .*--size=256'):
-    evaluate.evaluate_checkpoint(config, reference, 'last', 'test', 1)
+    evaluate.evaluate_checkpoint(reference, 'last', 'test', 1)
 
 
-def test_the_last_rows_of_a_run_are_those_of_evaluation(config, reference):
+def test_the_last_rows_of_a_run_are_those_of_evaluation(reference):
   for split in ('validation', 'test'):
-    values = evaluate.evaluate_checkpoint(config, reference, 'last', split, 1)
+    values = evaluate.evaluate_checkpoint(reference, 'last', split, 1)
     row = [r for r in small_runs.rows(reference) if f'{split}/loss' in r][-1]
     for key, value in values.items():
       assert value == pytest.approx(row[f'{split}/{key}'], rel=1e-6)
 
 
-def test_eval_mode_prints_the_errors(program, config, reference):
+def test_eval_mode_needs_a_workdir_and_nothing_else(
+  config, reference, cache_dir
+):
+  def run(workdir, *more, status=0):
+    done = subprocess.run(
+      [
+        *(sys.executable, '-m', 'alexnet_jax.main', '--mode=eval'),
+        *(f'--workdir={workdir}', *more),
+      ],
+      cwd=small_runs.ROOT,
+      env=os.environ | {'JAX_COMPILATION_CACHE_DIR': str(cache_dir)},
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+  words = ('--checkpoint=last', '--split=test', '--views=10')
   top1, top5 = oracle(config, reference, 'last', 'test', 10)
-  out = program(reference).run(
-    '--mode=eval', '--checkpoint=last', '--split=test', '--views=10'
+  errors = (
+    f'top-1 error {with_spread(top1, 11)}, top-5 error {with_spread(top5, 11)}'
   )
-  assert f'top-1 error {top1:.3%}, top-5 error {top5:.3%}' in out
-  out = program(f'{reference},{reference}').run(
-    '--mode=eval', '--checkpoint=last', '--split=test', '--views=10'
-  )
-  assert 'of 2 networks, averaged' in out
-  assert f'top-1 error {top1:.3%}, top-5 error {top5:.3%}' in out
+  assert errors in run(reference, *words, '--config.evals.batch_size=5')
+  out = run(f'{reference},{reference}', *words)
+  assert errors in out and out.count('mesh: ') == 1
+  out = run(reference, '--config.augment.scale=0.5', status=2)
+  assert 'error: config.augment.scale=0.5, but the run in' in out
+  out = run(reference.parent / 'none', status=2)
+  assert f'error: no run in {reference.parent}/none: there are ' in out
+  assert str(reference) in out
 
 
 @pytest.mark.parametrize(
@@ -236,17 +266,17 @@ def test_eval_mode_prints_the_errors(program, config, reference):
   ],
 )
 def test_an_evaluation_that_cannot_be_is_refused(
-  which, split, views, words, config, reference
+  which, split, views, words, reference
 ):
   with pytest.raises(UserError) as refusal:
-    evaluate.evaluate_checkpoint(config, reference, which, split, views)
+    evaluate.evaluate_checkpoint(reference, which, split, views)
   for word in words:
     assert word in str(refusal.value)
 
 
-def test_evaluation_needs_a_run(config, tmp_path):
+def test_evaluation_needs_a_run(tmp_path):
   with pytest.raises(UserError, match='train first'):
-    evaluate.evaluate_checkpoint(config, tmp_path, 'last', 'test', 1)
+    evaluate.evaluate_checkpoint(tmp_path, 'last', 'test', 1)
 
 
 def test_a_run_keeps_its_decoder(tmp_path):
@@ -262,7 +292,7 @@ def test_a_run_keeps_its_decoder(tmp_path):
     loop.train_and_evaluate(config, tmp_path / 'run')
   with pytest.raises(UserError, match=message):
     evaluate.evaluate_checkpoint(
-      config, tmp_path / 'run', 'last', 'validation', views=1
+      tmp_path / 'run', 'last', 'validation', 1, {'data.decoder': 'pillow'}
     )
 
 
@@ -277,9 +307,8 @@ def test_a_decoder_that_is_not_installed_is_named(data_dir, monkeypatch):
 
 def test_a_table_by_class(config, reference, tmp_path, capsys):
   workdir = shutil.copytree(reference, tmp_path / 'run')
-  config.evals.batch_size = 4
   values = evaluate.evaluate_checkpoint(
-    config, workdir, 'best', 'validation', 1, classes=True
+    workdir, 'best', 'validation', 1, {'evals.batch_size': 4}, classes=True
   )
   probabilities, labels = oracle_means(config, workdir, 'best', 'validation', 1)
   order = np.argsort(-probabilities, axis=1)

@@ -151,14 +151,27 @@ def test_warnings_name_the_cause():
   assert 'fc8 by 20.0%' in text
 
 
-def test_the_alarm_is_for_the_loss_of_guessing():
+def test_the_alarm_is_for_guessing():
   table = read_table(default.get_config().model.to_dict())
-  assert health.alarm(2.0, 10, healthy(), table) is None
-  text = health.alarm(2.29, 10, healthy(), table)
-  assert text.startswith('the loss is 2.290, guessing has 2.303. ')
+
+  def alarm(loss, error, count, classes=10):
+    values = {'loss': loss, 'top1_error': error}
+    return health.alarm(values, count, classes, healthy(), table)
+
+  assert alarm(2.0, 0.9, 500) is None
+  text = alarm(2.29, 0.9, 500)
+  assert text.startswith(
+    'the loss is 2.290, guessing has 2.303; the error is 90.0%, guessing has '
+    '90.0%. '
+  )
   assert 'config.schedule.learning_rate' in text
-  assert health.alarm(6.0, 1000, healthy(), table) is None
-  assert health.alarm(6.9, 1000, healthy(), table)
+  assert alarm(6.0, 0.999, 500, 1000) is None
+  assert alarm(6.9, 0.999, 500, 1000)
+  # The error is below chance by more than its standard error, 1.4 % at 500
+  # pictures and 14 % at 5: the network learns.
+  assert alarm(2.29, 0.88, 500) is None
+  assert alarm(2.29, 0.89, 500)
+  assert alarm(2.29, 0.8, 5)
 
 
 @pytest.mark.parametrize('stall', [False, True])

@@ -118,7 +118,7 @@ def test_only_the_first_step_looks_at_it(reference, config, tmp_path, capsys):
 @pytest.mark.parametrize(
   ('fields', 'words'),
   [
-    ({'pretrained.source': 'nowhere'}, 'no checkpoints in nowhere'),
+    ({'pretrained.source': 'nowhere'}, 'no run in nowhere: '),
     ({'model.fc7.features': 1024}, r'fc7/kernel is .*pretrained\.fresh'),
     ({'pretrained.fresh': ()}, 'fc8/bias is'),
     ({'pretrained.fresh': ('fc9',)}, "fresh=.'fc9',.: the layers are .*'conv1"),
