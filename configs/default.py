@@ -130,9 +130,12 @@ def get_config() -> ConfigDict:
   config.schedule = schedule = ConfigDict()
   # 'staircase': rates by epoch; 'plateau': divide the rate when the top-1
   # error on validation stops falling (§5); 'dexp': the 2012 program's own, in
-  # `parts` of `span` epochs from `learning_rate` down to it / `factor`.
+  # `parts` of `span` epochs from `learning_rate` down to it / `factor`;
+  # 'cosine': half a cosine down to 0 at the end of training.
   schedule.kind = 'staircase'  # *small*
   schedule.learning_rate = 0.01
+  # Epochs in which it rises evenly from 0 first.
+  schedule.warmup = 0.0
   # staircase: the rate is divided by `factor` at the end of these epochs.
   schedule.drops = (5.0, 6.5)  # *small*
   # plateau: epochs without a better error before a drop, and how many drops

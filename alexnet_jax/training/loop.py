@@ -82,7 +82,9 @@ def train_and_evaluate(
     if jax.process_index() == 0:
       stack.enter_context(_alone_in(workdir))
     stack.enter_context(checkpointer)
-    start = _begin(config, settings, setup, dataset, checkpointer)
+    start = _begin(
+      config, settings, course.epochs, setup, dataset, checkpointer
+    )
     course, step = course.resumed(start.position), start.position.step
     first = jax.process_index() == 0
     if step >= course.end or start.schedule.finished:
@@ -140,12 +142,13 @@ def train_and_evaluate(
 def _begin(
   config: ConfigDict,
   settings: Settings,
+  epochs: float,
   setup: Setup,
   dataset: Dataset,
   checkpointer: Checkpointer,
 ) -> Start:
   """The initial state, or the last checkpoint's."""
-  schedule = make_schedule(settings.schedule)
+  schedule = make_schedule(settings.schedule, epochs)
   bad_records = BadRecords(
     settings.data.max_bad_records, functools.partial(dataset.files, 'train')
   )

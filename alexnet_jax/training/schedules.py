@@ -23,8 +23,9 @@ Points = Sequence[tuple[float, float]]  # (epoch, the rate from there on)
 class Plan(Checked, part='schedule'):
   """`config.schedule`, whose fields these are."""
 
-  kind: Annotated[str, choice('staircase', 'plateau', 'dexp')]
+  kind: Annotated[str, choice('staircase', 'plateau', 'dexp', 'cosine')]
   learning_rate: Annotated[float, Range(0, FLOAT32)]
+  warmup: Annotated[float, Range(0, MANY)]
   drops: Sequence[float]
   patience: Annotated[float, Range(0, MANY)]
   max_drops: Annotated[int, Range(0, 1000)]
@@ -112,6 +113,24 @@ class Planned:
     pass
 
 
+class Cosine(Planned):
+  """Half a cosine from the rate down to 0, none of the paper's.
+
+  Args:
+    rate: until epoch `start`.
+    start: where it begins to fall.
+    end: where it is 0.
+  """
+
+  def __init__(self, rate: float, start: float, end: float):
+    super().__init__(())
+    self._rate, self._start, self._end = rate, start, end
+
+  def learning_rate(self, epoch: float) -> float:
+    gone = (epoch - self._start) / max(self._end - self._start, 1e-9)
+    return self._rate * (1 + math.cos(math.pi * min(max(gone, 0), 1))) / 2
+
+
 class Plateau:
   """The paper's rule: divide the rate when validation stops improving.
 
@@ -159,19 +178,21 @@ class Plateau:
 
 
 class UntilTarget:
-  """Another schedule, finished as well by an error of at most `target`; 0:
-  by none.
+  """Another schedule whose rates rise to their own, from 0 on and evenly, in
+  the first `warmup` epochs; finished as well by an error of at most `target`;
+  0: by none.
 
   The lowest error is kept, not whether it was low enough: a run that goes on
   with another target ends by that one.
   """
 
-  def __init__(self, schedule: Schedule, target: float):
-    self._schedule, self._target = schedule, target
+  def __init__(self, schedule: Schedule, target: float, warmup: float = 0.0):
+    self._schedule, self._target, self._warmup = schedule, target, warmup
     self.lowest: float | None = None  # error of the evaluations so far
 
   def learning_rate(self, epoch: float) -> float:
-    return self._schedule.learning_rate(epoch)
+    rate = self._schedule.learning_rate(epoch)
+    return rate * epoch / self._warmup if epoch < self._warmup else rate
 
   def observe(self, epoch: float, error: float) -> None:
     self.lowest = error if self.lowest is None else min(self.lowest, error)
@@ -240,15 +261,17 @@ def _at(points: Points, epoch: float, before: float = 0.0) -> float:
   return before
 
 
-def make_schedule(plan: Plan) -> UntilTarget:
-  """The schedule of a plan."""
-  return UntilTarget(_make_kind(plan), plan.target)
+def make_schedule(plan: Plan, epochs: float = math.inf) -> UntilTarget:
+  """The schedule of a plan, for a run of so many epochs."""
+  return UntilTarget(_make_kind(plan, epochs), plan.target, plan.warmup)
 
 
-def _make_kind(plan: Plan) -> Schedule:
+def _make_kind(plan: Plan, epochs: float) -> Schedule:
   rate, factor = plan.learning_rate, plan.factor
   if plan.kind == 'plateau':
     return Plateau(rate, plan.patience, plan.max_drops, factor)
+  if plan.kind == 'cosine':
+    return Cosine(rate, plan.warmup, epochs)
   if plan.kind == 'dexp':
     return Planned(dexp(rate, factor, plan.parts, plan.span))
   return Planned(staircase(rate, plan.drops, factor))

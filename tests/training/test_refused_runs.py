@@ -38,7 +38,7 @@ def test_a_mistyped_profile_is_one_message(steps, program, tmp_path):
     ({'mesh__data': 0}, ['config.mesh.data=0']),
     ({'evals__split': 'tests'}, ["'tests'", 'train, validation, test']),
     ({'length': '4 weeks'}, ["'4 weeks'", "'90 epochs'"]),
-    ({'schedule__kind': 'cosine'}, ["'cosine'", "'plateau'"]),
+    ({'schedule__kind': 'sine'}, ["'sine'", "'plateau'"]),
     ({'augment__crop_size': 300}, ['augment.crop_size=300', '1..256']),
     ({'augment__crop_size': 10}, ['10 pixels']),
     ({'augment__mean': 'img'}, ['augment.mean', "'img'"]),

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import optax
 import pytest
 
 from alexnet_jax.runtime.errors import UserError
@@ -211,4 +212,32 @@ def test_make_schedule_reads_its_fields():
     course.append((schedule.learning_rate(epoch), schedule.finished))
   assert course == [(2.0, False)] * 3 + [(0.5, False)] * 3 + [(0.5, True)]
   with pytest.raises(UserError, match="schedule.kind is one of .*'cosine'"):
-    make_plan(kind='cosine')
+    make_plan(kind='sine')
+
+
+def test_cosine_is_optax_with_and_without_warm_up():
+  for warmup in (0.0, 5.0):
+    plan = make_plan(kind='cosine', learning_rate=0.4, warmup=warmup)
+    schedule = make_schedule(plan, epochs=20.0)
+    steps = 10  # an epoch
+    oracle = optax.warmup_cosine_decay_schedule(
+      init_value=0.0 if warmup else 0.4,
+      peak_value=0.4,
+      warmup_steps=round(warmup * steps),
+      decay_steps=20 * steps,
+    )
+    for step in range(0, 25 * steps):
+      rate = schedule.learning_rate(step / steps)
+      assert rate == pytest.approx(float(oracle(step)), abs=1e-6)
+    assert schedule.learning_rate(20.0) == 0
+    schedule.observe(3, 0.5)
+    schedule.resume(json.loads(json.dumps(schedule.position())))
+    assert not schedule.finished
+
+
+def test_warm_up_of_a_staircase():
+  plan = make_plan(learning_rate=2.0, factor=4.0, drops=(3.0,), warmup=4.0)
+  schedule = make_schedule(plan)
+  epochs = [0, 1, 2.5, 3, 3.5, 4, 9]
+  rates = [schedule.learning_rate(epoch) for epoch in epochs]
+  assert rates == pytest.approx([0, 0.5, 1.25, 0.375, 0.4375, 0.5, 0.5])
