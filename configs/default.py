@@ -114,8 +114,12 @@ def get_config() -> ConfigDict:
   pretrained.fresh = ('fc8',)
 
   config.optimizer = optimizer = ConfigDict()
-  # v <- momentum v - decay rate w - rate gradient; w <- w + v (§5).
+  # 'momentum': v <- momentum v - decay rate w - rate gradient; w <- w + v (§5).
+  # 'adamw', none of the paper's: `momentum` and `beta2` are its two betas.
+  optimizer.kind = 'momentum'
   optimizer.momentum = 0.9
+  optimizer.beta2 = 0.999
+  optimizer.epsilon = 1e-8
   optimizer.weight_decay = 5e-4
   # (pattern, multiplier): the first pattern that is found in a parameter's
   # name, such as 'conv1/kernel', decides.

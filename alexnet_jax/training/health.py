@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax import lax
 from jax.experimental import multihost_utils
@@ -80,9 +81,10 @@ def make_probe(setup: Setup) -> Callable[[TrainState, jax.Array], Health]:
     for name, xs in hidden:
       if name.startswith(('conv', 'local', 'fc')):
         signal[name], dead[name] = _shares(setup, name, xs)
-    trees: tuple[Any, Any] = (_velocity(state), state.params)
+    trees = [(trace, state.params) for trace in _velocity(state)]
     squares = {
-      name: [_squares(tree[name]['kernel'][...]) for tree in trees]
+      name: [_squares(tree[name]['kernel'][...]) for tree in pair]
+      for pair in trees
       for name in state.params
     }
     spread = jnp.sqrt(lax.pmean(jnp.square(views).mean(), axes))
@@ -153,9 +155,10 @@ def _shares(
   )
 
 
-def _velocity(state: TrainState) -> nnx.State:
-  (trace,) = (s for s in state.opt_state if hasattr(s, 'trace'))
-  return trace.trace
+def _velocity(state: TrainState) -> list[Any]:
+  """What the last step added; of AdamW, which does not keep it, nothing."""
+  parts = state.opt_state
+  return [s.trace for s in parts if isinstance(s, optax.TraceState)]
 
 
 def _squares(x: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ from alexnet_jax.training.course import Course, Position
 from alexnet_jax.training.evaluation import Evaluator
 from alexnet_jax.training.run import Pictures, Run, Start
 from alexnet_jax.training.saved import (
-  check_data,
+  check_run,
   flat,
   make_meta,
   read_statistics,
@@ -67,7 +67,7 @@ def train_and_evaluate(
   """
   settings, workdir = configure(config), files.folder(workdir)
   checkpointer = Checkpointer(workdir / 'checkpoints', settings.checkpoint.keep)
-  check_data(workdir, checkpointer, settings.data.name)
+  check_run(workdir, checkpointer, settings)
   used_to = read_statistics(workdir)
   if used_to is None and settings.pretrained.source:
     used_to = pretrained.read_statistics(settings.pretrained.source)
@@ -82,9 +82,7 @@ def train_and_evaluate(
     if jax.process_index() == 0:
       stack.enter_context(_alone_in(workdir))
     stack.enter_context(checkpointer)
-    start = _begin(
-      config, settings, course.epochs, setup, dataset, checkpointer
-    )
+    start = _begin(config, settings, course, setup, dataset, checkpointer)
     course, step = course.resumed(start.position), start.position.step
     first = jax.process_index() == 0
     if step >= course.end or start.schedule.finished:
@@ -142,13 +140,13 @@ def train_and_evaluate(
 def _begin(
   config: ConfigDict,
   settings: Settings,
-  epochs: float,
+  course: Course,
   setup: Setup,
   dataset: Dataset,
   checkpointer: Checkpointer,
 ) -> Start:
   """The initial state, or the last checkpoint's."""
-  schedule = make_schedule(settings.schedule, epochs)
+  schedule = make_schedule(settings.schedule, course.epochs)
   bad_records = BadRecords(
     settings.data.max_bad_records, functools.partial(dataset.files, 'train')
   )

@@ -9,6 +9,8 @@ A parameter whose rate is 0 stands still from that step on. By the formula
 alone it would go on moving by its old velocity, ten times its last step in
 all; the 2012 program, whose runs ended with a frozen conv1, updates nothing
 that has no rate, and so does this. The velocity dies out unseen, as it would.
+
+'adamw' is Optax's rule of 2017 in its place, with the same rules per layer.
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from alexnet_jax.runtime.checks import FLOAT32, Checked, Range
+from alexnet_jax.runtime.checks import FLOAT32, Checked, Range, choice
 from alexnet_jax.runtime.errors import UserError
 
 Rules = Sequence[tuple[str, float]]
@@ -32,7 +34,10 @@ class Rule(Checked, part='optimizer'):
   """`config.optimizer`.
 
   Attributes:
-    momentum: the share of the old velocity.
+    kind: 'momentum', the rule above, or 'adamw'.
+    momentum: the share of the old velocity; of AdamW, of the old mean.
+    beta2: of AdamW, the share of the old mean square.
+    epsilon: of AdamW, added to the root of that.
     weight_decay: the share of a weight that a step takes off, times the rate.
     learning_rate_multipliers: ordered (pattern, multiplier); the first pattern
       that is found in a parameter's name, such as 'conv1/kernel', decides.
@@ -41,7 +46,10 @@ class Rule(Checked, part='optimizer'):
       parameters; 0: none is kept.
   """
 
+  kind: Annotated[str, choice('momentum', 'adamw')]
   momentum: Annotated[float, Range(0, 1)]
+  beta2: Annotated[float, Range(0, 1)]
+  epsilon: Annotated[float, Range(0, 1)]
   weight_decay: Annotated[float, Range(0, FLOAT32)]
   learning_rate_multipliers: Rules
   decay_multipliers: Rules
@@ -156,6 +164,21 @@ def make_optimizer(
       weights,
       decays,
     )
+
+  adam = optax.scale_by_adam(rule.momentum, rule.beta2, rule.epsilon)
+
+  def update_adamw(grads, state, weights=None):
+    def step(u, w, decay, *own):
+      change = -rate(*own) * (u + rule.weight_decay * decay * w)
+      return jnp.where(rate(*own) == 0, 0, change)
+
+    means = jax.tree.map(lambda g: g / num_examples, grads)
+    with jax.numpy_dtype_promotion('standard'):  # beta to the power of a step
+      updates, state = adam.update(means, state)
+    return jax.tree.map(step, updates, weights, decays, times, which), state
+
+  if rule.kind == 'adamw':
+    return optax.GradientTransformation(adam.init, update_adamw)
 
   # Where two products are added, a multiply-add rounds only one of them: which,
   # is a compiler's choice, and another for one device's program than for

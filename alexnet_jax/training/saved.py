@@ -76,24 +76,31 @@ def restore(
   return checkpointer.restore(which, setup.abstract_state())
 
 
-def check_data(
-  workdir: epath.Path, checkpointer: Checkpointer, name: str
+def check_run(
+  workdir: epath.Path, checkpointer: Checkpointer, settings: Settings
 ) -> None:
   """Refuses to go on with a run on another data set than its own.
 
   Raises:
-    UserError: the last checkpoint was trained on a data set of another name.
+    UserError: the last checkpoint was trained on a data set of another name, or
+      by another rule.
   """
   meta = read_meta(checkpointer, 'last')
   if meta is None or not meta['position']['examples']:
     return  # a network that was imported has seen none of our data sets
-  before = meta['config']['data']['name']
+  before, name = meta['config']['data']['name'], settings.data.name
   if before != name:
     raise UserError(
       f'the run in {workdir} is on the data set {before}, and '
       f'config.data.name is {name}: choose another --workdir (to begin with '
       "this run's network: "
       f'--config.pretrained.source={workdir})'
+    )
+  rule, now = meta['config']['optimizer']['kind'], settings.optimizer.kind
+  if rule != now:
+    raise UserError(
+      f'config.optimizer.kind is {now!r}, and the run in {workdir} keeps the '
+      f'state of {rule!r}: choose another --workdir'
     )
 
 
@@ -265,6 +272,7 @@ def _is_ours(meta: dict[str, Any]) -> bool:
       and isinstance(meta['config']['augment'], dict)
       and isinstance(meta['config']['schedule']['kind'], str)
       and isinstance(meta['config']['data']['name'], str)
+      and isinstance(meta['config']['optimizer']['kind'], str)
       and isinstance(meta['environment'], dict)
       and isinstance(meta['data'], dict)
       and all(isinstance(x, numbers) for x in meta['schedule'].values())

@@ -36,6 +36,9 @@ def make_params():
 
 def make_rule(**overrides):
   fields = {
+    'kind': 'momentum',
+    'beta2': 0.97,
+    'epsilon': 1e-3,
     'momentum': MOMENTUM,
     'weight_decay': DECAY,
     'learning_rate_multipliers': (('', 1.0),),
@@ -138,6 +141,30 @@ def test_rules_per_parameter_first_match_wins():
     'conv1/bias': 0.0,
   }
   assert_equal(run(rule), by_hand(rates, decays))
+
+
+@pytest.mark.parametrize('images', [1, 125])
+def test_adamw_by_hand(images):
+  """Loshchilov and Hutter's algorithm 2, a multiplier of the rate on biases."""
+  rule = make_rule(
+    kind='adamw', learning_rate_multipliers=(('bias', 2.0), ('', 1.0))
+  )
+  weights = {n: np.asarray(w, np.float64) for n, w in named(make_params())}
+  m = {name: np.zeros_like(w) for name, w in weights.items()}
+  v = {name: np.zeros_like(w) for name, w in weights.items()}
+  for step, rate in enumerate(RATES, start=1):
+    for name, grad in named(gradients(step - 1)):
+      g = np.asarray(grad, np.float64)
+      own = rate * (2 if 'bias' in name else 1)
+      m[name] = MOMENTUM * m[name] + (1 - MOMENTUM) * g
+      v[name] = 0.97 * v[name] + 0.03 * g**2
+      mean, square = m[name] / (1 - MOMENTUM**step), v[name] / (1 - 0.97**step)
+      move = mean / (np.sqrt(square) + 1e-3)
+      move += DECAY * float('kernel' in name) * weights[name]
+      weights[name] = weights[name] - own * move
+  got = run(rule, images)
+  for name, want in weights.items():
+    assert max_norm_error(got[name], want) <= 1e-5, name
 
 
 # By step: of two rules, and of what they leave to the main rate.
