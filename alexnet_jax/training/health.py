@@ -81,7 +81,7 @@ def make_probe(setup: Setup) -> Callable[[TrainState, jax.Array], Health]:
     for name, xs in hidden:
       if name.startswith(('conv', 'local', 'fc')):
         signal[name], dead[name] = _shares(setup, name, xs)
-    trees = [(trace, state.params) for trace in _velocity(state)]
+    trees: list[Any] = [(trace, state.params) for trace in _velocity(state)]
     squares = {
       name: [_squares(tree[name]['kernel'][...]) for tree in pair]
       for pair in trees
