@@ -268,7 +268,8 @@ def evaluate_checkpoint(
       runs are of different networks, classes or views.
   """
   one = isinstance(workdir, str | os.PathLike)
-  first, *more = [workdir] if one else list(workdir)
+  workdirs = [workdir] if one else list(workdir)
+  first, *more = workdirs
   settings, dataset, setup, state = open_checkpoint(
     first, checkpoint, overrides
   )

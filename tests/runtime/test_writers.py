@@ -1,5 +1,6 @@
 """metrics.jsonl and TensorBoard through kill and resume; the progress line."""
 
+import io
 import json
 import re
 import subprocess
@@ -10,7 +11,12 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 
-from alexnet_jax.runtime.writers import MetricsWriter, Progress, read_rows
+from alexnet_jax.runtime.writers import (
+  MetricsWriter,
+  Progress,
+  Status,
+  read_rows,
+)
 
 
 def run(workdir, steps, resume_step=None, offset=0.0):
@@ -134,6 +140,39 @@ def test_progress_off_a_terminal_is_plain_lines(capsys):
     r'train: 100/100 steps, +\S+ steps/s, 00:00 gone, 00:00 left, loss 59',
     lines[1],
   )
+
+
+class Terminal(io.StringIO):
+  def isatty(self) -> bool:
+    return True
+
+
+def test_a_status_fits_the_terminal(monkeypatch, capsys):
+  """What does not fit goes last, whole parts of it."""
+  monkeypatch.setattr(sys, 'stderr', Terminal())
+  monkeypatch.setenv('COLUMNS', '40')
+  with Status() as status:
+    status.update(['epoch 1.0/2', 'loss 1.234', '1,234 images/s', '9 left'])
+    status.say('epoch 1: evaluated')
+    status.update(['epoch 2.0/2', 'loss 1.2', '1,234 images/s', '9 left'])
+  written = re.split('[\\r\\n]', sys.stderr.getvalue())
+  assert max(map(len, written)) < 40
+  shown = [text.strip() for text in written if text.strip()]
+  assert shown[-1] == 'epoch 2.0/2, loss 1.2, 1,234 images/s'
+  assert 'epoch 1.0/2, loss 1.234, 1,234 images/s' in shown
+  assert capsys.readouterr().out == 'epoch 1: evaluated\n'
+
+
+def test_a_status_off_a_terminal_is_whole_lines(capsys):
+  with Status() as status:
+    for number in range(60):
+      status.update(['a' * 60, 'b' * 60, str(number)])
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[-1] == f'{"a" * 60}, {"b" * 60}, 59' and len(lines) <= 2
+  with Status(show=False) as status:
+    status.update(['nothing'])
+    status.say('nothing')
+  assert capsys.readouterr() == ('', '')
 
 
 def test_progress_tells_where_it_stopped(capsys):
