@@ -8,7 +8,7 @@ and so are their pictures.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -61,6 +61,8 @@ class Claim:
 
   measure = 'top-1 error, %'  # of one variant
   axis = 'points of top-1 error above the baseline'  # of what is judged
+  null: ClassVar[float | None] = 0.0  # where there is no effect
+  logarithmic = False
   words = ''  # what is claimed, where it is no number
   alone = False  # judged without the baseline
   sized = False  # whether the size is claimed, too
@@ -191,7 +193,7 @@ class Reported(Claim):
   """An error, `paper`, within `margin` points."""
 
   margin: float = 1.0
-  axis = 'top-1 error, %'
+  axis, null = 'top-1 error, %', None
   alone = True
 
   def judge(self, low: Any, high: Any) -> np.ndarray:
@@ -210,7 +212,7 @@ class Ratio(Claim):
   """
 
   measure = 'epochs to the target'
-  axis = "times the baseline's epochs"
+  axis, null, logarithmic = "times the baseline's epochs", 1.0, True
   sized = True
 
   def groups(self, rows: Sequence[Row], target: float) -> dict[str, list[Row]]:
@@ -267,6 +269,7 @@ class Stalls(Claim):
   """More than half of the runs stay at chance."""
 
   measure = axis = 'runs that stay at chance, %'
+  null = 50.0
   words = 'most'
   alone = True
 

@@ -187,21 +187,23 @@ def _shown(found: Measured, text: Callable[[float], str]) -> str:
 # -- what is drawn
 
 
-def forest(results: Sequence[Result]) -> dict[str, list[charts.Judged]]:
+def forest(results: Sequence[Result]) -> list[charts.Panel]:
   """What each claim says and what was measured, by axis."""
-  panels: dict[str, list[charts.Judged]] = {}
+  panels: dict[str, charts.Panel] = {}
   for result in results:
     for line in result.lines:
       if line.claim and line.judged:
-        found = line.judged
-        panels.setdefault(line.claim.axis, []).append(
+        claim, found = line.claim, line.judged
+        panel = panels.setdefault(
+          claim.axis, charts.Panel(claim.axis, claim.null, claim.logarithmic)
+        )
+        panel.lines.append(
           charts.Judged(
             f'{result.name}, {result.form}: {line.variant} (n = {found.n})',
-            *(found.value, found.low, found.high),
-            *(line.claim.paper, line.claim.diary),
+            *(found.value, found.low, found.high, claim.paper, claim.diary),
           )
         )
-  return panels
+  return list(panels.values())
 
 
 def figure_1(result: Result) -> Figure:

@@ -157,55 +157,56 @@ class Judged:
   label: str
   value: float
   low: float  # NaN: there is no interval
-  high: float
+  high: float  # infinite: the value is a lower bound
   paper: float | None = None
   diary: float | None = None
 
 
-def forest(panels: Mapping[str, Sequence[Judged]]) -> Figure:
-  """Measured values beside what is claimed, a line each.
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """Values on one axis, and where there is no effect."""
 
-  Args:
-    panels: {axis: lines}; axes of 'times' are logarithmic.
-  """
-  counts = [len(lines) for lines in panels.values()]
+  axis: str
+  null: float | None
+  logarithmic: bool
+  lines: list[Judged] = dataclasses.field(default_factory=list)
+
+
+def forest(panels: Sequence[Panel]) -> Figure:
+  """Measured values beside what is claimed, a line each."""
+  counts = [len(panel.lines) for panel in panels]
   fig = canvas.figure(8, 0.24 * sum(counts) + 0.6 * len(counts) + 0.3)
-  axes = fig.subplots(
-    len(counts), 1, squeeze=False, height_ratios=[n + 1 for n in counts]
-  )[:, 0]
-  for ax, (title, lines) in zip(axes, panels.items(), strict=True):
-    if title.startswith('times'):
+  heights = [count + 1 for count in counts]
+  axes = fig.subplots(len(counts), squeeze=False, height_ratios=heights)
+  for ax, panel in zip(axes.flat, panels, strict=True):
+    if panel.logarithmic:
       ax.set_xscale('log')
       ax.set_xticks((1, 2, 5, 10, 20), ('1', '2', '5', '10', '20'))
       ax.set_xticks((), minor=True)
-      ax.axvline(1, color=canvas.FAINT, lw=0.8)
-    elif 'above' in title:
-      ax.axvline(0, color=canvas.FAINT, lw=0.8)
-    for y, line in enumerate(lines):
-      ends = [e for e in (line.low, line.high) if np.isfinite(e) and e != 0]
-      ax.plot([line.value, *ends], [y] * (1 + len(ends)), color=canvas.INK)
-      ours = ax.plot(line.value, y, 'o', color=canvas.INK, label='ours')
-    claims = {}
-    for number, (source, mark) in enumerate((('paper', 'D'), ('diary', 's'))):
-      said = [
-        (value, y)
-        for y, line in enumerate(lines)
-        if (value := getattr(line, source)) is not None
-      ]
-      if said:
-        claims[source] = ax.plot(
-          *zip(*said, strict=True),
-          mark,
-          mfc='none',
-          color=canvas.colour(number),
-          label=source if source == 'paper' else '2012 diary',
+    if panel.null is not None:
+      ax.axvline(panel.null, color=canvas.FAINT, lw=0.8)
+    for y, line in enumerate(panel.lines):
+      ends = [x for x in (line.low, line.value, line.high) if np.isfinite(x)]
+      ax.plot(ends, [y] * len(ends), color=canvas.INK)
+      mark = '>' if np.isinf(line.high) else 'o'
+      ours = ax.plot(line.value, y, mark, color=canvas.INK, label='ours')
+      claims = [
+        ax.plot(x, y, mark, mfc='none', color=ink, label=source)
+        for x, mark, ink, source in (
+          (line.paper, 'D', canvas.colour(0), 'paper'),
+          (line.diary, 's', canvas.colour(1), '2012 diary'),
         )
-    ax.set_yticks(range(len(lines)), [line.label for line in lines])
-    ax.set_ylim(len(lines) - 0.4, -0.6)
-    ax.set_xlabel(title)
-    if ax is axes[0]:
-      marks = [ours, *claims.values()]
-      ax.legend(handles=[mark[0] for mark in marks], loc='best')
+        if x is not None
+      ]
+      marks = {each[0].get_label(): each[0] for each in (ours, *claims)}
+      if len(marks) == 3 and not fig.legends:
+        fig.legend(
+          handles=list(marks.values()), loc='outside upper right', ncols=3
+        )
+    labels = [line.label for line in panel.lines]
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    ax.set_xlabel(panel.axis)
   return fig
 
 

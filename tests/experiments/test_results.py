@@ -122,13 +122,14 @@ def test_a_table_has_the_numbers(tmp_path):
   assert line in summary
   assert f'{ours} against with, n = 3: **{verdict}**' in section
   assert '`depth`, ' not in section
-  (panel,) = table.forest(table.read_all(tmp_path)).values()
-  assert panel[0].label == 'lrn, small: without (n = 3)'
-  assert (panel[0].value, panel[0].paper, panel[0].diary) == (20.0, 1.4, 1.37)
-  ax = charts.forest({'points above': panel}).axes[0]
-  drawn = [line.get_xdata() for line in ax.lines[1:]]  # after that of 0
-  assert drawn[0] == pytest.approx([20.0, 20 - half, 20 + half])
-  assert drawn[1:] == [(20.0,), (1.4,), (1.37,)]
+  (panel,) = table.forest(table.read_all(tmp_path))
+  (judged,) = panel.lines
+  assert judged.label == 'lrn, small: without (n = 3)'
+  assert (judged.value, judged.paper, judged.diary) == (20.0, 1.4, 1.37)
+  ax = charts.forest([panel]).axes[0]
+  drawn = [list(line.get_xdata()) for line in ax.lines]
+  assert drawn[1] == pytest.approx([20 - half, 20.0, 20 + half])
+  assert drawn[:1] + drawn[2:] == [[0, 0], [20.0], [1.4], [1.37]]
 
 
 def test_figure_1_has_a_curve_for_each_run():
