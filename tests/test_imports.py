@@ -54,9 +54,10 @@ OWNERS = {
   'safetensors': ('formats/safetensors.py',),
   'configs': (),
   'tests': (),
-  # Only verbs read flags; `errors.run` parses them for all.
-  'absl.flags': (*VERBS, 'runtime/errors.py'),
-  'ml_collections.config_flags': tuple(VERBS),
+  # Only verbs read flags; `errors.run` parses them for all, and `options` says
+  # which was meant.
+  'absl.flags': (*VERBS, 'runtime/errors.py', 'runtime/options.py'),
+  'ml_collections.config_flags': (*VERBS, 'runtime/options.py'),
 }
 
 

@@ -18,6 +18,7 @@ from alexnet_jax.runtime import options
 
 ANY = sys.maxsize  # as many words as one likes
 HUNG_UP = 141  # the exit code of a shell for SIGPIPE
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class UserError(ValueError):
@@ -178,7 +179,8 @@ def _explain(error: BaseException) -> str:
   link: BaseException | None = error
   while link:
     for frame in traceback.extract_tb(link.__traceback__):
-      if frame.name in ('<module>', 'get_config'):
+      own = frame.filename.startswith(_PACKAGE)
+      if frame.name in ('<module>', 'get_config') and not own:
         place = f'{frame.filename}, line {frame.lineno}: '
         cause = link
     link = link.__context__
@@ -187,8 +189,6 @@ def _explain(error: BaseException) -> str:
   while cause.args and isinstance(cause.args[0], Exception):
     cause = cause.args[0]
   text = str(cause)
-  if isinstance(cause, UserError):
-    return text
   if isinstance(cause, KeyError):
     text = str(cause.args[0])
     place = place or 'the configuration has no such field: '
