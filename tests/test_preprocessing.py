@@ -130,7 +130,7 @@ def test_every_program_says_what_predict_says(seed, tree, tmp_path):
   again = alexnet_jax.load(tmp_path / 'x.safetensors')
   assert agrees(again.predict(files))
 
-  # An evaluation whose configuration says nothing of it counts as predict does.
+  # An evaluation, which is told nothing of it, counts as predict does.
   run = tmp_path / 'run'
   saved.write_run(
     run,
@@ -140,8 +140,8 @@ def test_every_program_says_what_predict_says(seed, tree, tmp_path):
     network.class_names,
     network.statistics,
   )
-  config.augment = default.get_config().augment
-  found = evaluation.evaluate_checkpoint(config, run, 'last', 'train', 1)
+  here = {f'data.{name}': config.data[name] for name in ('name', 'dir')}
+  found = evaluation.evaluate_checkpoint(run, 'last', 'train', 1, here)
   labels = [CLASSES.index(file.parent.name) for file in files]
   wrong = model.predict(files).argmax(-1) != labels
   assert found['top1_error'] == pytest.approx(wrong.mean(), abs=1e-6)

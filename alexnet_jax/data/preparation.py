@@ -201,8 +201,6 @@ def _request(
   elif source != 'shapes':
     if not input_dir:
       raise UserError(f'--source={source} needs --input=FOLDER')
-    if not os.path.isdir(input_dir):
-      raise UserError(f'--input={printable(input_dir)}: no such folder')
     request['input'] = os.path.abspath(input_dir)
   if source == 'folder' or source.startswith(TFDS):
     shares = (validation_share, test_share)
