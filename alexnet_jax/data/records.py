@@ -62,7 +62,7 @@ def read_files(path: str, indices: Sequence[int]) -> list[str]:
   with contextlib.closing(
     array_record_module.ArrayRecordReader(path)
   ) as reader:
-    names = reader.read(list(indices)) if indices else []
+    names = reader.read(list(indices)) if len(indices) else []
   return [printable(name.decode(errors='surrogateescape')) for name in names]
 
 

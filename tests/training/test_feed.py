@@ -120,6 +120,7 @@ def test_waiting_counts_what_is_on_its_way_to_a_device(monkeypatch):
     meter = profile.Meter()
     meter.wait(ready, lambda: len(looks) < 4)
     assert next(batches)[1] == 0
+  meter.add(1)
   assert meter.read()['time/waiting'] == 0.6
 
 
