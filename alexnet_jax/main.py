@@ -162,6 +162,7 @@ def _report(workdir: str) -> None:
     return
   if page.exists() and page.stat().mtime > rows.stat().mtime:
     return
+  print(f'drawing {page}', flush=True)
   command = [sys.executable, '-m', 'alexnet_jax.report', workdir]
   try:
     subprocess.run(

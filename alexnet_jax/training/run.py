@@ -145,6 +145,7 @@ class Run:
     if self.metrics is not None:
       return
     # A failure of this is the step's to tell.
+    self.status.update(['compiling the step'])
     arguments = self.state, batch, self.learning_rates
     with futures.ThreadPoolExecutor() as pool:
       pool.submit(self.train_step.compile, *arguments)
