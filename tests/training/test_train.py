@@ -103,8 +103,8 @@ def test_rates_of_rules_and_noise_that_ends(config, tmp_path, monkeypatch):
   seen, programs = [], []
   make = steps.jitted_step
 
-  def spy(*args):
-    jitted = make(*args)
+  def spy(*args, **kwargs):
+    jitted = make(*args, **kwargs)
 
     def call(state, batch, rates, constants, cache):
       kernels = np.asarray(state.params['conv1']['kernel'][...])
