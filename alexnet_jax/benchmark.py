@@ -167,8 +167,8 @@ def _gpu(settings, meshes):
   from alexnet_jax.benchmarks import gpu
 
   if not _COMPILE_ONLY.value:
-    rows, text = _step(settings, meshes)
     found = gpu.time_layers(settings, _CLASSES.value)
+    rows, text = _step(settings, meshes)
     return rows, f'{text}\n\n{gpu.format_layers(found)}'
   rows = [
     gpu.compile_step(communication.on_mesh(settings, *mesh), _CLASSES.value)
