@@ -41,6 +41,8 @@ def test_every_override_is_accepted_and_builds_a_network(name, form):
   for run in runs[: len(runs) // 2]:
     settings = run.settings('/somewhere')
     assert settings.data.dir == '/somewhere'
+    if form in ('gpu', 'clothing10'):  # the networks of 'full' and 'small'
+      continue
     size = settings.augment.crop_size
     model = nnx.eval_shape(
       lambda own=(settings.model, 10, size): make_network(
