@@ -19,13 +19,9 @@ _BARE = {**CIFAR, **WITHOUT} | {
   'schedule.target': 0.25,
 }
 # Long enough for tanh, at one rate throughout.
-_LONG = {'length': '40 epochs', 'evals.every': '1 epoch', 'schedule.drops': ()}
+_LONG = {'length': '40 epochs', 'evals.every': '1 epoch'}
+_HALF = {**_LONG, 'schedule.drops': (), 'schedule.target': 0.5}
 _NET = Form('cifar10_18pct', _BARE, '`18pct` without norm, CIFAR-10 (JPEG)')
-
-
-def _to_half(name, more=_LONG):
-  overrides = {**FORMS[name].overrides, **more, 'schedule.target': 0.5}
-  return replace(FORMS[name], overrides=overrides)
 
 
 def variants(base):
@@ -41,8 +37,10 @@ EXPERIMENT = Experiment(
   variants=variants,
   forms={
     **FORMS,
-    **{name: _to_half(name) for name in ('small', 'gpu')},
-    'full': _to_half('full', {}),
+    **{
+      name: replace(FORMS[name], overrides={**FORMS[name].overrides, **_HALF})
+      for name in ('full', 'small', 'gpu')
+    },
     'cifar': _NET,
   },
   baseline='relu',
