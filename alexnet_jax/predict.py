@@ -133,7 +133,8 @@ def _draw(model: Any, results: list[tuple[str, Any, Any]]) -> None:
     [file.rpartition('/')[2] for file in files],
     top=_TOP.value,
   )
-  canvas.save(fig, _OUTPUT.value)
+  title = f'{_WORKDIR.value}, step {model.step:,}'
+  canvas.save(canvas.titled(fig, title), _OUTPUT.value)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Photographs of the data set that a run was trained on, to look at (§6)."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,6 +99,15 @@ def read_named_batches(
     start += len(images)
 
 
+def in_one_program(
+  run: Callable[[list[np.ndarray]], np.ndarray], images: Sequence[np.ndarray]
+) -> np.ndarray:
+  """What `run` gives for at most `BATCH` images: it is always given as many,
+  so that it compiles once."""
+  filled = [images[i % len(images)] for i in range(BATCH)]
+  return run(filled)[: len(images)]
+
+
 def judge(
   model: Any, dataset: Dataset, split: str, indices: Sequence[int]
 ) -> measures.Verdicts:
@@ -107,7 +116,8 @@ def judge(
   parts = []
   with Progress(len(indices), 'images', split) as progress:
     for images, labels, _ in read_batches(dataset, split, indices):
-      parts.append(measures.judge(model.predict(images), np.array(labels)))
+      probabilities = in_one_program(model.predict, images)
+      parts.append(measures.judge(probabilities, np.array(labels)))
       progress.update(len(labels))
   return measures.Verdicts(*map(np.concatenate, zip(*parts, strict=True)))
 

@@ -185,10 +185,10 @@ def _photographs(shown: _Shown, gallery: int) -> Iterator[str]:
     'that is wrong in red.',
     faint=True,
   )
-  cards = zip(*some, model.predict(some.images), strict=True)
-  yield page.group(
-    'cards', (_card(*one, model.readable_names) for one in cards)
-  )
+  found = examples.in_one_program(model.predict, some.images)
+  cards = zip(*some, found, strict=True)
+  names = model.readable_names
+  yield page.group('cards', (_card(*one, names) for one in cards))
   yield from _confusions(shown)
   yield from _hardest(shown)
   yield from _neighbours(shown, some, gallery)
@@ -276,13 +276,13 @@ def _neighbours(
   dataset, model = shown.dataset, shown.run.model
   places = examples.spread_indices(dataset, 'train', gallery)
   vectors = (
-    model.features(images)
+    examples.in_one_program(model.features, images)
     for images, *_ in examples.read_batches(dataset, 'train', places)
   )
   queries = list(zip(*some, strict=True))[::2][:_QUERIES]
-  # As many as in a batch of the gallery: one program for both.
-  filled = [queries[i % len(queries)][0] for i in range(examples.BATCH)]
-  wanted = model.features(filled)[: len(queries)]
+  wanted = examples.in_one_program(
+    model.features, [image for image, *_ in queries]
+  )
   distances, nearest = measures.find_nearest(
     wanted, vectors, min(_NEIGHBOURS, len(places))
   )
