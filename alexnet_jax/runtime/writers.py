@@ -16,6 +16,7 @@ import tqdm
 from etils import epath
 from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.hparams import summary_v2 as hyperparameters
 from tensorboard.summary.writer import record_writer
 
 from alexnet_jax.runtime.errors import UserError
@@ -83,7 +84,8 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Writes one row; keys such as 'train/loss', values Python or array
-    scalars. TensorBoard gets the 'epoch' of a step once."""
+    scalars. TensorBoard gets the 'epoch' of a step once, and an accuracy
+    beside each error."""
     if not self._write:
       return
     values = {key: np.asarray(value).item() for key, value in values.items()}
@@ -91,6 +93,8 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
       row = json.dumps({'step': step, **values}) + '\n'
       self._rows.write(row.encode())
       self._rows.flush()
+    for key in [key for key in values if key.endswith('_error')]:
+      values[key.replace('_error', '_accuracy')] = 1 - values[key]
     known = {'epoch'} if step == self._last_epoch else set()
     self._last_epoch = step if 'epoch' in values else self._last_epoch
     self._summary(
@@ -101,6 +105,16 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
         if key not in known
       ),
     )
+
+  def configuration(self, step: int, fields: Mapping[str, Any]) -> None:
+    """Shows TensorBoard what a run was set to, to compare runs by."""
+    if self._write:
+      plain = {
+        name: value if isinstance(value, bool | int | float) else str(value)
+        for name, value in fields.items()
+      }
+      found = hyperparameters.hparams_pb(plain, self._workdir.name)
+      self._event(step=step, summary=found)
 
   def image(self, step: int, tag: str, image: np.ndarray) -> None:
     """Shows a picture, uint8 [H, W, 3] or [H, W], in TensorBoard; the newest

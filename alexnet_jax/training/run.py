@@ -25,7 +25,7 @@ from alexnet_jax.training import cache, feed, health
 from alexnet_jax.training.bad_records import BadRecords
 from alexnet_jax.training.course import Course, Position
 from alexnet_jax.training.evaluation import Evaluator
-from alexnet_jax.training.saved import STATISTICS
+from alexnet_jax.training.saved import STATISTICS, flat
 from alexnet_jax.training.schedules import UntilTarget, learning_rates
 from alexnet_jax.training.settings import Settings
 from alexnet_jax.training.state import Setup, TrainState
@@ -86,6 +86,7 @@ class Run:
     self.writer = stack.enter_context(
       MetricsWriter(workdir, self.step if start.resumed else None, write=first)
     )
+    self.writer.configuration(self.step, flat(start.meta['config']))
     self.status = stack.enter_context(Status(show=first))
     self.meter = Meter()
     self.row: dict[str, float] = {}  # of the last log

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from alexnet_jax.runtime.writers import (
   MetricsWriter,
@@ -57,6 +58,24 @@ def test_tensorboard_has_the_epoch_of_a_step_once(tmp_path):
       writer.scalars(step, {'epoch': step / 4, name: 1.0})
   assert events(tmp_path, 'epoch') == [(1, 0.25), (2, 0.5)]
   assert [row['epoch'] for row in read_rows(tmp_path)] == [0.25, 0.5, 0.5]
+
+
+def test_tensorboard_has_accuracies_and_the_configuration(tmp_path):
+  fields = {'width': 0.25, 'split': 'test', 'drops': [5.0], 'exact': False}
+  with MetricsWriter(tmp_path / 'mine') as writer:
+    writer.configuration(0, fields)
+    writer.scalars(1, {'test/top1_error': 0.25})
+  assert events(tmp_path / 'mine', 'test/top1_accuracy') == [(1, 0.75)]
+  assert rows(tmp_path / 'mine') == [{'step': 1, 'test/top1_error': 0.25}]
+  accumulator = event_accumulator.EventAccumulator(str(tmp_path / 'mine'))
+  accumulator.Reload()
+  (content,) = accumulator.PluginTagToContent('hparams').values()
+  data = plugin_data_pb2.HParamsPluginData.FromString(content)
+  start = data.session_start_info
+  assert start.hparams['width'].number_value == 0.25
+  assert start.hparams['split'].string_value == 'test'
+  assert start.hparams['drops'].string_value == '[5.0]'
+  assert start.hparams['exact'].WhichOneof('kind') == 'bool_value'
 
 
 def test_a_value_is_written_to_the_last_bit(tmp_path):
