@@ -80,10 +80,11 @@ def _read_files(
   files: Sequence[str], side: int, problems: list[str]
 ) -> Iterator[tuple]:
   from alexnet_jax import library
+  from alexnet_jax.data import given
 
   for start in range(0, len(files), library.BATCH):
     some = files[start : start + library.BATCH]
-    if good := library.read_good(some, side, problems):
+    if good := given.read_good(some, side, problems):
       names, images = zip(*good, strict=True)
       yield list(images), names, [-1] * len(names)
 

@@ -80,12 +80,13 @@ def _results(
 ) -> Iterator[tuple[str, Any, Any]]:
   """(file, probabilities [C], uint8 [side, side, 3]) of all that are images."""
   from alexnet_jax import library
+  from alexnet_jax.data import given
   from alexnet_jax.runtime.writers import Progress
 
   with Progress(len(files), 'images', show=len(files) > 1) as progress:
     for start in range(0, len(files), library.BATCH):
       some = files[start : start + library.BATCH]
-      if good := library.read_good(some, model.side, problems):
+      if good := given.read_good(some, model.side, problems):
         names, squares = zip(*good, strict=True)
         found = model.predict(list(squares), int(_VIEWS.value))
         yield from zip(names, found, squares, strict=True)
