@@ -201,25 +201,6 @@ def test_progress_tells_where_it_stopped(capsys):
   assert capsys.readouterr().err.splitlines()[-1].startswith('3/10 images')
 
 
-def test_what_is_compiled_counts_in_no_rate(capsys):
-  now = 0.0
-  progress = Progress(400, 'images')
-  bar = progress._bar
-  bar._time = lambda: now
-  bar.start_t = bar.last_print_t = now
-  now += 90
-  progress.restart()
-  for _ in range(2):
-    now += 11
-    progress.update(110)
-  lines = capsys.readouterr().err.splitlines()
-  progress.close()
-  assert lines[1:] == [
-    '110/400 images, 10.00 images/s, 00:11 gone, 00:29 left',
-    '220/400 images, 10.00 images/s, 00:22 gone, 00:18 left',
-  ]
-
-
 def test_progress_and_writers_start_no_backend():
   """Data workers and `prepare` use them beside forked processes."""
   code = (

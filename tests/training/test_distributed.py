@@ -103,7 +103,7 @@ def test_process_0_alone_speaks(pair):
   workdir, (first, second) = pair
   assert 'cpu:0 (process 0): tower 1 of 2' in first
   assert '(process 1): tower 2 of 2' in first
-  assert 'step 18, epoch 4.0: test loss' in first
+  assert 'epoch 4, test: loss' in first
   assert not [s for s in second.splitlines() if s and '[Gloo]' not in s]
   assert len(list(workdir.glob('events.*'))) == 1
   assert (workdir / 'conv1.png').exists()

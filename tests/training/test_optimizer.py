@@ -43,6 +43,7 @@ def make_rule(**overrides):
     'weight_decay': DECAY,
     'learning_rate_multipliers': (('', 1.0),),
     'decay_multipliers': (('bias', 0.0), ('', 1.0)),
+    'ema': 0.0,
   }
   return Rule(**fields | overrides)
 
