@@ -102,6 +102,19 @@ def read(path: epath.Path) -> Network:
   return dataclasses.replace(network, params=params, statistics=statistics)
 
 
+def read_config(path: epath.Path) -> dict[str, Any]:
+  """The configuration in the header of a file that `write` wrote.
+
+  Raises:
+    UserError: as `read`.
+  """
+  with _open(path) as file:
+    try:
+      return json.loads((file.metadata() or {})['config'])
+    except (KeyError, ValueError) as error:
+      raise UserError(f'{path} has no configuration of ours') from error
+
+
 def read_arrays(path: epath.Path, wanted: Mapping[str, Any]) -> Arrays:
   """The arrays of another program's file, which has no others.
 

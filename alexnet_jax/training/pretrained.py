@@ -4,9 +4,12 @@ The authors trained a network on a larger ImageNet first and tuned it on that
 of 2012, with a new fc8 (§6).
 """
 
+import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +71,27 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
     params={name: np.asarray(x) for name, x in params.items()},
     step=int(tree['step']),
   )
+
+
+def read_config(source: str | os.PathLike) -> dict[str, Any]:
+  """The configuration of the network of `read`, as JSON has it. Starts no
+  backend.
+
+  Raises:
+    UserError: there is no such file or run, or it is damaged.
+  """
+  path = epath.Path(source)
+  if path.is_file():
+    return safetensors.read_config(path)
+  folder = path / 'checkpoints'
+  found = list(folder.iterdir()) if folder.exists() else []
+  steps = sorted(int(x.name) for x in found if x.name.isdecimal())
+  # Verified when the network is read: orbax, which does, starts a backend.
+  for step in reversed(steps):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+      text = (folder / str(step) / 'meta.json').read_text()
+      return json.loads(text)['meta']['config']
+  raise UserError(f'no checkpoints in {path}: it is not a run')
 
 
 def read_statistics(source: str | os.PathLike) -> Statistics:

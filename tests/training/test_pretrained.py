@@ -15,6 +15,7 @@ from alexnet_jax.training import loop as train
 from alexnet_jax.training import pretrained
 from alexnet_jax.training.settings import configure
 from alexnet_jax.training.state import make_setup
+from configs import finetune
 
 pytestmark = pytest.mark.usefixtures('cached')
 
@@ -88,6 +89,27 @@ def test_a_file_and_another_checkpoint(reference, config, tmp_path):
     for name, array in got.items():
       fresh = name.startswith(('fc7', 'fc8'))
       np.testing.assert_array_equal(array, (initial if fresh else saved)[name])
+
+
+@pytest.mark.parametrize('kind', ['run', 'file'])
+def test_finetune_takes_network_and_views_of_its_source(
+  kind, reference, config, tmp_path
+):
+  source = reference
+  if kind == 'file':
+    source = epath.Path(tmp_path / 'x.safetensors')
+    safetensors.write(source, pretrained.read(reference))
+  whole = finetune.get_config(str(source))
+  assert whole.model.width == config.model.width == 0.05
+  assert whole.augment.crop_size == 64
+  whole.data.update({'name': 'pictures', 'dir': config.data.dir})
+  got, initial = started(whole)
+  saved = by_name(reference, config)
+  for name, array in got.items():
+    fresh = name.startswith('fc8')
+    np.testing.assert_array_equal(array, (initial if fresh else saved)[name])
+  with pytest.raises(UserError, match='no checkpoints in gone'):
+    finetune.get_config('gone')
 
 
 @pytest.mark.slow
