@@ -119,6 +119,7 @@ def test_rates_of_rules_and_noise_that_ends(config, tmp_path, monkeypatch):
   config.update_from_flattened_dict(
     {
       'mesh.towers': 1,
+      'model.towers': 1,  # half of what is compiled
       'length': '10 steps',
       'schedule.kind': 'staircase',
       'schedule.drops': (1.0,),
