@@ -15,7 +15,7 @@ from alexnet_jax.runtime import distributed
 
 # Options of `jax.jit` for what runs once or seldom, which takes longer to
 # compile well than to run: on CPUs, half the time.
-HASTY = {'xla_backend_optimization_level': 1}
+HASTY: dict[str, Any] = {'xla_backend_optimization_level': 1}
 
 
 def configure(
