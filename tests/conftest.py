@@ -43,8 +43,7 @@ def pytest_configure(config):
     'fresh: runs no program that was compiled by an earlier run of the tests',
   )
   if not hasattr(config, 'workerinput'):  # before the workers of xdist start
-    nothing = kept_programs.tidy(kept_programs.folder()) == 0
-    os.environ['ALEXNET_NOTHING_KEPT'] = '1' if nothing else ''
+    kept_programs.tidy(kept_programs.folder())
 
 
 def max_norm_error(a, b) -> float:
@@ -139,14 +138,10 @@ def make_tar(files: dict[str, bytes]) -> bytes:
 
 
 @pytest.fixture(scope='session')
-def cache_dir(shared_temp) -> Path:
-  """Where programs are that no earlier tests have compiled, for all workers:
-  where nothing was kept when they began, all are."""
-  if os.environ['ALEXNET_NOTHING_KEPT']:
-    return kept_programs.folder()
-  folder = shared_temp / 'compiled'
-  folder.mkdir(exist_ok=True)
-  return folder
+def cache_dir(tmp_path_factory) -> Path:
+  """Where programs are that no earlier tests have compiled: most runs compile
+  the same ones."""
+  return tmp_path_factory.mktemp('compiled')
 
 
 def programs_of(request, cache_dir: Path) -> Path:
@@ -197,19 +192,15 @@ def _set(options: dict) -> None:
 
 
 @pytest.fixture(scope='session')
-def shared_temp(tmp_path_factory) -> Path:
-  """A folder of this run of the tests, the same for all workers of pytest."""
-  root = tmp_path_factory.getbasetemp()
-  return root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root
-
-
-@pytest.fixture(scope='session')
-def once(shared_temp) -> Callable[[str, Callable[[Path], object]], Path]:
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
   """Makes a folder for all the workers of pytest: one does, the rest wait."""
+  root = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    root = root.parent
 
   def once(name: str, make: Callable[[Path], object]) -> Path:
-    folder = shared_temp / name
-    with (shared_temp / f'{name}.lock').open('w') as lock:
+    folder = root / name
+    with (root / f'{name}.lock').open('w') as lock:
       fcntl.flock(lock, fcntl.LOCK_EX)
       if not (folder / 'made').exists():
         shutil.rmtree(folder, ignore_errors=True)

@@ -33,8 +33,7 @@ def test_a_test_finds_what_earlier_runs_have_compiled(program, tmp_path):
 def test_a_fresh_one_does_not(program, tmp_path, cache_dir):
   assert used() == [str(cache_dir)] * 2
   assert program(tmp_path).cache == cache_dir
-  nothing_kept = bool(os.environ['ALEXNET_NOTHING_KEPT'])
-  assert (cache_dir == kept_programs.folder()) == nothing_kept
+  assert kept_programs.folder() not in (cache_dir, *cache_dir.parents)
 
 
 def test_a_program_that_is_kept_is_not_compiled_again():
@@ -63,12 +62,12 @@ def written(folder: Path, name: str, data: bytes, second: int) -> Path:
 
 def test_half_a_program_is_removed_and_the_oldest_of_too_many(tmp_path):
   folder = tmp_path / 'kept'
-  assert kept_programs.tidy(folder) == 0  # and makes it
+  kept_programs.tidy(folder)  # makes it
   whole = compilation_cache.compress_executable(os.urandom(1000))
   future = 2**32
   half = written(folder, 'half', whole[:500], future)
   good = [written(folder, f'good{i}', whole, future + i) for i in range(3)]
   kept_programs.tidy(folder)
   assert not half.exists() and all(path.exists() for path in good)
-  assert kept_programs.tidy(folder, most=2 * len(whole)) == 2 * len(whole)
+  kept_programs.tidy(folder, most=2 * len(whole))
   assert [path.exists() for path in good] == [False, True, True]

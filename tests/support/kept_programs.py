@@ -41,7 +41,7 @@ def _processor() -> str:
   )
 
 
-def tidy(kept: Path, most: int = 2 * 10**9) -> int:
+def tidy(kept: Path, most: int = 2 * 10**9) -> None:
   """Before the tests: removes what is cut short, and the oldest of too many.
 
   JAX writes a program in place and never again: where a process was killed in
@@ -50,9 +50,6 @@ def tidy(kept: Path, most: int = 2 * 10**9) -> int:
   Args:
     kept: a folder of compiled programs, which is made if there is none.
     most: bytes that may stay.
-
-  Returns:
-    The bytes of those that stay.
   """
   kept.mkdir(parents=True, exist_ok=True)
   mark = kept / 'tidied'
@@ -66,7 +63,6 @@ def tidy(kept: Path, most: int = 2 * 10**9) -> int:
       file.unlink(missing_ok=True)
       left -= about.st_size
   mark.write_text(f'{now}\n')
-  return left
 
 
 def _is_whole(file: Path) -> bool:
