@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import max_norm_error
 
-from alexnet_jax.runtime import sharding
+from alexnet_jax.runtime import backend, sharding
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training.settings import configure
 from alexnet_jax.training.state import make_setup
@@ -38,6 +38,7 @@ def open_setup(mesh=(1, 1), parallelism='towers', **fields):
   config.mesh.data, config.mesh.towers = mesh
   config.mesh.parallelism = parallelism
   config.optimizer.ema = fields.pop('ema', 0.0)
+  config.model.width = fields.pop('width', 0.25)
   config.update(fields)
   settings = configure(config)
   rng = np.random.default_rng(1)
@@ -103,13 +104,20 @@ def test_a_batch_in_parts_is_the_same_step(whole, mesh, parallelism, parts):
 
 
 def test_the_memory_of_a_step_falls_with_its_parts():
+  """Of a batch whose activations take more than the parameters."""
+
   def temporaries(parts):
-    setup = open_setup(accumulate=parts)
-    constants, state = setup.constants, setup.init_state()
-    step = jitted_step(setup)
-    rates = np.float32([0.01])
-    compiled = step.lower(state, batch_of(setup, 0), rates, constants).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    setup = open_setup(accumulate=parts, batch_size=64, width=0.05)
+    place = {'sharding': setup.batch_sharding}
+    batch = {
+      'image': jax.ShapeDtypeStruct((64, SIZE, SIZE, 3), jnp.uint8, **place),
+      'label': jax.ShapeDtypeStruct((64,), jnp.int32, **place),
+    }
+    rates, constants = np.float32([0.01]), setup.constants
+    step = jitted_step(setup).lower(
+      setup.abstract_state(), batch, rates, constants
+    )
+    return step.compile(backend.HASTY).memory_analysis().temp_size_in_bytes
 
   sizes = [temporaries(parts) for parts in (1, 2, 4)]
   assert sizes[0] > sizes[1] > sizes[2]
