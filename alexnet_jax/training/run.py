@@ -208,9 +208,9 @@ class Run:
     """How far the run is, what the last row says, and how long it may take."""
     epoch, row = self.course.epoch(self.step), self.row
     parts = [f'epoch {epoch:.1f}/{self.course.epochs:.4g}']
-    rate = self.meter.rate
+    # The row of a run that an evaluation has ended has no times of its own.
+    rate = row.get('time/images_per_sec') or self.meter.rate
     if row:
-      rate = row['time/images_per_sec']
       error = f'error {_percent(row["train/top1_error"])}'
       if self.dataset.num_classes > 5:
         error += f' (top-5 {_percent(row["train/top5_error"])})'
@@ -218,7 +218,7 @@ class Run:
     if rate:
       left = (self.course.end - self.step) * self.course.batch_size / rate
       parts += [f'{rate:,.0f} images/s', f'{tqdm.format_interval(left)} left']
-    if row:
+    if 'time/waiting' in row:
       parts.append(f'{row["time/waiting"]:.0%} waiting for data')
     return parts
 
