@@ -207,7 +207,8 @@ class Run:
   def _progress(self) -> list[str]:
     """How far the run is, what the last row says, and how long it may take."""
     epoch, row = self.course.epoch(self.step), self.row
-    parts = [f'epoch {epoch:.1f}/{self.course.epochs:.4g}']
+    digits = 1 if self.course.epochs >= 1 else 2
+    parts = [f'epoch {epoch:.{digits}f}/{self.course.epochs:.4g}']
     # The row of a run that an evaluation has ended has no times of its own.
     rate = row.get('time/images_per_sec') or self.meter.rate
     if row:

@@ -155,9 +155,7 @@ def test_the_pictures_kept_are_those_that_an_evaluation_counts(
   source = builders.open_dataset('pictures', config.data.dir).source('test')
   model = library.load(reference, 'last')
   found = job.evaluate([model], source, views)
-  counted = evaluation.evaluate_checkpoint(
-    config, reference, 'last', 'test', views
-  )
+  counted = evaluation.evaluate_checkpoint(reference, 'last', 'test', views)
   for name, value in counted.items():
     assert found[name] == pytest.approx(value, 1e-5)
   records = [source[i] for i in range(len(source))]

@@ -91,9 +91,7 @@ def test_caffes_mean_image_is_turned_to_rgb(caffe_config, blobs, tmp_path):
     np.testing.assert_array_equal(mean[..., channel], bgr[2 - channel])
 
 
-def test_caffes_file_has_what_the_paper_does_when_it_tests(
-  model, network, tmp_path
-):
+def test_caffes_file_has_what_the_paper_does_when_it_tests(network, tmp_path):
   """The halving of §4.2 is in the kernels after it, to the bit; the rest is
   said, and the mean is beside it."""
   file = tmp_path / 'net.caffemodel'
