@@ -179,9 +179,10 @@ def _explain(error: BaseException) -> str:
   link: BaseException | None = error
   while link:
     for frame in traceback.extract_tb(link.__traceback__):
-      own = frame.filename.startswith(_PACKAGE)
-      if frame.name in ('<module>', 'get_config') and not own:
-        place = f'{frame.filename}, line {frame.lineno}: '
+      if frame.name in ('<module>', 'get_config'):
+        # The package's own configuration, of a run, says itself what is wrong.
+        own = frame.filename.startswith(_PACKAGE)
+        place = '' if own else f'{frame.filename}, line {frame.lineno}: '
         cause = link
     link = link.__context__
   # A locked configuration wraps a KeyError, whose text is quoted, in an
