@@ -294,3 +294,43 @@ def test_torchvisions_weights_give_its_logits_in_numpy(
   found = logits(join(network.params), mine)
   expected = logits(arrays, theirs, channel_first=True)
   assert max_norm_error(found, expected) < 1e-5
+
+
+def test_caffes_file_has_what_the_paper_does_when_it_tests(network, tmp_path):
+  """The halving of §4.2 is in the kernels after it, to the bit; the rest is
+  said, and the mean is beside it."""
+  file = tmp_path / 'net.caffemodel'
+  notes = conversion.write(file, 'caffe', network)
+  rng = np.random.default_rng(1)
+  views = rng.normal(0, 50, (2, 96, 96, 3)).astype(np.float32)
+  blobs = caffe_peer.decode(file.read_bytes())
+  expected = caffe_peer.forward(
+    blobs, views[..., ::-1], lrn_groups=2, k=2.0, alpha=1e-4
+  )
+  found = library.Model(network)(views)
+  assert max_norm_error(found, expected) < 1e-5
+  text = '\n'.join(notes)
+  for words in (
+    'mean_file: "net.binaryproto" scale: 1 crop_size: 96',
+    'local_size: 5 alpha: 0.0005 beta: 0.75 k: 2',
+    'Slice its maps in 2, LRN each, Concat',
+    "conv1 has 23 places a side here, and Caffe's 22: pad",
+  ):
+    assert words in text
+  again = conversion.read(
+    file,
+    'caffe',
+    config=network.config,
+    classes='6',
+    mean=str(tmp_path / 'net.binaryproto'),
+  )
+  for name, x in network.params.items():
+    assert again.params[name].tobytes() == x.tobytes(), name
+  mean = network.statistics.mean_image
+  np.testing.assert_array_equal(
+    again.statistics.mean_image, mean.astype(np.float32)
+  )
+  config = json.loads(json.dumps(network.config))
+  config['augment']['mean'] = 'none'
+  with pytest.raises(UserError, match="mean='none' would forget it"):
+    conversion.read(file, 'caffe', config=config, classes='6', mean='1,2,3')
