@@ -60,7 +60,7 @@ def run(
       return main(argv)
     except UserError as error:
       return refuse(all_of(error))
-    except Exception as error:
+    except Exception as error:  # JAX's, of several kinds; others are raised
       if not _is_of_a_backend(error):
         raise
       platforms = os.environ.get('JAX_PLATFORMS', '')
