@@ -36,16 +36,24 @@ def dry_run(runs: Sequence[plan.Run], data_dir: str, root: Path) -> None:
       text, unknown = 'hours unknown', unknown + 1
     else:
       hours = _images(run, data_dir) / rate / 3600
-      text, total = f'at most {hours:.2f} h', total + hours
+      text, total = f'at most {duration(hours)}', total + hours
     shown.add(workdir)
     print(f'{run.experiment}: {run}: {text}, {workdir}')
     for field, value in run.overrides.items():
       print(f'    {field}={value!r}')
   print(
-    f'{len(runs)} runs in {len(shown)} workdirs, at most {total:.1f} hours of '
+    f'{len(runs)} runs in {len(shown)} workdirs, at most {duration(total)} of '
     'this machine' + (f'; {unknown} without their data set' if unknown else ''),
     flush=True,
   )
+
+
+def duration(hours: float) -> str:
+  """'4 minutes', '1.5 hours'."""
+  if hours >= 1:
+    return f'{hours:.1f} hours'
+  minutes = max(1, round(60 * hours))
+  return f'{minutes} minute{"s" * (minutes > 1)}'
 
 
 def _images_per_second(run: plan.Run, data_dir: str) -> float | None:

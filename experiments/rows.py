@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from absl import flags
 from etils import epath
 
 from alexnet_jax.runtime import metrics
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
   from experiments.plan import Run
 
 RESULTS = Path(__file__).parent / 'results'
+CHOSEN = flags.DEFINE_string(
+  'results',
+  str(RESULTS),
+  'Folder of the rows. Default: the one that comes with the program, '
+  'experiments/results; for runs of your own give a folder of your own.',
+)
 RESULT_FILE = 'result.json'  # of a workdir whose run is finished
 # `data` is a fingerprint of the pictures; top1 and top5 are errors in percent,
 # of `examples` pictures of `split`; `curve` has those on `curve_split` after

@@ -6,9 +6,14 @@ r"""Runs an experiment: every variant and seed that has no row yet.
 
 Each run is a process of its own (through submitit), and ends as one row of
 experiments/results/<experiment>.csv. Run the same command again after
-anything: finished runs are skipped, others go on from their workdirs. Data
-sets are looked for in $ALEXNET_DATA_DIR, else data/. Ctrl-C or SIGTERM saves
-what runs and leaves (exit status 75).
+anything: finished runs are skipped, others go on from their workdirs. At the
+end it prints what the rows say. Data sets are looked for in $ALEXNET_DATA_DIR,
+else data/. Ctrl-C or SIGTERM saves what runs and leaves (exit status 75).
+
+experiments/results has rows that come with the program. To measure them anew,
+and to keep yours apart, give another folder, here and to experiments.table:
+
+  python -m experiments.run --experiment=lrn --results=runs/results
 """
 
 import os
@@ -23,7 +28,7 @@ from absl import flags, logging
 from alexnet_jax.runtime import errors
 from alexnet_jax.runtime.files import locked
 from alexnet_jax.runtime.writers import Progress
-from experiments import cost, plan, rows
+from experiments import cost, plan, rows, table
 from experiments.job import Job
 
 _EXPERIMENT = flags.DEFINE_string(
@@ -65,9 +70,6 @@ _ROOT = flags.DEFINE_string(
   'Where the workdirs of runs are. Default: $ALEXNET_EXPERIMENTS_DIR, else '
   'runs/experiments.',
 )
-_RESULTS = flags.DEFINE_string(
-  'results', str(rows.RESULTS), 'Where the rows are.'
-)
 _DATA_DIR = flags.DEFINE_string(
   'data_dir',
   os.environ.get('ALEXNET_DATA_DIR') or 'data',
@@ -79,7 +81,7 @@ STOPPED = 75
 def main(argv: Sequence[str]) -> int:
   del argv
   logging.set_verbosity(logging.WARNING)
-  results = Path(_RESULTS.value)
+  results = Path(rows.CHOSEN.value)
   if _JOBS.value > 1:  # else the first on a GPU takes most of its memory
     share = f'{0.9 / _JOBS.value:.3f}'
     os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', share)
@@ -91,11 +93,18 @@ def main(argv: Sequence[str]) -> int:
     _SET.value,
   )
   todo = [run for run in wanted if not rows.has(run, results)]
-  print(f'{len(wanted)} runs, {len(wanted) - len(todo)} have rows', flush=True)
+  there = len(wanted) - len(todo)
+  print(f'{len(wanted)} runs, {there} have rows in {results}', flush=True)
+  if there and results == rows.RESULTS:
+    print('(those come with the program; --results=FOLDER measures them anew)')
   if _DRY_RUN.value:
     cost.dry_run(todo, _DATA_DIR.value, Path(_ROOT.value))
     return 0
-  return Sweep(todo, Path(_ROOT.value), results).run()
+  status = Sweep(todo, Path(_ROOT.value), results).run() if todo else 0
+  for name in dict.fromkeys(run.experiment for run in wanted):
+    if any(row['form'] == _FORM.value for row in rows.read(name, results)):
+      print(table.plain(table.read(name, _FORM.value, results)))
+  return status
 
 
 class Sweep:

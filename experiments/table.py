@@ -1,10 +1,11 @@
 """The page of results and its pictures, from all rows.
 
-  python -m experiments.table
+  python -m experiments.table                        # of the program's rows
+  python -m experiments.table --results=runs/results  # prints what yours say
 
-writes the generated parts of docs/results.md and draws docs/pictures/claims.png
-and figure_1.png. A generated part stands between two marks (`replace_part`); a
-test compares it with the rows.
+The first writes the generated parts of docs/results.md and draws
+docs/pictures/claims.png and figure_1.png. A generated part stands between two
+marks (`replace_part`); a test compares it with the rows.
 """
 
 import dataclasses
@@ -12,14 +13,15 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from absl import app
 from etils import epath
 from matplotlib.figure import Figure
 
 from alexnet_jax.benchmarks.results import replace_part
 from alexnet_jax.drawing import canvas, charts
+from alexnet_jax.runtime import errors
+from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import write_atomically
-from experiments import plan, rows
+from experiments import cost, plan, rows
 from experiments.claims import Claim
 from experiments.measures import Measured, Runs
 from experiments.rows import Row
@@ -64,8 +66,14 @@ class Result:
     return plan.load(self.name)
 
 
-def main(_) -> None:
-  results = read_all()
+def main(_: Sequence[str]) -> None:
+  folder = Path(rows.CHOSEN.value)
+  results = read_all(folder)
+  if folder != rows.RESULTS:
+    if not results:
+      raise UserError(f'--results={folder}: no experiment has rows there')
+    print('\n'.join(map(plain, results)))
+    return
   write_atomically(epath.Path(PAGE), page(PAGE.read_text(), results))
   print(f'{PAGE} written')
   canvas.save(charts.forest(forest(results)), _PICTURES / 'claims.png')
@@ -139,7 +147,6 @@ def section(result: Result) -> str:
   experiment, runs = result.experiment, result.rows
   form, reader = experiment.forms[result.form], experiment.reader
   claim = experiment.claim[:1].upper() + experiment.claim[1:]
-  hours = sum(float(row['hours']) for row in runs)
   views = sorted({int(row['views']) for row in runs})
   pictures = sorted({row['examples'] for row in runs if row['examples']})
   machines = sorted({f'{r["hardware"]}, {r["versions"]}' for r in runs})
@@ -149,11 +156,25 @@ def section(result: Result) -> str:
     f'{claim}. {form.scale}; {" or ".join(pictures)} pictures of '
     f'{runs[0]["split"]}, {" or ".join(map(str, views))} '
     f'view{"s" * (views != [1])}; {len(runs)} run{"s" * (len(runs) > 1)}, '
-    f'{hours:.1f} hours of training on {"; ".join(machines)}; commit '
+    f'{cost.duration(sum(float(row["hours"]) for row in runs))} of training '
+    f'on {"; ".join(machines)}; commit '
     f'{", ".join(sorted({row["commit"] for row in runs}))}. '
     f'{reader.measure[:1].upper()}{reader.measure[1:]}:',
     '',
+    *_lines(result),
   ]
+  return '\n'.join([*out, ''])
+
+
+def plain(result: Result) -> str:
+  """The same for a terminal."""
+  measure = result.experiment.reader.measure
+  lines = (line.replace('**', '') for line in _lines(result))
+  return '\n'.join([f'{result.name}, {result.form}; {measure}:', *lines])
+
+
+def _lines(result: Result) -> list[str]:
+  reader, out = result.experiment.reader, []
   for line in result.lines:
     text = f'* {line.variant}: '
     if line.alone:
@@ -161,10 +182,10 @@ def section(result: Result) -> str:
     if line.against:
       text += (
         f'; {_shown(line.against, reader.text)} against '
-        f'{experiment.baseline}, n = {line.against.n}'
+        f'{result.experiment.baseline}, n = {line.against.n}'
       )
     out.append(f'{text}: **{line.verdict}**' if line.verdict else text)
-  return '\n'.join([*out, ''])
+  return out
 
 
 def _said(claim: Claim, source: str) -> str:
@@ -218,4 +239,4 @@ def figure_1(result: Result) -> Figure:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  errors.run(main)

@@ -9,7 +9,7 @@ import pytest
 from experiment_rows import a_row, keep
 
 from alexnet_jax.drawing import charts
-from experiments import plan, rows, table
+from experiments import cost, plan, rows, table
 
 READING = {
   **{'examples': 10, 'loss': 1.0, 'top1_error': 0.3, 'top5_error': 0.1},
@@ -121,6 +121,9 @@ def test_a_table_has_the_numbers(tmp_path):
   line = f'| small | without | +1.4 | +1.37 | {ours} | 3 | {verdict} |'
   assert line in summary
   assert f'{ours} against with, n = 3: **{verdict}**' in section
+  printed = table.plain(table.read('lrn', 'small', tmp_path)).splitlines()
+  assert printed[0] == 'lrn, small; top-1 error, %:'
+  assert printed[-1].endswith(f'{ours} against with, n = 3: {verdict}')
   assert '`depth`, ' not in section
   (panel,) = table.forest(table.read_all(tmp_path))
   (judged,) = panel.lines
@@ -130,6 +133,19 @@ def test_a_table_has_the_numbers(tmp_path):
   drawn = [list(line.get_xdata()) for line in ax.lines]
   assert drawn[1] == pytest.approx([20 - half, 20.0, 20 + half])
   assert drawn[:1] + drawn[2:] == [[0, 0], [20.0], [1.4], [1.37]]
+
+
+@pytest.mark.parametrize(
+  'hours, text',
+  [
+    (0, '1 minute'),
+    (0.05, '3 minutes'),
+    (0.99, '59 minutes'),
+    (1.46, '1.5 hours'),
+  ],
+)
+def test_hours_that_are_minutes_are_said_so(hours, text):
+  assert cost.duration(hours) == text
 
 
 def test_figure_1_has_a_curve_for_each_run():

@@ -95,12 +95,15 @@ def test_a_sweep_stopped_midway_ends_with_every_run_once(sweep, tmp_path, how):
     assert steps == sorted(steps) and steps.count(1) == 1
   out = small_runs.finish(sweep())
   assert '2 runs, 2 have rows' in out
+  errors = [f'{float(row["top1"]):.1f}' for row in found]
+  assert f'* with: {errors[0]}, n = 1' in out  # it ends with its table
+  assert f'* without: {errors[1]}, n = 1' in out
 
 
 @pytest.mark.slow
 def test_a_diverged_run_is_a_row_and_a_dry_run_only_talks(sweep, tmp_path):
   out = small_runs.finish(sweep('--dry_run', '--variants=without'))
-  assert 'lrn: without, seed 0: at most 0.00 h' in out
+  assert 'lrn: without, seed 0: at most 1 minute,' in out
   assert 'model.lrn.enabled=False' in out
   assert not (tmp_path / 'root').exists()
   small_runs.finish(
