@@ -136,7 +136,7 @@ def test_a_table_has_the_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'hours, text',
+  ('hours', 'text'),
   [
     (0, '1 minute'),
     (0.05, '3 minutes'),
