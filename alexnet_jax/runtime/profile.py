@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from etils import epath
@@ -15,7 +16,10 @@ _LOOK = 0.001  # seconds between two looks at a step that is under way
 
 class Meter:
   """Images per second, and the share of the time in which no step was under
-  way for want of a batch."""
+  way for want of a batch.
+
+  A step counts once it is done, not when it is handed to the devices.
+  """
 
   def __init__(self) -> None:
     self.restart()
@@ -23,28 +27,36 @@ class Meter:
   def restart(self) -> None:
     """Starts to measure; between steps something else took time."""
     self._start, self._images, self._waited = time.perf_counter(), 0, 0.0
+    self._running: Any = None  # the step under way: what it makes, its images
 
-  def add(self, images: int) -> None:
-    self._images += images
+  def step(self, made: Any, images: int) -> None:
+    """Takes note of a step that was begun, once the one before is done.
+
+    So one step runs while the next is made ready; more would only hold memory
+    and delay a request to stop.
+
+    Args:
+      made: arrays that the step makes.
+      images: of its batch.
+    """
+    self._finish()
+    self._running = made, images
 
   @property
   def rate(self) -> float:
-    """Images per second since the last row."""
+    """Images per second since the last row; 0 before a step is done."""
     return self._images / (time.perf_counter() - self._start)
 
-  def wait(
-    self, ready: Callable[[float], bool], stepping: Callable[[], bool]
-  ) -> None:
+  def wait(self, ready: Callable[[float], bool]) -> None:
     """Waits for a batch, and counts the time that no step is under way.
 
     Args:
       ready: waits at most so many seconds for the batch to be on the devices,
         and says whether it is.
-      stepping: whether a step is under way.
     """
     before = time.perf_counter()
     while True:
-      idle = not stepping()
+      idle = self._idle()
       done = ready(_LOOK)
       now = time.perf_counter()
       if idle:
@@ -55,6 +67,7 @@ class Meter:
 
   def read(self) -> dict[str, float]:
     """The times of a row of metrics, since the last one; of no step, none."""
+    self._finish()
     if not self._images:
       return {}
     seconds = time.perf_counter() - self._start
@@ -64,6 +77,18 @@ class Meter:
     }
     self.restart()
     return values
+
+  def _finish(self) -> None:
+    if self._running is not None:
+      made, images = self._running
+      jax.block_until_ready(made)
+      self._images += images
+      self._running = None
+
+  def _idle(self) -> bool:
+    if self._running is None:
+      return True
+    return all(x.is_ready() for x in jax.tree.leaves(self._running[0]))
 
 
 class Trace(contextlib.AbstractContextManager['Trace']):

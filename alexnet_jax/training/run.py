@@ -91,10 +91,9 @@ class Run:
     self.meter = Meter()
     self.row: dict[str, float] = {}  # of the last log
     self.error: float | None = None  # of an evaluation not saved yet
-    # Of the step that was taken last, and the sums of the one before it.
+    # Of the step that was taken last, and the sums since the last row.
     self.batch: Mapping[str, jax.Array] = {}
     self.metrics: Metrics | None = None
-    self.previous: Metrics | None = None
     self.sums = start.sums
 
   def ended(self) -> bool:
@@ -131,14 +130,10 @@ class Run:
 
   def _take(self, batches: feed.Feed) -> Iterator[Batch]:
     while True:
-      self.meter.wait(batches.ready, self._stepping)
+      self.meter.wait(batches.ready)
       batch, replaced = next(batches)
       self.bad_records.meet(replaced)
       yield batch
-
-  def _stepping(self) -> bool:
-    """Whether the step that was taken last is still under way."""
-    return not all(x.is_ready() for x in jax.tree.leaves(self.metrics))
 
   def preflight(self, batch) -> None:
     """Before the first step: compiles it, for no rate is to count that, and
@@ -170,11 +165,7 @@ class Run:
     more = self.metrics
     self.sums = more if self.sums is None else _add(self.sums, more)
     self.step += 1
-    # One step runs while the next is made ready; more would only hold memory
-    # and delay a request to stop.
-    jax.block_until_ready(self.previous)
-    self.previous = self.metrics
-    self.meter.add(self.course.batch_size)
+    self.meter.step(self.metrics, self.course.batch_size)
     self.status.update(self._progress())
 
   def _next_learning_rates(self) -> tuple[float, np.ndarray]:

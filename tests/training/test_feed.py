@@ -117,10 +117,16 @@ def test_waiting_counts_what_is_on_its_way_to_a_device(monkeypatch):
         soon(lambda: batches.ready(0.01))
       return batches.ready(0.01)
 
+    def is_ready():
+      return len(looks) >= 4
+
+    made = types.SimpleNamespace(
+      is_ready=is_ready, block_until_ready=lambda: None
+    )
     meter = profile.Meter()
-    meter.wait(ready, lambda: len(looks) < 4)
+    meter.step(made, 1)
+    meter.wait(ready)
     assert next(batches)[1] == 0
-  meter.add(1)
   assert meter.read()['time/waiting'] == 0.6
 
 
