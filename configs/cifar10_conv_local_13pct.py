@@ -5,7 +5,7 @@
             (the data as configs/cifar10_80sec.py has it); then --mode=eval
             --checkpoint=last --split=test --views=9
   hardware  2 CPU cores
-  time      see the README
+  time      not measured
   expected  13 % test error, most likely over the nine crops (cuda-convnet's)
 """
 

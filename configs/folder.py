@@ -6,7 +6,8 @@
               --config.data.name=mine
   hardware  2 CPU cores will do; any GPU is far faster
   time      3 to 4 minutes an epoch of 3,000 pictures on 2 CPU cores
-  expected  see the README for `clothing10`, 3,068 photographs of clothes
+  expected  20.2 % test error on 3,068 photographs of clothes in 10 classes
+            (docs/results.md)
 """
 
 from ml_collections import ConfigDict
