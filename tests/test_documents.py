@@ -94,7 +94,7 @@ def test_every_page_and_picture_can_be_reached_from_the_readme():
 
 
 def missing_files(page: Path) -> list[str]:
-  """The files of the program that a page's words name and that there are not."""
+  """The files of the program that a page names and that there are not."""
   folders = ('alexnet_jax', 'configs', 'experiments', 'tests')
   there = [str(p) for f in folders for p in (ROOT / f).rglob('*.py')]
   return [

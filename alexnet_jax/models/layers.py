@@ -1,7 +1,7 @@
 """The layers of §3 on one tower: parameters, and what is computed of them.
 
-Feature maps are [batch, height, width, channels]. What takes long is computed in
-`alexnet_jax.kernels`, each formula beside the ways of the platforms.
+Feature maps are [batch, height, width, channels]. What takes long is computed
+in `alexnet_jax.kernels`, each formula beside the ways of the platforms.
 """
 
 from collections.abc import Callable, Iterator, Sequence
