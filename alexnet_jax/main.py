@@ -223,6 +223,7 @@ def _run() -> int:
     pictures={'conv1': pictures.conv1_kernels},
     report=_REPORT.value,
     command=shlex.join(['python', '-m', 'alexnet_jax.main', *sys.argv[1:]]),
+    overrides=overrides,
   )
 
 

@@ -13,7 +13,7 @@ trained with. The classes are those of the data set.
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.training import pretrained
+from alexnet_jax.training import as_trained
 from configs import folder
 
 # What a run without a source says it cannot read.
@@ -25,7 +25,7 @@ def get_config(source: str = '') -> ConfigDict:
   config = folder.get_config()
   config.pretrained.source = source or _MISSING
   if source:
-    own = ConfigDict(pretrained.read_config(source))
+    own = as_trained.get_config(source)
     config.model, config.augment = own.model, own.augment
   config.optimizer.learning_rate_multipliers = (('fc8', 10.0), ('', 1.0))
   config.schedule.learning_rate = 0.001

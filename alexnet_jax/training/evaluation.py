@@ -25,6 +25,8 @@ from alexnet_jax.runtime.metrics import Metrics, format_error
 from alexnet_jax.runtime.writers import Progress
 from alexnet_jax.training import feed, per_class
 from alexnet_jax.training.saved import (
+  VIEWS,
+  check_overrides,
   flat,
   read_meta,
   read_statistics,
@@ -35,13 +37,11 @@ from alexnet_jax.training.state import Setup, TrainState, open_setup
 from alexnet_jax.training.views import PREPROCESSING, test_views
 
 Measure = type[Metrics] | type[per_class.PerClass]
-# Fields of a configuration that need not be the run's in an evaluation, and
-# those that must be: what its network sees of a picture.
+# Fields of a configuration that need not be the run's in an evaluation.
 _MAY_DIFFER = (
   *('data.', 'evals.', 'mesh.', 'batch_size', 'dtype'),
   *('matmul_precision', 'deterministic'),
 )
-_SEEN = [f'augment.{name}' for name in PREPROCESSING]
 _PLACE = ('name', 'dir')  # of a data set
 
 
@@ -227,14 +227,8 @@ def _with_overrides(
   """The configuration of a run with what may differ in an evaluation."""
   config = ConfigDict(own)
   config.mesh.data = -1  # there may be other devices here
-  before = flat(own)
+  check_overrides(workdir, own, overrides, fixed=('model.', *VIEWS))
   for field, value in flat(overrides).items():
-    fixed = field.startswith('model.') or field in _SEEN
-    if fixed and before.get(field) != value:
-      raise UserError(
-        f'config.{field}={value!r}, but the run in {workdir} was trained with '
-        f'{before.get(field)!r}, and its network is tested so: leave this out'
-      )
     if field.startswith(_MAY_DIFFER):
       config.update_from_flattened_dict({field: value})
   return config.to_dict()

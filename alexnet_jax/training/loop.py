@@ -8,7 +8,7 @@ saved, and every evaluation is followed by a save.
 import contextlib
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from alexnet_jax.data.builders import Dataset
+from alexnet_jax.formats.names import Network
 from alexnet_jax.runtime import distributed, files, signals
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
@@ -34,6 +35,7 @@ from alexnet_jax.training.saved import (
   make_meta,
   read_statistics,
   restore,
+  with_views,
 )
 from alexnet_jax.training.schedules import make_schedule
 from alexnet_jax.training.settings import Settings, configure
@@ -47,8 +49,12 @@ def train_and_evaluate(
   pictures: Pictures | None = None,
   report: bool = False,
   command: str = 'the same',
+  overrides: Mapping[str, Any] | None = None,
 ) -> int:
   """Trains, or goes on from the last checkpoint in `workdir`.
+
+  What a network sees of a picture is part of it: a run that goes on, or begins
+  with `config.pretrained.source`, takes that from there.
 
   Args:
     config: as configs/default.py describes it.
@@ -57,6 +63,8 @@ def train_and_evaluate(
     pictures: what to draw at each evaluation, for TensorBoard.
     report: whether the caller will leave one, to be said.
     command: that goes on with the run, to be said.
+    overrides: fields of `config` that the user gave one by one, such as
+      {'augment.scale': 0.5}: one that is not what was taken is refused.
 
   Returns:
     0 at the end; `signals.STOPPED` when it was asked to leave before.
@@ -67,10 +75,15 @@ def train_and_evaluate(
   """
   settings, workdir = configure(config), files.folder(workdir)
   checkpointer = Checkpointer(workdir / 'checkpoints', settings.checkpoint.keep)
-  check_run(workdir, checkpointer, settings)
-  used_to = read_statistics(workdir)
-  if used_to is None and settings.pretrained.source:
-    used_to = pretrained.read_statistics(settings.pretrained.source)
+  own, network = check_run(workdir, checkpointer, settings), None
+  used_to, source = read_statistics(workdir), workdir
+  if own is None and settings.pretrained.source:
+    source = settings.pretrained.source
+    network = pretrained.read(source, settings.pretrained.checkpoint)
+    own, used_to = network.config, used_to or network.statistics
+  if own is not None:
+    config = with_views(source, own, config, overrides or {})
+    settings = configure(config)
   dataset, setup = open_setup(settings, used_to)
   with contextlib.ExitStack() as stack:
     # First, for it must outlive the save that the checkpointer waits for.
@@ -82,7 +95,10 @@ def train_and_evaluate(
     if jax.process_index() == 0:
       stack.enter_context(_alone_in(workdir))
     stack.enter_context(checkpointer)
-    start = _begin(config, settings, course, setup, dataset, checkpointer)
+    start = _begin(
+      config, settings, course, setup, dataset, checkpointer, network
+    )
+    del network  # its arrays
     course, step = course.resumed(start.position), start.position.step
     first = jax.process_index() == 0
     if step >= course.end or start.schedule.finished:
@@ -144,8 +160,9 @@ def _begin(
   setup: Setup,
   dataset: Dataset,
   checkpointer: Checkpointer,
+  network: Network | None,
 ) -> Start:
-  """The initial state, or the last checkpoint's."""
+  """The last checkpoint's state, or an initial one, with what `network` has."""
   schedule = make_schedule(settings.schedule, course.epochs)
   bad_records = BadRecords(
     settings.data.max_bad_records, functools.partial(dataset.files, 'train')
@@ -159,8 +176,9 @@ def _begin(
   )
   if restored is None:
     state = setup.init_state()
-    if settings.pretrained.source:
-      state = pretrained.start(settings.pretrained, setup, state, names)
+    if network:
+      choice = settings.pretrained
+      state = pretrained.start(network, choice, setup, state, names)
     return Start(state, Position(), schedule, bad_records, meta)
   state, before = restored
   position = Position.of_json(int(state.step), before['position'])

@@ -4,12 +4,9 @@ The authors trained a network on a larger ImageNet first and tuned it on that
 of 2012, with a new fc8 (§6).
 """
 
-import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +15,6 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.data.stats import Statistics
 from alexnet_jax.formats import names, safetensors
 from alexnet_jax.formats.names import Arrays, Network
 from alexnet_jax.runtime import files
@@ -27,7 +23,6 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import saved
 from alexnet_jax.training.settings import Pretrained
 from alexnet_jax.training.state import Setup, TrainState
-from alexnet_jax.training.views import PREPROCESSING
 
 
 def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
@@ -42,9 +37,9 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
   Raises:
     UserError: there is no such file or checkpoint, or it is damaged.
   """
-  workdir = epath.Path(source)
-  if workdir.is_file():
-    return safetensors.read(workdir)
+  if epath.Path(source).is_file():
+    return safetensors.read(epath.Path(source))
+  workdir = files.folder(source)
   folder = workdir / 'checkpoints'
   if not folder.exists():
     raise files.missing_run(workdir)
@@ -53,7 +48,10 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
     if meta is None:
       raise files.missing_run(workdir)
     classes = tuple(meta['class_names'])
-    network = Network(meta['config'], {}, classes, read_statistics(workdir))
+    statistics = saved.read_statistics(workdir)
+    if statistics is None:
+      raise UserError(f'{workdir / saved.STATISTICS} is missing: put it back')
+    network = Network(meta['config'], {}, classes, statistics)
     place = _one_device_each()
     wanted = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
@@ -73,44 +71,6 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
   )
 
 
-def read_config(source: str | os.PathLike) -> dict[str, Any]:
-  """The configuration of the network of `read`, as JSON has it. Starts no
-  backend.
-
-  Raises:
-    UserError: there is no such file or run, or it is damaged.
-  """
-  path = epath.Path(source)
-  if path.is_file():
-    return safetensors.read_config(path)
-  folder = path / 'checkpoints'
-  found = list(folder.iterdir()) if folder.exists() else []
-  steps = sorted(int(x.name) for x in found if x.name.isdecimal())
-  # Verified when the network is read: orbax, which does, starts a backend.
-  for step in reversed(steps):
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-      text = (folder / str(step) / 'meta.json').read_text()
-      return json.loads(text)['meta']['config']
-  raise UserError(f'no checkpoints in {path}: it is not a run')
-
-
-def read_statistics(source: str | os.PathLike) -> Statistics:
-  """Of the pictures that the network of `read` is used to.
-
-  Raises:
-    UserError: there is no such file or run, or it is damaged.
-  """
-  path = epath.Path(source)
-  if path.is_file():
-    return safetensors.read(path).statistics
-  statistics = saved.read_statistics(path)
-  if statistics is None:
-    if not (path / 'checkpoints').exists():
-      raise files.missing_run(path)
-    raise UserError(f'{path / saved.STATISTICS} is missing: put it back')
-  return statistics
-
-
 def _one_device_each() -> NamedSharding:
   """All of an array on the first device of each process."""
   first = {device.process_index: device for device in reversed(jax.devices())}
@@ -119,25 +79,26 @@ def _one_device_each() -> NamedSharding:
 
 
 def start(
+  network: Network,
   choice: Pretrained,
   setup: Setup,
   initial: TrainState,
   class_names: Sequence[str],
 ) -> TrainState:
-  """The initial state with the layers of `config.pretrained.source`.
+  """The initial state with the layers of another network.
 
   All but `config.pretrained.fresh` are taken, of the same names and shapes;
   velocities are 0, and step is.
 
   Args:
-    choice: of the network to start with, and the layers to begin anew.
+    network: of `config.pretrained.source`.
+    choice: where that is from, and the layers to begin anew.
     setup: of the run that begins.
     initial: of `setup.init_state`.
     class_names: of the data set.
 
   Raises:
-    UserError: the source cannot be read, is of another network, or its layers
-      are used to other views or, with its fc8, to other classes.
+    UserError: layers have other shapes or, with fc8, other classes.
   """
   wanted = names.flatten(setup.abstract_state().params)
   layers = {name.split('/')[0] for name in wanted}
@@ -151,7 +112,6 @@ def start(
     fresh = set(choice.fresh)
     return {n: x for n, x in arrays.items() if n.split('/')[0] not in fresh}
 
-  network = read(choice.source, choice.checkpoint)
   found, wanted = kept(network.params), kept(wanted)
   shapes = {name: x.shape for name, x in found.items()}
   try:
@@ -161,7 +121,11 @@ def start(
       f'config.pretrained: {error}, or name the layers that are to begin anew '
       'in config.pretrained.fresh'
     ) from None
-  _check_use(choice, setup, network, class_names)
+  if setup.table.logits.name not in choice.fresh:
+    trained = network.step > 0
+    saved.check_classes(
+      choice.source, network.class_names, class_names, trained
+    )
   put = {
     name: jax.make_array_from_callback(
       x.shape, wanted[name].sharding, x.__getitem__
@@ -178,27 +142,3 @@ def start(
   params = names.filled(initial.params, put)
   average = jax.tree.map(jnp.copy, params) if initial.average else None
   return dataclasses.replace(initial, params=params, average=average)
-
-
-def _check_use(
-  choice: Pretrained,
-  setup: Setup,
-  network: Network,
-  class_names: Sequence[str],
-) -> None:
-  """Refuses layers that are used to other views, or mean other classes."""
-  for field in PREPROCESSING:
-    here, there = (
-      getattr(setup.augment, field),
-      network.config['augment'][field],
-    )
-    if here != there:
-      raise UserError(
-        f'config.augment.{field}={here!r}, but the network of {choice.source} '
-        f'was trained with {there!r}: give --config.augment.{field}={there}'
-      )
-  if setup.table.logits.name not in choice.fresh:
-    trained = network.step > 0
-    saved.check_classes(
-      choice.source, network.class_names, class_names, trained
-    )

@@ -9,6 +9,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 from flax import nnx, traverse_util
+from ml_collections import ConfigDict
 
 from alexnet_jax.data.stats import Statistics
 from alexnet_jax.runtime import backend, files
@@ -19,9 +20,11 @@ from alexnet_jax.training.course import Position
 from alexnet_jax.training.schedules import make_schedule
 from alexnet_jax.training.settings import Settings
 from alexnet_jax.training.state import Setup, TrainState, start_state
+from alexnet_jax.training.views import PREPROCESSING
 
 STATISTICS = 'statistics.npz'  # in the folder of a run
 FORMAT_VERSION = 3  # of the meta data of a checkpoint
+VIEWS = tuple(f'augment.{name}' for name in PREPROCESSING)
 
 
 def restore(
@@ -78,16 +81,21 @@ def restore(
 
 def check_run(
   workdir: epath.Path, checkpointer: Checkpointer, settings: Settings
-) -> None:
+) -> dict[str, Any] | None:
   """Refuses to go on with a run on another data set than its own.
+
+  Returns:
+    The configuration that the last checkpoint has; None: there is none yet.
 
   Raises:
     UserError: the last checkpoint was trained on a data set of another name, or
       by another rule.
   """
   meta = read_meta(checkpointer, 'last')
-  if meta is None or not meta['position']['examples']:
-    return  # a network that was imported has seen none of our data sets
+  if meta is None:
+    return None
+  if not meta['position']['examples']:
+    return meta['config']  # was imported: it has seen none of our data sets
   before, name = meta['config']['data']['name'], settings.data.name
   if before != name:
     raise UserError(
@@ -102,6 +110,53 @@ def check_run(
       f'config.optimizer.kind is {now!r}, and the run in {workdir} keeps the '
       f'state of {rule!r}: choose another --workdir'
     )
+  return meta['config']
+
+
+def check_overrides(
+  source: object,
+  own: Mapping[str, Any],
+  overrides: Mapping[str, Any],
+  fixed: tuple[str, ...] = VIEWS,
+) -> None:
+  """Refuses other values of fields, named as `fixed` begins, than those that
+  the network of `source` was trained with."""
+  before = flat(own)
+  for field, value in flat(overrides).items():
+    if field.startswith(fixed) and before.get(field) != value:
+      raise UserError(
+        f'config.{field}={value!r}, but the network of {source} was trained '
+        f'with {before.get(field)!r}: leave this out'
+      )
+
+
+def with_views(
+  source: object,
+  own: Mapping[str, Any],
+  config: ConfigDict,
+  overrides: Mapping[str, Any],
+) -> ConfigDict:
+  """`config` with the views of pictures that the network of `source` was
+  trained with, by its own configuration. Says what it takes.
+
+  Raises:
+    UserError: the user gave another by name, in `overrides`.
+  """
+  check_overrides(source, own, overrides)
+  config, before = config.copy_and_resolve_references(), config.augment
+  try:
+    config.augment.update(
+      {name: own['augment'][name] for name in PREPROCESSING}
+    )
+  except (KeyError, TypeError) as error:  # of a damaged file
+    raise UserError(f'{source} does not say its views: {error}') from error
+  for name in PREPROCESSING:
+    if config.augment[name] != before[name]:
+      logging.warning(
+        'augment.%s is %r here, as the network of %s was trained, not %r',
+        *(name, config.augment[name], source, before[name]),
+      )
+  return config
 
 
 def check_classes(

@@ -161,7 +161,7 @@ def test_what_a_network_sees_cannot_be_asked_for(reference):
     ('model.width', 0.05, 0.1),
     ('model.conv1.features', 48, 50),
   ):
-    words = f'{field}={value!r}, but the run .* {run_has!r}.*leave this out'
+    words = f'{field}={value!r}, but the net.* with {run_has!r}: leave this out'
     with pytest.raises(UserError, match=words):
       evaluate.evaluate_checkpoint(reference, 'last', 'test', 1, {field: value})
   same = {'augment.mean': 'image', 'model.width': 0.05}
@@ -251,7 +251,7 @@ def test_eval_mode_needs_a_workdir_and_nothing_else(
   out = run(f'{reference},{reference}', *words)
   assert errors in out and out.count('mesh: ') == 1
   out = run(reference, '--config.augment.scale=0.5', status=2)
-  assert 'error: config.augment.scale=0.5, but the run in' in out
+  assert 'error: config.augment.scale=0.5, but the network of' in out
   out = run(reference.parent / 'none', status=2)
   assert f'error: no run in {reference.parent}/none: there are ' in out
   assert str(reference) in out
