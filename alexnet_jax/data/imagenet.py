@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import tensorflow_datasets as tfds
 from tensorflow_datasets.datasets.siscore import labels as siscore
 
-from alexnet_jax.data.listing import warn
+from alexnet_jax.data.listing import Unused, warn, warn_unused
 from alexnet_jax.data.photographs import Photograph
 from alexnet_jax.data.sources import Source
 from alexnet_jax.runtime.errors import UserError
@@ -18,13 +18,22 @@ TARS = {
   'validation': 'ILSVRC2012_img_val.tar',
 }
 COUNTS = {'train': 1_281_167, 'validation': 50_000}
+_KINDS = {  # of members that are no files
+  tarfile.DIRTYPE: 'a folder',
+  tarfile.LNKTYPE: 'a link',
+  tarfile.SYMTYPE: 'a link',
+  tarfile.FIFOTYPE: 'a FIFO',
+  tarfile.CHRTYPE: 'a device',
+  tarfile.BLKTYPE: 'a device',
+}
 
 
 def imagenet2012(root: Path) -> Source:
   """The training and validation photographs in the two tars.
 
   Class i is line i of the labels that TFDS ships; a validation file's label is
-  found by the number in its name (also from TFDS).
+  found by the number in its name (also from TFDS). Members that are no plain
+  files are named, and not used.
 
   Args:
     root: folder that holds the two tars of `TARS`.
@@ -42,10 +51,12 @@ def imagenet2012(root: Path) -> Source:
       )
   print(f'listing the tars in {root}', flush=True)
   ids = _tfds_lines('labels.txt')
+  unused: list[Unused] = []
   examples = {
-    'train': list(_imagenet_train(root / TARS['train'], ids)),
-    'validation': list(_imagenet_val(root / TARS['validation'], ids)),
+    'train': list(_imagenet_train(root / TARS['train'], ids, unused)),
+    'validation': list(_imagenet_val(root / TARS['validation'], ids, unused)),
   }
+  warn_unused(root, unused)
   for split, photographs in examples.items():
     if len(photographs) != COUNTS[split]:
       classes = len({photograph.label for photograph in photographs})
@@ -53,7 +64,7 @@ def imagenet2012(root: Path) -> Source:
         f'{TARS[split]} has {len(photographs):,} images of {classes:,}'
         f' classes; the official one has {COUNTS[split]:,} of 1,000'
       )
-  return Source(tuple(ids), examples)
+  return Source(tuple(ids), examples, unused)
 
 
 def readable(names: Sequence[str]) -> tuple[str, ...]:
@@ -69,9 +80,11 @@ def readable(names: Sequence[str]) -> tuple[str, ...]:
   )
 
 
-def _imagenet_train(path: Path, ids: Sequence[str]) -> Iterator[Photograph]:
+def _imagenet_train(
+  path: Path, ids: Sequence[str], unused: list[Unused]
+) -> Iterator[Photograph]:
   labels = {wordnet_id: label for label, wordnet_id in enumerate(ids)}
-  for synset in _members(path):
+  for synset in _members(path, unused):
     name = PurePosixPath(synset.name)
     if name.suffix != '.tar':
       raise UserError(
@@ -82,7 +95,7 @@ def _imagenet_train(path: Path, ids: Sequence[str]) -> Iterator[Photograph]:
         f'{path} holds {name}: {name.stem} is not one of the 1,000 synsets '
         'of ILSVRC2012'
       )
-    images = list(_members(path, synset.offset_data, synset.size))
+    images = list(_members(path, unused, synset))
     if not images:
       raise UserError(f'{path}: no photographs in {name}')
     for image in images:
@@ -95,10 +108,12 @@ def _imagenet_train(path: Path, ids: Sequence[str]) -> Iterator[Photograph]:
       )
 
 
-def _imagenet_val(path: Path, ids: Sequence[str]) -> Iterator[Photograph]:
+def _imagenet_val(
+  path: Path, ids: Sequence[str], unused: list[Unused]
+) -> Iterator[Photograph]:
   answers = _tfds_lines('validation_labels.txt')
   labels = {wordnet_id: label for label, wordnet_id in enumerate(ids)}
-  for image in _members(path):
+  for image in _members(path, unused):
     name = PurePosixPath(image.name).name
     match = re.fullmatch(r'ILSVRC2012_val_(\d{8})\.JPEG', name)
     if not match or not 1 <= int(match[1]) <= len(answers):
@@ -116,10 +131,13 @@ def _imagenet_val(path: Path, ids: Sequence[str]) -> Iterator[Photograph]:
 
 
 def _members(
-  path: Path, start: int = 0, size: int | None = None
+  path: Path, unused: list[Unused], inner: tarfile.TarInfo | None = None
 ) -> Iterator[tarfile.TarInfo]:
-  """The files of a tar, itself a file or `size` bytes at `start` of one."""
-  end = path.stat().st_size if size is None else start + size
+  """The plain files of a tar, or of one that is a member of it; adds all else
+  to `unused`."""
+  start = inner.offset_data if inner else 0
+  end = start + inner.size if inner else path.stat().st_size
+  where = f'{path.name}/{inner.name}' if inner else path.name
   after = start  # of the last member
   try:
     with path.open('rb') as file:
@@ -129,8 +147,11 @@ def _members(
           if member.size < 0 or member.offset_data + member.size > end:
             raise tarfile.ReadError(f'{member.name} is cut off')
           after = tar.offset
-          if member.isfile():
+          if member.isfile() and not member.issparse():
             yield member
+            continue
+          kind = _KINDS.get(member.type, 'not a plain file')
+          unused.append(Unused(f'{where}/{member.name}', kind))
         # `tarfile` takes a cut between two members, and what is no header, for
         # the end.
         file.seek(after)

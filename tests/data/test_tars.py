@@ -1,5 +1,6 @@
 """ILSVRC2012's tars, read as they are, and what may be wrong with them."""
 
+import io
 import tarfile
 from pathlib import Path
 
@@ -152,3 +153,53 @@ def test_real_imagenet_photographs(tmp_path, photographs, imagenet_tars):
       box = (left, top, left + side, top + side)
       want = rgb.resize((256, 256), Image.Resampling.BICUBIC, box=box)
       np.testing.assert_array_equal(train[index]['image'], want)
+
+
+def test_members_that_are_no_plain_files_are_named(tmp_path, capfd):
+  """In a tar of the tar, too. What is sparse does not lie there as it is."""
+  kinds = {
+    tarfile.DIRTYPE: 'a folder',
+    tarfile.LNKTYPE: 'a link',
+    tarfile.SYMTYPE: 'a link',
+    tarfile.FIFOTYPE: 'a FIFO',
+    tarfile.CHRTYPE: 'a device',
+    tarfile.BLKTYPE: 'a device',
+    tarfile.GNUTYPE_SPARSE: 'not a plain file',
+    b'Z': 'not a plain file',
+  }
+
+  def with_others(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO(make_tar(files))
+    with tarfile.open(fileobj=buffer, mode='a') as tar:
+      for number, kind in enumerate(kinds):
+        member = tarfile.TarInfo(f'x{number}.JPEG')
+        member.type, member.linkname = kind, next(iter(files))
+        tar.addfile(member)
+    return buffer.getvalue()
+
+  train = {
+    'n01440764.tar': with_others({'a.JPEG': b'x', 'b.JPEG': b'x'}),
+    'n02123045.tar': make_tar({'c.JPEG': b'x'}),
+  }
+  root = _ilsvrc(tmp_path / 'tars')
+  tars = [root / tar for tar in imagenet.TARS.values()]
+  tars[0].write_bytes(with_others(train))
+  tars[1].write_bytes(with_others({'ILSVRC2012_val_00000003.JPEG': b'x'}))
+  source = imagenet.imagenet2012(root)
+  names = {s: [e.name for e in found] for s, found in source.examples.items()}
+  assert names == {
+    'train': [
+      f'{tars[0].name}/{name}.JPEG'
+      for name in ('n01440764.tar/a', 'n01440764.tar/b', 'n02123045.tar/c')
+    ],
+    'validation': [f'{tars[1].name}/ILSVRC2012_val_00000003.JPEG'],
+  }
+  whole = [tars[0].name, f'{tars[0].name}/n01440764.tar', tars[1].name]
+  assert sorted(map(str, source.unused)) == sorted(
+    f'{tar}/x{number}.JPEG: {kind}'
+    for tar in whole
+    for number, kind in enumerate(kinds.values())
+  )
+  err = capfd.readouterr().err
+  assert f'warning: 24 files below {root} are not used:\n  ' in err
+  assert f'  {whole[1]}/x1.JPEG: a link\n' in err
