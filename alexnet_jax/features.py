@@ -41,6 +41,8 @@ _OUTPUT = flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> int:
+  if argv[1:]:
+    errors.refuse_flags(['split', 'data_dir'], 'photographs are named')
   from alexnet_jax import library
   from alexnet_jax.analysis import examples
   from alexnet_jax.data import feature_files, sources

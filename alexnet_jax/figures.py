@@ -80,6 +80,15 @@ def main(argv: Sequence[str]) -> None:
     raise errors.UserError(
       f'figures {what} does not take {len(words)} words: see --help'
     ) from None
+  pictures = {'split', 'data_dir', 'count'} if not words[1:] else set()
+  used = {
+    'architecture': {'config', 'classes'} if not words else {'checkpoint'},
+    'kernels': {'checkpoint'},
+    'curves': set(),
+    'confusion': {'checkpoint', 'split', 'data_dir'},
+  }.get(what, {'checkpoint', *pictures})
+  every = {'config', 'classes', 'checkpoint', 'split', 'data_dir', 'count'}
+  errors.refuse_flags(sorted(every - used), f'{what} has no use for it')
   output = _OUTPUT.value or '/'.join([*words[:1], f'{what}.png'])
   canvas.check_kind(output)
   canvas.save(commands[what](*words), output)

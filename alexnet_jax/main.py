@@ -116,6 +116,11 @@ def main(argv: Sequence[str]) -> int:
     raise errors.UserError(
       'say what to run, such as --config=configs/default.py'
     )
+  if _MODE.value == 'eval':
+    errors.refuse_flags(['profile'], 'it is for training')
+  else:
+    of_eval = ('checkpoint', 'split', 'views', 'per_class')
+    errors.refuse_flags(of_eval, 'this is for --mode=eval')
   from alexnet_jax.runtime import distributed
 
   distributed.initialize(

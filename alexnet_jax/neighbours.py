@@ -48,6 +48,8 @@ _MARKS = {True: '=', False: ' ', None: ' '}  # the same class, another, unknown
 
 
 def main(argv: Sequence[str]) -> None:
+  if argv[1:]:
+    errors.refuse_flags(['split', 'count'], 'photographs are named')
   from alexnet_jax import library
   from alexnet_jax.analysis import examples, measures
   from alexnet_jax.data import feature_files, sources

@@ -50,6 +50,8 @@ _MOST = 64  # photographs on one picture
 def main(argv: Sequence[str]) -> int:
   if len(argv) < 2:
     raise errors.UserError('say which photographs: predict IMAGE...')
+  if _FORMAT.value != 'picture':
+    errors.refuse_flags(['output'], 'it is for --format=picture')
   from alexnet_jax import library
   from alexnet_jax.data import sources
 

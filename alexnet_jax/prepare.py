@@ -87,6 +87,12 @@ _WORKERS = flags.DEFINE_integer(
 
 
 def main(_) -> None:
+  unused = {
+    'shapes': ('input', 'validation_share', 'test_share'),
+    'imagenet2012': ('validation_share', 'test_share'),
+  }
+  source = _SOURCE.value
+  errors.refuse_flags(unused.get(source, ()), f'{source} has its own')
   # Worker processes import this module again: what is heavy stays in here.
   from alexnet_jax.data import preparation
 

@@ -71,6 +71,14 @@ def main(argv: Sequence[str]) -> None:
   commands = {'import': _import, 'export': _export}
   if len(argv) < 2 or argv[1] not in commands:
     raise errors.UserError(f'say what to do: {" or ".join(commands)}')
+  others = ('config', 'classes', 'mean')
+  if argv[1] == 'export':
+    errors.refuse_flags(others, 'this is for import')
+  else:
+    errors.refuse_flags(['checkpoint'], 'a file holds one network')
+    own = {'torchvision': ['mean'], 'caffe': []}
+    unused = own.get(_FORMAT.value, others)
+    errors.refuse_flags(unused, f'{_FORMAT.value} has its own')
   commands[argv[1]]()
 
 

@@ -180,6 +180,39 @@ def test_flags_are_refused_in_one_message(flags, words, tmp_path):
     assert word in message
 
 
+def test_flags_that_would_not_be_used_are_refused():
+  """Each verb, all at once; the last flag of each line has no use there."""
+  lines = f"""
+    main {DEFAULT} --checkpoint=5
+    main {DEFAULT} --mode=eval --profile=1:2
+    prepare --source=shapes --input=x
+    prepare --source=imagenet2012 --input=x --test_share=0.1
+    predict a.png --output=answers.json
+    features a.png --output=x.npy --split=test
+    neighbours a.png --count=3
+    weights export --format=caffe --file=x --workdir=y --mean=1,2,3
+    weights import --format=torchvision --file=x --workdir=y --mean=1,2,3
+    weights import --format=grouped --file=x --workdir=y --classes=10
+    figures architecture x --classes=3
+    figures kernels x --split=test
+    figures occlusion x a.png --count=3
+  """
+  started = [
+    subprocess.Popen(
+      [sys.executable, '-m', f'alexnet_jax.{verb}', *words],
+      cwd=ROOT,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for verb, *words in map(str.split, lines.strip().splitlines())
+  ]
+  for process in started:
+    message = process.communicate(timeout=300)[1]
+    flag = process.args[-1].partition('=')[0]
+    assert message.startswith(f'error: {flag} would not be used: '), message
+    assert process.returncode == 2 and message.count('\n') == 1
+
+
 @pytest.mark.parametrize(
   ('body', 'words'),
   [

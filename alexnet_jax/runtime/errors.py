@@ -9,7 +9,7 @@ import select
 import sys
 import traceback
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TextIO
 
 from absl import app, flags, logging
@@ -131,6 +131,17 @@ def refuse(message: str) -> int:
   """Prints a user's mistake; returns the exit code."""
   print(f'error: {message}', file=sys.stderr)
   return 2
+
+
+def refuse_flags(names: Iterable[str], why: str) -> None:
+  """Refuses flags that the user gave and that nothing would look at.
+
+  Args:
+    names: of the flags.
+    why: they are not used, for the message.
+  """
+  if given := [f'--{name}' for name in names if flags.FLAGS[name].present]:
+    raise UserError(f'{" ".join(given)} would not be used: {why}')
 
 
 def _at_home(word: str) -> str:

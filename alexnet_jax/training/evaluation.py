@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from etils import epath
 from flax import nnx
 from jax import lax
@@ -228,9 +229,12 @@ def _with_overrides(
   config = ConfigDict(own)
   config.mesh.data = -1  # there may be other devices here
   check_overrides(workdir, own, overrides, fixed=('model.', *VIEWS))
+  before = flat(own)
   for field, value in flat(overrides).items():
     if field.startswith(_MAY_DIFFER):
       config.update_from_flattened_dict({field: value})
+    elif value != before.get(field):
+      logging.warning('config.%s is not used in an evaluation', field)
   return config.to_dict()
 
 

@@ -38,7 +38,13 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
     UserError: there is no such file or checkpoint, or it is damaged.
   """
   if epath.Path(source).is_file():
-    return safetensors.read(epath.Path(source))
+    network = safetensors.read(epath.Path(source))
+    if str(checkpoint) not in ('best', 'last', str(network.step)):
+      raise UserError(
+        f'{source} is a file with one network, of step {network.step}, and no '
+        f'checkpoint {checkpoint}'
+      )
+    return network
   workdir = files.folder(source)
   folder = workdir / 'checkpoints'
   if not folder.exists():

@@ -152,7 +152,7 @@ def test_networks_of_other_pictures_are_not_averaged(reference, tmp_path):
     evaluate.evaluate_checkpoint([reference, copy], 'last', 'test', 1)
 
 
-def test_what_a_network_sees_cannot_be_asked_for(reference):
+def test_what_a_network_sees_cannot_be_asked_for(reference, caplog):
   """What differs from the run is refused by name; what does not, is not."""
   for field, run_has, value in (
     ('augment.mean', 'image', 'none'),
@@ -164,8 +164,14 @@ def test_what_a_network_sees_cannot_be_asked_for(reference):
     words = f'{field}={value!r}, but the net.* with {run_has!r}: leave this out'
     with pytest.raises(UserError, match=words):
       evaluate.evaluate_checkpoint(reference, 'last', 'test', 1, {field: value})
-  same = {'augment.mean': 'image', 'model.width': 0.05}
+  same = {'augment.mean': 'image', 'model.width': 0.05, 'seed': 0}
   evaluate.evaluate_checkpoint(reference, 'last', 'test', 1, same)
+  assert 'not used' not in caplog.text
+  other = {'evals.batch_size': 5, 'schedule.learning_rate': 1.0}
+  evaluate.evaluate_checkpoint(reference, 'last', 'test', 1, other)
+  assert [r.getMessage() for r in caplog.records if 'not used' in r.msg] == [
+    'config.schedule.learning_rate is not used in an evaluation'
+  ]
 
 
 @pytest.mark.parametrize(

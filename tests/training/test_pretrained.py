@@ -90,6 +90,9 @@ def test_a_file_and_another_checkpoint(reference, config, tmp_path):
     for name, array in got.items():
       fresh = name.startswith(('fc7', 'fc8'))
       np.testing.assert_array_equal(array, (initial if fresh else saved)[name])
+  pretrained.read(file, str(first))
+  with pytest.raises(UserError, match=rf'step {first}, and no checkpoint 1000'):
+    pretrained.read(file, 1000)
 
 
 @pytest.mark.parametrize('kind', ['run', 'file'])
