@@ -5,7 +5,10 @@ Used by the worker processes of `prepare`; imports no JAX.
 
 import contextlib
 import dataclasses
+import errno
 import io
+import os
+import stat
 import warnings
 
 import numpy as np
@@ -40,6 +43,9 @@ class Photograph:
 
   def read(self, side: int = SIZE) -> Pixels:
     try:
+      # A FIFO would be waited for, and some devices never end.
+      if not stat.S_ISREG(os.stat(self.path).st_mode):
+        raise OSError(errno.EINVAL, 'it is no file')
       with open(self.path, 'rb') as file:
         file.seek(self.offset)
         data = file.read(self.size)

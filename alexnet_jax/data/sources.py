@@ -84,7 +84,11 @@ def named(words: Sequence[str]) -> list[str]:
     elif path.exists():
       found = [word]
     else:
-      found = sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
+      found = sorted(glob.glob(word, recursive=True))
+      if '**' in word:  # the files in a folder that it matches, it matches, too
+        found = [path for path in found if not os.path.isdir(path)]
+      elif any(map(os.path.isdir, found)):  # as if the shell had expanded it
+        found = named(found)
     if not found:
       raise UserError(
         f'{printable(word)}: there is no such file, folder or glob'

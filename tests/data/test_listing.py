@@ -14,7 +14,7 @@ import pytest
 import small_pictures
 from random_trees import EMPTY, REASONS, check_tree, draw_tree
 
-from alexnet_jax.data import listing, sources, workers
+from alexnet_jax.data import given, listing, sources, workers
 from alexnet_jax.runtime.errors import UserError
 
 SHARES = {'validation': 0.0, 'test': 0.0}
@@ -148,6 +148,24 @@ def test_a_split_that_cannot_be_read(tmp_path, locks):
   (tree / 'val').chmod(0)
   with pytest.raises(UserError, match='val cannot be read: Permission denied'):
     sources.read_tree(tree)
+
+
+def test_a_glob_takes_folders_as_the_shell_would(tmp_path, monkeypatch):
+  monkeypatch.chdir(touch(tmp_path, 'a.png', 'b/1.png', 'b/c/2.png'))
+  os.mkfifo('d')
+  assert sources.named(['*']) == ['a.png', 'b/1.png', 'b/c/2.png', 'd']
+  assert sources.named(['?']) == sources.named(['b', 'd'])
+  assert sources.named(['b/**']) == ['b/1.png', 'b/c/2.png']
+
+
+@pytest.mark.parametrize('path', ['fifo', '/dev/zero', '.'])
+def test_what_is_no_file_is_not_read(path, tmp_path, monkeypatch):
+  """A FIFO would be waited for, and a device never ends."""
+  monkeypatch.chdir(tmp_path)
+  os.mkfifo('fifo')
+  problems: list[str] = []
+  assert given.read_good([path], 8, problems) == []
+  assert problems == [f'cannot read {path}: it is no file']
 
 
 def test_named_photographs_warn_of_what_is_left_out(tmp_path, capsys):
