@@ -9,6 +9,7 @@ import small_pictures
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from alexnet_jax import library
 from alexnet_jax.data import builders, sources
 from alexnet_jax.drawing import canvas
 from alexnet_jax.runtime import errors, files
@@ -120,6 +121,8 @@ def test_folders_that_others_would_misread_are_refused(tmp_path, name):
   with pytest.raises(UserError, match='cannot be used for runs and data sets'):
     small_pictures.prepare('shapes', tmp_path, data_dir=tmp_path / name / 'x')
   assert not list(tmp_path.iterdir())
+  with pytest.raises(UserError, match='cannot be used for runs and data sets'):
+    library.load(tmp_path / name)  # perhaps a run that was renamed
 
 
 @pytest.mark.parametrize('name', [' a ', 'a]', '$a{b}%d', 'a,b', 'é\u2028'])
@@ -145,6 +148,8 @@ def test_the_home_folder(monkeypatch, tmp_path):
   monkeypatch.setenv('HOME', str(tmp_path))
   assert os.fspath(files.folder('~/runs/x')) == str(tmp_path / 'runs' / 'x')
   assert os.fspath(files.folder('a/~')) == 'a/~'
+  (tmp_path / 'a[1]').write_bytes(b'')
+  assert os.fspath(files.source('~/a[1]')) == str(tmp_path / 'a[1]')
   assert errors._at_home('--data_dir=~/x') == f'--data_dir={tmp_path}/x'
   assert errors._at_home('--file=a~') == '--file=a~'
 

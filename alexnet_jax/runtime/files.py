@@ -71,6 +71,12 @@ def folder(path: epath.PathLike) -> epath.Path:
   return path
 
 
+def source(path: epath.PathLike) -> epath.Path:
+  """A file that the user named, or else a folder, as `folder` has it."""
+  file = epath.Path(_at_home(os.fspath(path)))
+  return file if file.is_file() else folder(path)
+
+
 def _at_home(text: str) -> str:
   try:
     return str(Path(text).expanduser()) if text.startswith('~') else text

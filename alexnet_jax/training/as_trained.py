@@ -4,7 +4,6 @@ evaluation that names none: `--config=THIS_FILE:WORKDIR`."""
 import contextlib
 import json
 
-from etils import epath
 from ml_collections import ConfigDict
 
 from alexnet_jax.formats import safetensors
@@ -18,9 +17,10 @@ def get_config(source: str) -> ConfigDict:
   Raises:
     UserError: there is none.
   """
-  if epath.Path(source).is_file():
-    return ConfigDict(safetensors.read_config(epath.Path(source)))
-  folder = files.folder(source) / 'checkpoints'
+  path = files.source(source)
+  if path.is_file():
+    return ConfigDict(safetensors.read_config(path))
+  folder = path / 'checkpoints'
   found = list(folder.iterdir()) if folder.exists() else []
   steps = sorted(int(x.name) for x in found if x.name.isdecimal())
   for step in reversed(steps):

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -37,15 +36,15 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
   Raises:
     UserError: there is no such file or checkpoint, or it is damaged.
   """
-  if epath.Path(source).is_file():
-    network = safetensors.read(epath.Path(source))
+  workdir = files.source(source)
+  if workdir.is_file():
+    network = safetensors.read(workdir)
     if str(checkpoint) not in ('best', 'last', str(network.step)):
       raise UserError(
         f'{source} is a file with one network, of step {network.step}, and no '
         f'checkpoint {checkpoint}'
       )
     return network
-  workdir = files.folder(source)
   folder = workdir / 'checkpoints'
   if not folder.exists():
     raise files.missing_run(workdir)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
@@ -242,6 +243,13 @@ def _with_statistics(dataset: Dataset, statistics: Statistics) -> Dataset:
       f'the network is used to pictures of {size} pixels, and those of the '
       f'data set {dataset.name} have {dataset.image_size}: prepare it with '
       f'--size={size}'
+    )
+  other = abs(statistics.mean_image - dataset.statistics.mean_image).max()
+  if other > 0.01:  # not by rounding
+    logging.warning(
+      "the network's own mean image is used, which differs from that of the "
+      'data set %s by up to %.2f of 255: its pictures are others',
+      *(dataset.name, other),
     )
   if not statistics.count:
     statistics = dataclasses.replace(

@@ -141,7 +141,9 @@ def test_networks_are_averaged(config, reference, tmp_path, capsys, views):
     assert abs(values['loss'] / loss - 1) > 1e-3
 
 
-def test_networks_of_other_pictures_are_not_averaged(reference, tmp_path):
+def test_networks_of_other_pictures_are_not_averaged(
+  reference, tmp_path, caplog
+):
   copy = tmp_path / 'copy'
   shutil.copytree(reference, copy)
   with np.load(copy / 'statistics.npz') as file:
@@ -150,6 +152,8 @@ def test_networks_of_other_pictures_are_not_averaged(reference, tmp_path):
   np.savez(copy / 'statistics.npz', **arrays)
   with pytest.raises(UserError, match='cannot be averaged: .* mean image'):
     evaluate.evaluate_checkpoint([reference, copy], 'last', 'test', 1)
+  (said,) = [r.getMessage() for r in caplog.records if 'own mean' in r.msg]
+  assert 'data set pictures by up to 1.00 of 255' in said
 
 
 def test_what_a_network_sees_cannot_be_asked_for(reference, caplog):
