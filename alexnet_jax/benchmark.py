@@ -224,15 +224,16 @@ def _comms(settings, _):
     towers.describe_mesh(setup.mesh, settings.model.towers, setup.towers.owt)
   ]
   size = settings.eval_batch_size
-  for name, sent in (
-    ('training', communication.training_transfers(setup)),
-    ('evaluation, 1 view', communication.evaluation_transfers(setup, size)),
+  for name, images, sent in (
+    ('training', setup.batch_size, communication.training_transfers(setup)),
+    (
+      'evaluation, 1 view',
+      size,
+      communication.evaluation_transfers(setup, size),
+    ),
   ):
-    parts += [
-      '',
-      f'{name}:',
-      communication.format_transfers(setup, sent, needs),
-    ]
+    text = communication.format_transfers(setup, sent, needs, images)
+    parts += ['', f'{name}:', text]
   return [], '\n'.join(parts)
 
 

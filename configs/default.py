@@ -116,11 +116,14 @@ def get_config() -> ConfigDict:
 
   config.optimizer = optimizer = ConfigDict()
   # 'momentum': v <- momentum v - decay rate w - rate gradient; w <- w + v (§5).
-  # 'adamw', none of the paper's: `momentum` and `beta2` are its two betas.
+  # 'lars', none of the paper's, for large batches: times a layer's own rate,
+  # trust |w| / (|gradient| + decay |w|), where there is decay.
+  # 'adamw', nor this: `momentum` and `beta2` are its two betas.
   optimizer.kind = 'momentum'
   optimizer.momentum = 0.9
   optimizer.beta2 = 0.999
   optimizer.epsilon = 1e-8
+  optimizer.trust = 0.001
   optimizer.weight_decay = 5e-4
   # (pattern, multiplier): the first pattern that is found in a parameter's
   # name, such as 'conv1/kernel', decides.
@@ -136,7 +139,8 @@ def get_config() -> ConfigDict:
   # 'staircase': rates by epoch; 'plateau': divide the rate when the top-1
   # error on validation stops falling (§5); 'dexp': the 2012 program's own, in
   # `parts` of `span` epochs from `learning_rate` down to it / `factor`;
-  # 'cosine': half a cosine down to 0 at the end of training.
+  # 'cosine': half a cosine down to 0 at the end of training; 'polynomial': the
+  # share of training that is left, to the `power`.
   schedule.kind = 'staircase'  # *small*
   schedule.learning_rate = 0.01
   # Epochs in which it rises evenly from 0 first.
@@ -150,6 +154,7 @@ def get_config() -> ConfigDict:
   schedule.factor = 10.0
   schedule.parts = 4
   schedule.span = 95.0
+  schedule.power = 2.0
   # Rates of their own, (pattern, ((epoch, rate), ...)): the first pattern that
   # is found in a parameter's name, such as 'conv1/kernel', gives it the rate
   # of the last point that has come, the schedule's before the first. At 0 it

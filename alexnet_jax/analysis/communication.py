@@ -164,7 +164,7 @@ def parameters_on_a_device(setup: Setup) -> int:
 
 
 def format_transfers(
-  setup: Setup, transfers: Iterable[Transfer], needs: Needs
+  setup: Setup, transfers: Iterable[Transfer], needs: Needs, batch_size: int
 ) -> str:
   """What a program sends, for people to read.
 
@@ -172,9 +172,10 @@ def format_transfers(
     setup: of the program.
     transfers: of `training_transfers` or `evaluation_transfers`.
     needs: of `needed_bytes`.
+    batch_size: images of a step.
   """
   transfers = list(transfers)
-  images = setup.batch_size // setup.mesh.shape[sharding.DATA]
+  images = batch_size // setup.mesh.shape[sharding.DATA]
   form = '{:<6} {:<9} {:<15} {:<11} {:<5} {:>12} {:>9}'.format
   head = ('layer', 'direction', 'operation', 'axis', 'dtype')
   lines = [form(*head, 'bytes/image', 'minimum')]
@@ -198,6 +199,11 @@ def format_transfers(
         f'{words} over {",".join(axes)}: {sum(x.elements for x in those):,} '
         f'numbers, {sum(x.bytes for x in those):,} bytes a step'
       )
+  received = sum(one.bytes for one in transfers)
+  lines.append(
+    f'each device receives {received:,} bytes a step, all together '
+    f'{received * setup.mesh.size / batch_size:,.0f} an image'
+  )
   held = parameters_on_a_device(setup)
   lines.append(f'each device holds {held:,} parameters')
   return '\n'.join(lines)

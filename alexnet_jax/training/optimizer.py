@@ -10,6 +10,14 @@ alone it would go on moving by its old velocity, ten times its last step in
 all; the 2012 program, whose runs ended with a frozen conv1, updates nothing
 that has no rate, and so does this. The velocity dies out unseen, as it would.
 
+'lars' multiplies a layer's rate by
+
+  trust |w| / (|gradient| + decay |w|)
+
+(You, Gitman and Ginsburg 2017), so that no step is large beside its weights. A
+layer is that of all towers. `optax.scale_by_trust_ratio` has the norm of the
+sum of gradient and decay below, and that of the towers of one device.
+
 'adamw' is Optax's rule of 2017 in its place, with the same rules per layer.
 """
 
@@ -23,6 +31,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.checks import FLOAT32, Checked, Range, choice
 from alexnet_jax.runtime.errors import UserError
 
@@ -34,19 +43,21 @@ class Rule(Checked, part='optimizer'):
   """`config.optimizer`.
 
   Attributes:
-    kind: 'momentum', the rule above, or 'adamw'.
+    kind: 'momentum', the rule above, 'lars' or 'adamw'.
     momentum: the share of the old velocity; of AdamW, of the old mean.
     beta2: of AdamW, the share of the old mean square.
     epsilon: of AdamW, added to the root of that.
     weight_decay: the share of a weight that a step takes off, times the rate.
     learning_rate_multipliers: ordered (pattern, multiplier); the first pattern
       that is found in a parameter's name, such as 'conv1/kernel', decides.
-    decay_multipliers: likewise, of `weight_decay`.
+    decay_multipliers: likewise, of `weight_decay`; with 'lars' a parameter
+      whose multiplier is 0 keeps the plain rate.
     ema: the share of the old average in the running average of the
       parameters; 0: none is kept.
+    trust: of LARS, the share of a weight that a step at rate 1 moves it by.
   """
 
-  kind: Annotated[str, choice('momentum', 'adamw')]
+  kind: Annotated[str, choice('momentum', 'lars', 'adamw')]
   momentum: Annotated[float, Range(0, 1)]
   beta2: Annotated[float, Range(0, 1)]
   epsilon: Annotated[float, Range(0, 1)]
@@ -54,6 +65,7 @@ class Rule(Checked, part='optimizer'):
   learning_rate_multipliers: Rules
   decay_multipliers: Rules
   ema: Annotated[float, Range(0, 0.999999)]
+  trust: Annotated[float, Range(0, FLOAT32)] = 0.001
 
   def __post_init__(self):
     super().__post_init__()
@@ -127,6 +139,11 @@ def multipliers(
   return values
 
 
+def _norm(x: jax.Array) -> jax.Array:
+  """Of a layer's parameter, whose towers may be on several devices."""
+  return jnp.sqrt(sharding.total(jnp.sum(jnp.square(x))))
+
+
 def make_optimizer(
   rule: Rule,
   params: nnx.State,
@@ -158,12 +175,22 @@ def make_optimizer(
 
   def add_decay(grads, weights):
     decay = num_examples * rule.weight_decay
-    return jax.tree.map(
-      lambda g, w, by: g + decay * by * w if by else g,
-      grads,
-      weights,
-      decays,
-    )
+
+    def decayed(g: jax.Array, w: jax.Array, by: float) -> jax.Array:
+      if not by:
+        return g
+      total = g + decay * by * w
+      if rule.kind != 'lars':
+        return total
+      weight, slope = _norm(w), _norm(g)
+      # Where either is 0 the formula moves nothing, or has no value.
+      return total * jnp.where(
+        (weight > 0) & (slope > 0),
+        rule.trust * num_examples * weight / (slope + decay * by * weight),
+        1,
+      )
+
+    return jax.tree.map(decayed, grads, weights, decays)
 
   adam = optax.scale_by_adam(rule.momentum, rule.beta2, rule.epsilon)
 

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -23,7 +23,9 @@ Points = Sequence[tuple[float, float]]  # (epoch, the rate from there on)
 class Plan(Checked, part='schedule'):
   """`config.schedule`, whose fields these are."""
 
-  kind: Annotated[str, choice('staircase', 'plateau', 'dexp', 'cosine')]
+  kind: Annotated[
+    str, choice('staircase', 'plateau', 'dexp', 'cosine', 'polynomial')
+  ]
   learning_rate: Annotated[float, Range(0, FLOAT32)]
   warmup: Annotated[float, Range(0, MANY)]
   drops: Sequence[float]
@@ -34,6 +36,7 @@ class Plan(Checked, part='schedule'):
   span: Annotated[float, Range(0, MANY)]
   rules: Sequence[tuple[str, Points]]
   target: Annotated[float, Range(0, 1)]
+  power: Annotated[float, Range(0, MANY)] = 2.0
 
   def __post_init__(self):
     super().__post_init__()
@@ -113,22 +116,30 @@ class Planned:
     pass
 
 
-class Cosine(Planned):
-  """Half a cosine from the rate down to 0, none of the paper's.
+class Falling(Planned):
+  """From the rate down to 0, none of the paper's.
 
   Args:
     rate: until epoch `start`.
     start: where it begins to fall.
     end: where it is 0.
+    shape: the share of the rate, of the share of the way that is left.
   """
 
-  def __init__(self, rate: float, start: float, end: float):
+  def __init__(
+    self,
+    rate: float,
+    start: float,
+    end: float,
+    shape: Callable[[float], float],
+  ):
     super().__init__(())
     self._rate, self._start, self._end = rate, start, end
+    self._shape = shape
 
   def learning_rate(self, epoch: float) -> float:
     gone = (epoch - self._start) / max(self._end - self._start, 1e-9)
-    return self._rate * (1 + math.cos(math.pi * min(max(gone, 0), 1))) / 2
+    return self._rate * self._shape(1 - min(max(gone, 0), 1))
 
 
 class Plateau:
@@ -270,8 +281,12 @@ def _make_kind(plan: Plan, epochs: float) -> Schedule:
   rate, factor = plan.learning_rate, plan.factor
   if plan.kind == 'plateau':
     return Plateau(rate, plan.patience, plan.max_drops, factor)
-  if plan.kind == 'cosine':
-    return Cosine(rate, plan.warmup, epochs)
+  shapes: dict[str, Callable[[float], float]] = {
+    'cosine': lambda left: (1 - math.cos(math.pi * left)) / 2,
+    'polynomial': lambda left: left**plan.power,
+  }
+  if plan.kind in shapes:
+    return Falling(rate, plan.warmup, epochs, shapes[plan.kind])
   if plan.kind == 'dexp':
     return Planned(dexp(rate, factor, plan.parts, plan.span))
   return Planned(staircase(rate, plan.drops, factor))

@@ -84,12 +84,17 @@ def test_the_papers_network_sends_the_least_there_can_be():
   assert_only(evaluation, PAPER, data=1)
   assert not [row for row in evaluation if row.direction == 'backward']
 
-  text = communication.format_transfers(net, trained, needs(settings))
+  text = communication.format_transfers(
+    net, trained, needs(settings), net.batch_size
+  )
   lines = text.splitlines()
   assert lines[1].split() == [
     *('conv3', 'forward', 'all-gather', 'tower', 'f32', '86,528', '86,528')
   ]
   assert lines[-1] == 'each device holds 30,483,112 parameters'
+  # Both devices: maps and units forward and back, and the halves of logits.
+  each = 2 * (2 * (86528 + 18432 + 8192) + 4000)
+  assert lines[-2].endswith(f'all together {each:,} an image')
 
 
 @pytest.mark.parametrize('data', [2, 4])
@@ -171,6 +176,8 @@ def test_the_table_counts_by_image_of_a_device():
   row = communication.Transfer(
     'activations', *place, elements=2 * sent // 4, bytes=sent
   )
-  text = communication.format_transfers(net, [row], needs(settings))
+  text = communication.format_transfers(
+    net, [row], needs(settings), net.batch_size
+  )
   _, line, *_ = text.splitlines()
   assert line.split()[-2:] == ['1,600', '1,600']

@@ -235,6 +235,23 @@ def test_cosine_is_optax_with_and_without_warm_up():
     assert not schedule.finished
 
 
+def test_polynomial_decay_begins_where_the_warm_up_ends():
+  """Over 100 epochs, of which 10 rise; by hand, with the power of 3."""
+  plan = make_plan(kind='polynomial', learning_rate=8.0, warmup=10.0, power=3.0)
+  schedule = make_schedule(plan, 100)
+  for epoch, rate in (
+    (0, 0.0),
+    (5, 4.0),
+    (10, 8.0),
+    (55, 8.0 * 0.5**3),
+    (91, 8.0 * 0.1**3),
+    (100, 0.0),
+    (110, 0.0),
+  ):
+    assert schedule.learning_rate(epoch) == pytest.approx(rate, abs=1e-12)
+  assert not schedule.finished
+
+
 def test_warm_up_of_a_staircase():
   plan = make_plan(learning_rate=2.0, factor=4.0, drops=(3.0,), warmup=4.0)
   schedule = make_schedule(plan)
