@@ -243,8 +243,10 @@ def load(source: str | os.PathLike, checkpoint: int | str = 'best') -> Model:
   """The network that a run has trained, or that a file holds.
 
   Args:
-    source: workdir of a run, or a file of `weights export
-      --format=safetensors|grouped`. The data set need not be there.
+    source: workdir of a run, a file of `weights export
+      --format=safetensors|grouped`, a folder of `--format=hub`, or one at
+      huggingface.co: 'hf://OWNER/NAME', or with '@REVISION' behind it. The data
+      set need not be there.
     checkpoint: of a run: 'best' on validation, 'last' or the number of a step.
 
   Raises:

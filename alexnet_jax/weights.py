@@ -16,6 +16,10 @@ training it, `alexnet_jax.load` opens it. formats:
   caffe        .caffemodel: bvlc_alexnet, bvlc_reference_caffenet. Export
                writes the mean beside it, a .binaryproto, and prints what the
                prototxt must say
+  hub          a folder as huggingface.co has them: weights, configuration,
+               class names, a model card made from the run, and a program that
+               reads them in PyTorch; for export. Upload it with
+               `hf upload OWNER/NAME FOLDER`
   torchvision  the state dict of torchvision's alexnet, .safetensors or, where
                PyTorch is installed, .pth; in 32 or 16 bits
 """
@@ -31,12 +35,15 @@ from alexnet_jax.runtime import errors
 _FORMAT = flags.DEFINE_enum(
   'format',
   None,
-  ['safetensors', 'grouped', 'caffe', 'torchvision'],
+  ['safetensors', 'grouped', 'hub', 'caffe', 'torchvision'],
   'Whose file it is: see above.',
   required=True,
 )
 _FILE = flags.DEFINE_string(
-  'file', None, 'The file to read or to write.', required=True
+  'file',
+  None,
+  'The file to read or to write; of a hub the folder.',
+  required=True,
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -64,6 +71,9 @@ _MEAN = flags.DEFINE_string(
   None,
   'import from caffe: the mean image, a .binaryproto, or R,G,B. Default: that '
   'of the published networks. torchvision has its own.',
+)
+_LICENSE = flags.DEFINE_string(
+  'license', 'other', 'export to a hub: of the weights, as the hub names it.'
 )
 
 
@@ -109,10 +119,30 @@ def _export() -> None:
   from alexnet_jax.formats import conversion
 
   model = library.load(_WORKDIR.value, _CHECKPOINT.value)
-  notes = conversion.write(_FILE.value, _FORMAT.value, model.network())
+  if _FORMAT.value == 'hub':
+    notes = _export_folder(model.network())
+  else:
+    notes = conversion.write(_FILE.value, _FORMAT.value, model.network())
   print(f'{_FILE.value} has the network of step {model.step}', flush=True)
   for note in notes:
     print(f'  {note}', flush=True)
+
+
+def _export_folder(network) -> list[str]:
+  from alexnet_jax.formats import hub
+  from alexnet_jax.runtime import writers
+  from alexnet_jax.runtime.checkpoint import Checkpointer
+  from alexnet_jax.training import card, saved
+
+  workdir, meta, rows = _WORKDIR.value, None, []
+  if not hub.resolve(workdir).is_file():
+    with Checkpointer(f'{workdir}/checkpoints') as checkpointer:
+      meta = saved.read_meta(checkpointer, network.step)
+    if network.step:
+      rows = writers.read_rows(workdir)
+  text = card.make_card(network, meta, rows, _LICENSE.value)
+  hub.write(_FILE.value, network, text)
+  return [f'hf upload OWNER/NAME {_FILE.value}']
 
 
 if __name__ == '__main__':

@@ -105,9 +105,9 @@ def get_config() -> ConfigDict:
   config.model.width = 0.25  # *small*
 
   config.pretrained = pretrained = ConfigDict()
-  # What a run begins with: the workdir of another, or a file of
-  # `python -m alexnet_jax.weights export`; '': the initial weights above. Its
-  # crop_size, mean and scale take the place of those above.
+  # What a run begins with: the workdir of another, a file or folder of
+  # `python -m alexnet_jax.weights export`, or hf://OWNER/NAME; '': the initial
+  # weights above. Its crop_size, mean and scale take the place of those above.
   pretrained.source = ''
   # Of a workdir: 'best', 'last' or the number of a step.
   pretrained.checkpoint = 'best'

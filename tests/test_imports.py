@@ -50,8 +50,10 @@ OWNERS = {
   'torch': (
     'benchmarks/torch_peer.py',
     'formats/torchvision.py',
+    'formats/alexnet_torch.py',
   ),
-  'safetensors': ('formats/safetensors.py',),
+  'safetensors': ('formats/safetensors.py', 'formats/alexnet_torch.py'),
+  'huggingface_hub': ('formats/hub.py',),
   'configs': (),
   'tests': (),
   # Only verbs read flags; `errors.run` parses them for all, and `options` says

@@ -6,7 +6,7 @@ import json
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.formats import safetensors
+from alexnet_jax.formats import hub, safetensors
 from alexnet_jax.runtime import files
 
 
@@ -17,7 +17,7 @@ def get_config(source: str) -> ConfigDict:
   Raises:
     UserError: there is none.
   """
-  path = files.source(source)
+  path = hub.resolve(source)
   if path.is_file():
     return ConfigDict(safetensors.read_config(path))
   folder = path / 'checkpoints'

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.formats import names, safetensors
+from alexnet_jax.formats import hub, names, safetensors
 from alexnet_jax.formats.names import Arrays, Network
 from alexnet_jax.runtime import files
 from alexnet_jax.runtime.checkpoint import Checkpointer
@@ -28,15 +28,16 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
   """The network of a run or a file; every process of a run reads it.
 
   Args:
-    source: workdir of a run, or a file of `weights export
-      --format=safetensors|grouped`. The data set need not be there, unless the
+    source: workdir of a run, a file of `weights export
+      --format=safetensors|grouped`, a folder of `--format=hub`, or
+      'hf://OWNER/NAME[@REVISION]'. The data set need not be there, unless the
       run is of a version that did not save its statistics and class names.
     checkpoint: of a run: 'best' on validation, 'last' or the number of a step.
 
   Raises:
     UserError: there is no such file or checkpoint, or it is damaged.
   """
-  workdir = files.source(source)
+  workdir = hub.resolve(source)
   if workdir.is_file():
     network = safetensors.read(workdir)
     if str(checkpoint) not in ('best', 'last', str(network.step)):

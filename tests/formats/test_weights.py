@@ -19,7 +19,9 @@ from alexnet_jax.data import stats
 from alexnet_jax.formats import conversion, programs
 from alexnet_jax.formats.names import Network, join
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.writers import read_rows
 from alexnet_jax.training import evaluation as evaluate
+from alexnet_jax.training import pretrained
 from configs import default, torchvision
 
 pytestmark = pytest.mark.usefixtures('cached')
@@ -111,6 +113,18 @@ def test_the_command_carries_a_run_out_and_in(
     *(f'--workdir={reference}', '--checkpoint=18'),
   )
   assert 'has the network of step 18' in out
+  hub = tmp_path / 'hub'
+  weights(
+    *('export', '--format=hub', '--license=mit', f'--file={hub}'),
+    *(f'--workdir={reference}', '--checkpoint=18'),
+  )
+  card = (hub / 'README.md').read_text()
+  assert 'license: mit' in card and '# AlexNet trained on pictures' in card
+  (row,) = [x for x in read_rows(reference) if 'test/top1_error' in x]
+  assert row['step'] == 18
+  assert '| test | 11 |' in card and f'| {row["test/loss"]:.3f} |' in card
+  names = pretrained.read(hub).params.keys()
+  assert names == pretrained.read(reference, 18).params.keys()
   workdir = tmp_path / 'run'
   weights('import', '--format=safetensors', file, f'--workdir={workdir}')
   values = [

@@ -1,0 +1,174 @@
+"""A model card: what a run says of the network that it has trained."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from alexnet_jax.formats.hub import TORCH, in_torch
+from alexnet_jax.formats.names import Network
+from alexnet_jax.runtime.metrics import format_error, prefix
+
+_HEAD = """---
+license: {licence}
+library_name: alexnet_jax
+pipeline_tag: image-classification
+tags: [alexnet, image-classification, jax, flax{torch}]
+---
+
+# AlexNet trained on {data}
+
+The network of Krizhevsky, Sutskever and Hinton (2012): {parameters:,}
+parameters, {classes:,} classes, {towers}, trained by `alexnet_jax`.
+"""
+_USE = """
+## Use
+
+Pictures are brought to squares of {size} pixels, whose central {crop} x {crop}
+are seen; {mean}{scale}.
+
+In JAX (`pip install` alexnet_jax with its extra `hub`):
+
+```python
+import alexnet_jax
+
+model = alexnet_jax.load('hf://OWNER/NAME')  # or this folder
+probabilities = model.predict(['photograph.jpg'], views=10)
+print(model.readable_names[probabilities[0].argmax()])
+```
+"""
+_TORCH = """
+In PyTorch, with the file `{file}` that lies here:
+
+```python
+import sys
+
+import huggingface_hub
+import torch
+
+folder = huggingface_hub.snapshot_download('OWNER/NAME')  # or this folder
+sys.path.append(folder)
+from alexnet_torch import AlexNet
+
+net = AlexNet(folder).eval()
+images = torch.zeros(1, {size}, {size}, 3)  # yours: RGB, 0 to 255
+logits = net(net.preprocess(images))
+print(net.class_names[logits[0].argmax()])
+```
+"""
+_MEANS = {
+  'image': 'the mean image of the training set is subtracted',
+  'rgb': 'the mean colour of the training set is subtracted',
+  'none': 'nothing is subtracted',
+}
+
+
+def make_card(
+  network: Network,
+  meta: Mapping[str, Any] | None,
+  rows: Sequence[Mapping[str, Any]],
+  licence: str,
+) -> str:
+  """README.md of a hub's folder, Markdown.
+
+  Args:
+    network: of the checkpoint.
+    meta: of the checkpoint; None: the network is of a file, not of a run.
+    rows: of the run's metrics.jsonl.
+    licence: of the weights, as the hub names it.
+  """
+  config, augment = network.config, network.config['augment']
+  towers = config['model'].get('towers', 1)
+  shape = {
+    'size': len(network.statistics.mean_image),
+    'crop': augment['crop_size'],
+    'mean': _MEANS[augment['mean']],
+    'scale': f', and they are multiplied by {augment["scale"]:g}'
+    if augment['scale'] != 1
+    else '',
+  }
+  torch = in_torch(network)
+  parts = [
+    _HEAD.format(
+      licence=licence,
+      torch=', pytorch' if torch else '',
+      data=config.get('data', {}).get('name', 'pictures'),
+      parameters=sum(math.prod(x.shape) for x in network.params.values()),
+      classes=len(network.class_names),
+      towers='two towers' if towers == 2 else 'one tower',
+    ),
+    *_errors(network, meta, rows),
+    _USE.format(**shape),
+    _TORCH.format(file=TORCH, **shape)
+    if torch
+    else '\nThere is no program for PyTorch with it: the network has layers '
+    'that only `alexnet_jax` computes.\n',
+    *_recipe(config, meta),
+    f'\n## Licence\n\nOf the weights: {licence}. What the pictures allow is '
+    'theirs; a network of ImageNet carries its terms (research, not '
+    'commerce). The program is Apache 2.0.\n',
+  ]
+  return ''.join(parts)
+
+
+def _errors(
+  network: Network,
+  meta: Mapping[str, Any] | None,
+  rows: Sequence[Mapping[str, Any]],
+) -> Iterator[str]:
+  """A table of what the run measured of this very network."""
+  counts = meta['data']['examples'] if meta else {}
+  lines = []
+  for split, count in counts.items():
+    name = prefix(split)
+    for row in rows:
+      if row['step'] == network.step and f'{name}/top1_error' in row:
+        one, five = (
+          format_error(row[f'{name}/top{k}_error'], count) for k in (1, 5)
+        )
+        loss = row[f'{name}/loss']
+        lines.append(f'| {split} | {count:,} | {one} | {five} | {loss:.3f} |\n')
+        break
+  yield '\n## Errors\n\n'
+  if not lines:
+    yield 'None were measured of this network here.\n'
+    return
+  yield '| split | pictures | top-1 | top-5 | loss |\n|---|---|---|---|---|\n'
+  yield from lines
+  yield (
+    '\nOne central view, one run (n = 1); ± is one standard error over '
+    'pictures, and another seed differs besides.\n'
+  )
+
+
+def _recipe(
+  config: Mapping[str, Any], meta: Mapping[str, Any] | None
+) -> Iterator[str]:
+  yield '\n## Training\n\n'
+  if not meta or not meta['position']['examples']:
+    yield 'Imported: it was trained by another program.\n'
+    return
+  rule, plan = config['optimizer'], config['schedule']
+  examples, env = meta['data']['examples'], meta['environment']
+  parts = ', '.join(f'{count:,} {split}' for split, count in examples.items())
+  table = {
+    'data': f'{config["data"]["name"]}: {parts} pictures',
+    'begins with': config['pretrained']['source'] or 'random weights',
+    'length': f'{config["length"]}, of which '
+    f'{meta["position"]["examples"]:,} pictures were seen',
+    'batch': config['batch_size'],
+    'rule': f'{rule["kind"]}, momentum {rule["momentum"]:g}, decay '
+    f'{rule["weight_decay"]:g}',
+    'rate': f'{plan["learning_rate"]:g}, {plan["kind"]}',
+    'dropout': config['model'].get('dropout', 'none'),
+    'views': f'crops: {config["augment"]["random_crop"]}, mirrored: '
+    f'{config["augment"]["random_flip"]}, colour noise: '
+    f'{config["augment"]["color"]:g}',
+    'seed': config['seed'],
+    'precision': config['dtype'],
+    'hardware': f'{len(env["devices"])} x {env["devices"][0]}',
+    'made with': f'alexnet_jax {env["alexnet_jax"]}, commit '
+    f'{env["commit"] or "unknown"}, jax {env["jax"]}, flax {env["flax"]}',
+  }
+  yield '| | |\n|---|---|\n'
+  yield from (f'| {name} | {value} |\n' for name, value in table.items())
+  yield '\nThe whole configuration is in the header of `model.safetensors`.\n'
