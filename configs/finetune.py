@@ -7,8 +7,8 @@
   expected  not measured yet
 
 Behind the colon stands what to begin with: the workdir of a run, such as an
-imported one, a file or folder of `weights export`, or hf://OWNER/NAME. Network and views are those it was
-trained with. The classes are those of the data set.
+imported one, a file or folder of `weights export`, or hf://OWNER/NAME. Network
+and views are those it was trained with. The classes are those of the data set.
 """
 
 from ml_collections import ConfigDict
