@@ -97,6 +97,12 @@ _PROCESS = flags.DEFINE_integer(
 _REPORT = flags.DEFINE_bool(
   'report', True, 'Leave a page on what was learned in <workdir>/report.html.'
 )
+_TRACKERS = flags.DEFINE_list(
+  'trackers',
+  ['tensorboard'],
+  'What also gets the rows of metrics.jsonl, with commas: tensorboard, wandb, '
+  'trackio, mlflow (docs/running.md).',
+)
 # What other programs call fields of the configuration.
 _SYNONYMS = {
   **dict.fromkeys(('lr', 'learning_rate', 'rate'), 'schedule.learning_rate'),
@@ -208,7 +214,10 @@ def _run() -> int:
   )
 
   from alexnet_jax.analysis import pictures
+  from alexnet_jax.runtime import trackers
   from alexnet_jax.training import evaluation, loop
+
+  trackers.check(_TRACKERS.value)
 
   if _MODE.value == 'eval':
     signals.leave_on_sigterm()
@@ -229,6 +238,7 @@ def _run() -> int:
     report=_REPORT.value,
     command=shlex.join(['python', '-m', 'alexnet_jax.main', *sys.argv[1:]]),
     overrides=overrides,
+    trackers=_TRACKERS.value,
   )
 
 

@@ -27,6 +27,7 @@ def get_config(source: str = '') -> ConfigDict:
   if source:
     own = as_trained.get_config(source)
     config.model, config.augment = own.model, own.augment
+    config.mesh.towers = min(config.mesh.towers, config.model.towers)
   config.optimizer.learning_rate_multipliers = (('fc8', 10.0), ('', 1.0))
   config.schedule.learning_rate = 0.001
   return config.lock()

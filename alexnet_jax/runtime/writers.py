@@ -19,6 +19,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.hparams import summary_v2 as hyperparameters
 from tensorboard.summary.writer import record_writer
 
+from alexnet_jax.runtime import trackers
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import (
   append_to,
@@ -35,7 +36,7 @@ REPORT = 'report.html'
 
 
 class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
-  """Writes one row per event to `workdir/metrics.jsonl` and to TensorBoard.
+  """Writes one row per event to `workdir/metrics.jsonl` and to trackers.
 
   Rows reach the operating system one by one, so a killed process loses none.
   A resumed run drops what an earlier one wrote past the step it resumes from
@@ -51,6 +52,7 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
     workdir: epath.PathLike,
     resume_step: int | None = None,
     write: bool = True,
+    names: Sequence[str] = (trackers.TENSORBOARD,),
   ):
     """Opens the files.
 
@@ -59,10 +61,14 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
       resume_step: the restored step; its own rows are kept. None starts a new
         log.
       write: False makes every method do nothing (all processes but one).
+      names: of trackers: 'tensorboard', or those of `trackers.check`.
     """
     self._write = write
     if not write:
       return
+    self._names, self._resumed = list(names), resume_step is not None
+    self._show = trackers.TENSORBOARD in names
+    self._trackers: trackers.Trackers | None = None
     workdir = self._workdir = epath.Path(workdir)
     first_step = 0 if resume_step is None else resume_step + 1
     path = workdir / METRICS_FILE
@@ -70,10 +76,11 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
     name = f'events.out.tfevents.{time.time():.6f}.{socket.gethostname()}'
     with explained(path):
       make_folder(workdir)
-      _drop_rows(path, first_step)
+      self._kept = _drop_rows(path, first_step)
       self._rows = append_to(path)
-      self._stream = append_to(workdir / name)
-      self._events = record_writer.RecordWriter(self._stream)
+      if self._show:
+        self._stream = append_to(workdir / name)
+        self._events = record_writer.RecordWriter(self._stream)
     self._last_epoch = -1  # the step that TensorBoard has an epoch of
     self._event(file_version='brain.Event:2')
     # TensorBoard's purge_step: forget steps >= this one of earlier files.
@@ -90,9 +97,11 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
       return
     values = {key: np.asarray(value).item() for key, value in values.items()}
     with explained(self._workdir / METRICS_FILE):
-      row = json.dumps({'step': step, **values}) + '\n'
-      self._rows.write(row.encode())
+      row = {'step': step, **values}
+      self._rows.write((json.dumps(row) + '\n').encode())
       self._rows.flush()
+    if self._trackers:
+      self._trackers.add(row)
     for key in [key for key in values if key.endswith('_error')]:
       values[key.replace('_error', '_accuracy')] = 1 - values[key]
     known = {'epoch'} if step == self._last_epoch else set()
@@ -107,8 +116,12 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
     )
 
   def configuration(self, step: int, fields: Mapping[str, Any]) -> None:
-    """Shows TensorBoard what a run was set to, to compare runs by."""
+    """Shows trackers what a run was set to, to compare runs by: once, before
+    any row."""
     if self._write:
+      self._trackers = trackers.Trackers(
+        self._names, self._workdir, fields, self._kept, self._resumed
+      )
       plain = {
         name: value if isinstance(value, bool | int | float) else str(value)
         for name, value in fields.items()
@@ -139,16 +152,20 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
     if self._write:
       with explained(self._workdir / METRICS_FILE):
         sync(self._rows)
-      with explained(f'{self._workdir}/events.out.tfevents.*'):
-        sync(self._stream)
+      if self._show:
+        with explained(f'{self._workdir}/events.out.tfevents.*'):
+          sync(self._stream)
 
   def close(self) -> None:
     if self._write:
       # They try again to write what could not be.
       with explained(self._workdir / METRICS_FILE):
         self._rows.close()
-      with explained(f'{self._workdir}/events.out.tfevents.*'):
-        self._events.close()
+      if self._trackers:
+        self._trackers.close()
+      if self._show:
+        with explained(f'{self._workdir}/events.out.tfevents.*'):
+          self._events.close()
 
   def __exit__(self, *_) -> None:
     self.close()
@@ -157,14 +174,17 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
     self._event(step=step, summary=summary_pb2.Summary(value=values))
 
   def _event(self, **fields) -> None:
+    if not self._show:
+      return
     event = event_pb2.Event(wall_time=time.time(), **fields)
     with explained(f'{self._workdir}/events.out.tfevents.*'):
       self._events.write(event.SerializeToString())
       self._events.flush()
 
 
-def _drop_rows(path: epath.Path, first_step: int) -> None:
-  """Drops rows of `first_step` and later, and lines that are not whole."""
+def _drop_rows(path: epath.Path, first_step: int) -> list[dict[str, Any]]:
+  """Drops rows of `first_step` and later, and lines that are not whole;
+  returns the others."""
 
   def keep(line: str) -> bool:
     try:
@@ -172,9 +192,11 @@ def _drop_rows(path: epath.Path, first_step: int) -> None:
     except (ValueError, TypeError, KeyError):
       return False
 
-  if path.exists():
-    lines = path.read_text().splitlines(keepends=True)
-    write_atomically(path, ''.join(filter(keep, lines)))
+  if not path.exists():
+    return []
+  lines = list(filter(keep, path.read_text().splitlines(keepends=True)))
+  write_atomically(path, ''.join(lines))
+  return list(map(json.loads, lines))
 
 
 def read_rows(workdir: epath.PathLike) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ saved, and every evaluation is followed by a save.
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,6 +50,7 @@ def train_and_evaluate(
   report: bool = False,
   command: str = 'the same',
   overrides: Mapping[str, Any] | None = None,
+  trackers: Sequence[str] = ('tensorboard',),
 ) -> int:
   """Trains, or goes on from the last checkpoint in `workdir`.
 
@@ -65,6 +66,7 @@ def train_and_evaluate(
     command: that goes on with the run, to be said.
     overrides: fields of `config` that the user gave one by one, such as
       {'augment.scale': 0.5}: one that is not what was taken is refused.
+    trackers: of `runtime.trackers.check`, which get the rows of metrics.jsonl.
 
   Returns:
     0 at the end; `signals.STOPPED` when it was asked to leave before.
@@ -122,6 +124,7 @@ def train_and_evaluate(
       checkpointer,
       workdir,
       pictures or {},
+      trackers,
       stack,
     )
     trace = stack.enter_context(Trace(workdir, profile))

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -67,6 +67,7 @@ class Run:
     checkpointer: Checkpointer,
     workdir: epath.Path,
     pictures: Pictures,
+    trackers: Sequence[str],
     stack: contextlib.ExitStack,
   ):
     self.settings, self.course = settings, course
@@ -84,7 +85,9 @@ class Run:
     self.probe = health.make_probe(setup)
     first = jax.process_index() == 0
     self.writer = stack.enter_context(
-      MetricsWriter(workdir, self.step if start.resumed else None, write=first)
+      MetricsWriter(
+        workdir, self.step if start.resumed else None, first, trackers
+      )
     )
     self.writer.configuration(self.step, flat(start.meta['config']))
     self.status = stack.enter_context(Status(show=first))
