@@ -49,7 +49,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, options
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'What to measure, such as configs/imagenet2012.py.'
@@ -60,9 +60,7 @@ _MESH = flags.DEFINE_multi_string(
   'DATA,TOWER: devices that spread the batch, the towers. step compares '
   'several: --mesh=1,1 --mesh=1,2.',
 )
-_CLASSES = flags.DEFINE_integer(
-  'classes', 1000, 'Outputs of fc8.', lower_bound=1
-)
+_CLASSES = options.classes()
 _BATCH = flags.DEFINE_integer(
   'batch', None, 'Images per step; default: config.batch_size.', lower_bound=1
 )

@@ -16,7 +16,7 @@ gives logits:
 
 from absl import flags
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, options
 
 _FORMAT = flags.DEFINE_enum(
   'format', None, ['stablehlo', 'onnx', 'tf'], 'See above.', required=True
@@ -24,9 +24,7 @@ _FORMAT = flags.DEFINE_enum(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Of the run, or a safetensors file of ours.', required=True
 )
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', 'best', 'Of the run: best, last or the number of a step.'
-)
+_CHECKPOINT = options.checkpoint('of the run: ')
 _FILE = flags.DEFINE_string('file', None, 'To write.', required=True)
 
 

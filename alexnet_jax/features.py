@@ -15,26 +15,15 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, options
 
-_WORKDIR = flags.DEFINE_string(
-  'workdir', 'runs/default', 'Folder of the run whose network is used.'
+_WORKDIR = options.workdir()
+_CHECKPOINT = options.checkpoint()
+_LAYER = options.layer("A layer's name, conv1 to fc8; maps are flattened.")
+_SPLIT = options.split(
+  'train', "Without IMAGE: what to take of the run's data set."
 )
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', 'best', 'best, last or the number of a step.'
-)
-_LAYER = flags.DEFINE_string(
-  'layer', 'fc7', "A layer's name, conv1 to fc8; maps are flattened."
-)
-_SPLIT = flags.DEFINE_enum(
-  'split',
-  'train',
-  ['train', 'validation', 'test'],
-  "Without IMAGE: what to take of the run's data set.",
-)
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'Folder of data sets. Default: as the run had it.'
-)
+_DATA_DIR = options.data_dir()
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'File to write: *.array_record or *.npy.', required=True
 )

@@ -25,29 +25,20 @@ from collections.abc import Callable, Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, options
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'architecture: what to draw, such as configs/default.py.'
 )
-_CLASSES = flags.DEFINE_integer(
-  'classes', 1000, 'architecture: outputs of fc8.', lower_bound=1
-)
+_CLASSES = options.classes('architecture: ')
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'The file to write. Default: WORKDIR/<what>.png.'
 )
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', 'best', 'best, last or the number of a step.'
+_CHECKPOINT = options.checkpoint()
+_SPLIT = options.split(
+  'validation', 'Where photographs come from that are not named.'
 )
-_SPLIT = flags.DEFINE_enum(
-  'split',
-  'validation',
-  ['train', 'validation', 'test'],
-  'Where photographs come from that are not named.',
-)
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'Folder of data sets. Default: as the run had it.'
-)
+_DATA_DIR = options.data_dir()
 _COUNT = flags.DEFINE_integer(
   'count',
   None,

@@ -24,15 +24,15 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, options
 
 # Only flags up here: the data workers import this module, too, and must not
 # start a JAX backend.
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,
-  'What to run, such as configs/default.py. With --mode=eval the run has its '
-  'own, and --config.data.name and the like say what is to differ.',
+  'What to train, such as configs/default.py. eval: the run has its own, and '
+  '--config.data.name and the like say what is to differ.',
   lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
@@ -40,34 +40,20 @@ _WORKDIR = flags.DEFINE_string(
   None,
   'Where checkpoints, metrics and pictures go, a folder or gs://BUCKET/FOLDER. '
   'Default: runs/<config name>, with the name of the data set behind it where '
-  "it is not the configuration's own. With --mode=eval several, with commas: "
-  'the errors of the mean of their networks (§6.1).',
+  "it is not the configuration's own. eval: several, with commas: the errors "
+  'of the mean of their networks (§6.1).',
 )
 _MODE = flags.DEFINE_enum(
   'mode', 'train', ['train', 'eval'], 'Train, or evaluate a checkpoint.'
 )
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', 'best', 'With --mode=eval: best, last or the number of a step.'
-)
-_SPLIT = flags.DEFINE_enum(
-  'split',
-  'validation',
-  ['train', 'validation', 'test'],
-  'With --mode=eval: what to evaluate on.',
-)
-_VIEWS = flags.DEFINE_enum(
-  'views',
-  '1',
-  ['1', '2', '9', '10'],
-  'With --mode=eval: views of an image to average: its centre; the mirror '
-  'image, too; a grid of three by three; four corners and the centre, and '
-  'their mirror images.',
-)
+_CHECKPOINT = options.checkpoint('eval: ')
+_SPLIT = options.split('validation', 'eval: what to evaluate on.')
+_VIEWS = options.views('eval: ')
 _PER_CLASS = flags.DEFINE_bool(
   'per_class',
   False,
-  'With --mode=eval: errors and confusions by class, too, as a table here and '
-  'in <workdir>/per_class_<split>.csv and .json.',
+  'eval: errors and confusions by class, too, as a table here and in '
+  '<workdir>/per_class_<split>.csv and .json.',
 )
 _PROFILE = flags.DEFINE_string(
   'profile',
@@ -263,7 +249,8 @@ def _with_run(argv: list[str]) -> list[str]:
         return value if equals else following
     return None
 
-  if given('mode') != 'eval' or given('config') is not None:
+  own = ('config', 'help', 'helpfull')
+  if given('mode') != 'eval' or any(given(name) is not None for name in own):
     return argv
   workdir = given('workdir') or 'runs/default'
   first = workdir if Path(workdir).exists() else workdir.partition(',')[0]

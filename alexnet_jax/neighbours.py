@@ -16,31 +16,20 @@ from typing import Any
 
 from absl import flags
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, options
 
-_WORKDIR = flags.DEFINE_string(
-  'workdir', 'runs/default', 'Folder of the run whose network is used.'
-)
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', 'best', 'best, last or the number of a step.'
-)
-_SPLIT = flags.DEFINE_enum(
-  'split',
-  'test',
-  ['train', 'validation', 'test'],
-  'Without IMAGE: where photographs come from.',
-)
+_WORKDIR = options.workdir()
+_CHECKPOINT = options.checkpoint()
+_SPLIT = options.split('test', 'Without IMAGE: where photographs come from.')
 _COUNT = flags.DEFINE_integer(
   'count', 5, 'Without IMAGE: how many.', lower_bound=1
 )
 _TOP = flags.DEFINE_integer('top', 6, 'Neighbours of each.', lower_bound=1)
-_LAYER = flags.DEFINE_string('layer', 'fc7', 'Whose output is compared.')
+_LAYER = options.layer('Whose output is compared.')
 _FEATURES = flags.DEFINE_string(
   'features', None, 'A file that `features` wrote, with this layer and network.'
 )
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'Folder of data sets. Default: as the run had it.'
-)
+_DATA_DIR = options.data_dir()
 _OUTPUT = flags.DEFINE_string(
   'output', 'neighbours.png', 'The picture; its ending says the kind.'
 )

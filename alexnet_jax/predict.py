@@ -20,21 +20,11 @@ from typing import Any
 
 from absl import flags
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, options
 
-_WORKDIR = flags.DEFINE_string(
-  'workdir', 'runs/default', 'Folder of the run whose network is used.'
-)
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', 'best', 'best, last or the number of a step.'
-)
-_VIEWS = flags.DEFINE_enum(
-  'views',
-  '1',
-  ['1', '2', '10'],
-  'Views of an image to average: its centre; the mirror image, too; four '
-  'corners and the centre, and their mirror images (§4.1).',
-)
+_WORKDIR = options.workdir()
+_CHECKPOINT = options.checkpoint()
+_VIEWS = options.views()
 _TOP = flags.DEFINE_integer('top', 5, 'Classes to name.', lower_bound=1)
 _FORMAT = flags.DEFINE_enum(
   'format', 'table', ['table', 'json', 'picture'], 'What to make of it.'

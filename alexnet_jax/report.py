@@ -11,11 +11,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, options
 
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', 'best', 'best, last or the number of a step.'
-)
+_CHECKPOINT = options.checkpoint()
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'The file to write. Default: report.html in WORKDIR.'
 )

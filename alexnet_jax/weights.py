@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from alexnet_jax.runtime import errors
+from alexnet_jax.runtime import errors, options
 
 _FORMAT = flags.DEFINE_enum(
   'format',
@@ -51,9 +51,7 @@ _WORKDIR = flags.DEFINE_string(
   'import: folder of the run that is made. export: of the run to take.',
   required=True,
 )
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', 'best', 'export: best, last or the number of a step.'
-)
+_CHECKPOINT = options.checkpoint('export: ')
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,

@@ -1,4 +1,4 @@
-"""What an option that there is not may mean."""
+"""Flags that several verbs have, and what one that there is not may mean."""
 
 import contextlib
 import difflib
@@ -8,6 +8,54 @@ from collections.abc import Iterable, Mapping, Sequence
 from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+
+# A flag that is made here is the calling verb's: its --help has it.
+flags.disclaim_key_flags()
+
+
+def workdir() -> flags.FlagHolder[str]:
+  return flags.DEFINE_string(
+    'workdir', 'runs/default', 'Folder of the run whose network is used.'
+  )
+
+
+def checkpoint(which: str = '') -> flags.FlagHolder[str]:
+  return flags.DEFINE_string(
+    'checkpoint', 'best', f'{which}best, last or the number of a step.'
+  )
+
+
+def data_dir() -> flags.FlagHolder[str | None]:
+  return flags.DEFINE_string(
+    'data_dir', None, 'Folder of data sets. Default: as the run had it.'
+  )
+
+
+def split(default: str, what: str) -> flags.FlagHolder[str]:
+  return flags.DEFINE_enum(
+    'split', default, ['train', 'validation', 'test'], what
+  )
+
+
+def views(what: str = '') -> flags.FlagHolder[str]:
+  return flags.DEFINE_enum(
+    'views',
+    '1',
+    ['1', '2', '9', '10'],
+    f'{what}views of an image to average. 1: its centre. 2: the mirror image, '
+    'too. 9: a grid of three by three. 10: four corners and the centre, and '
+    'their mirror images (§4.1).',
+  )
+
+
+def layer(what: str) -> flags.FlagHolder[str]:
+  return flags.DEFINE_string('layer', 'fc7', what)
+
+
+def classes(what: str = '') -> flags.FlagHolder[int]:
+  return flags.DEFINE_integer(
+    'classes', 1000, f'{what}outputs of fc8.', lower_bound=1
+  )
 
 
 def explain(
