@@ -12,7 +12,7 @@ import json
 import struct
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -154,7 +154,11 @@ class _Mlflow:
     self._client.set_terminated(self.key)
 
 
-_KINDS = {'wandb': _Wandb, 'trackio': _Trackio, 'mlflow': _Mlflow}
+_KINDS: Mapping[str, Callable[..., Tracker]] = {
+  'wandb': _Wandb,
+  'trackio': _Trackio,
+  'mlflow': _Mlflow,
+}
 
 
 def check(names: Sequence[str]) -> None:

@@ -82,14 +82,15 @@ def restore(
 def check_run(
   workdir: epath.Path, checkpointer: Checkpointer, settings: Settings
 ) -> dict[str, Any] | None:
-  """Refuses to go on with a run on another data set than its own.
+  """Refuses to go on with a run that was begun on another data set, or with
+  another network.
 
   Returns:
     The configuration that the last checkpoint has; None: there is none yet.
 
   Raises:
-    UserError: the last checkpoint was trained on a data set of another name, or
-      by another rule.
+    UserError: the last checkpoint was trained on a data set of another name, by
+      another rule, or from another network.
   """
   meta = read_meta(checkpointer, 'last')
   if meta is None:
@@ -109,6 +110,12 @@ def check_run(
     raise UserError(
       f'config.optimizer.kind is {now!r}, and the run in {workdir} keeps the '
       f'state of {rule!r}: choose another --workdir'
+    )
+  began, source = meta['config']['pretrained']['source'], settings.pretrained
+  if source.source and source.source != began:
+    raise UserError(
+      f'config.pretrained.source is {source.source}, and the run in {workdir} '
+      f'began with {began or "initial weights"}: choose another --workdir'
     )
   return meta['config']
 

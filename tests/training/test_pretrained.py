@@ -1,5 +1,8 @@
 """A run that begins with what another has learnt."""
 
+import re
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -119,26 +122,30 @@ def test_finetune_takes_network_and_views_of_its_source(
 @pytest.mark.slow
 def test_only_the_first_step_looks_at_it(reference, config, tmp_path, capsys):
   """Then the source may be gone."""
+  source = shutil.copytree(reference, tmp_path / 'source')
   config.update_from_flattened_dict(
     {
       'mesh.towers': 1,
       'length': '1 step',
       'schedule.learning_rate': 0.0,
-      'pretrained.source': str(reference),
+      'pretrained.source': str(source),
     }
   )
   saved = by_name(reference, config)
   workdir = tmp_path / 'run'
   assert train.train_and_evaluate(config, workdir) == 0
-  assert f'fc6, fc7 of {reference}, step ' in capsys.readouterr().out
+  assert f'fc6, fc7 of {source}, step ' in capsys.readouterr().out
   got = by_name(workdir, config, 'last')
   for name, array in saved.items():
     assert np.array_equal(got[name], array) == (name[:3] != 'fc8'), name
-  config.update_from_flattened_dict(
-    {'length': '2 steps', 'pretrained.source': str(tmp_path / 'gone')}
-  )
+  shutil.rmtree(source)
+  config.length = '2 steps'
   assert train.train_and_evaluate(config, workdir) == 0
   assert by_name(workdir, config, 'last').keys() == got.keys()
+  config.pretrained.source = str(reference)
+  words = f'source is {reference}, and the run in {workdir} began with {source}'
+  with pytest.raises(UserError, match=re.escape(words)):
+    train.train_and_evaluate(config, workdir)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +208,7 @@ def test_views_are_those_of_the_source(reference, config, tmp_path, caplog):
   meta = small_runs.saved(config, other)[1]
   views = {name: meta['config']['augment'][name] for name in PREPROCESSING}
   assert views == {'mean': 'image', 'scale': 1.0, 'crop_size': 64}
-  given.pretrained.source = str(tmp_path / 'gone')
+  file.unlink()  # a resumed run needs no source
   with pytest.raises(UserError, match=rf'mean=.rgb., but the .* of {other} '):
     train.train_and_evaluate(given, other, overrides={'augment.mean': 'rgb'})
   assert train.train_and_evaluate(given, other) == 0  # has no step to do
