@@ -169,7 +169,8 @@ def _report(workdir: str) -> None:
       timeout=_PATIENCE,
     )
   except (OSError, subprocess.SubprocessError, KeyboardInterrupt) as error:
-    reason = type(error).__name__
+    stopped = isinstance(error, KeyboardInterrupt)
+    reason = 'stopped' if stopped else type(error).__name__
     print(
       f'no report was drawn ({reason}); all else is well. To try again: '
       f'python -m alexnet_jax.report {workdir}',

@@ -56,6 +56,12 @@ def test_nobody_reads_on(unbuffered, stream):
   assert not ended.stdout and not ended.stderr
 
 
+def test_ctrl_c_is_a_word_and_no_traceback():
+  ended = run('import os, signal; os.kill(os.getpid(), signal.SIGINT)')
+  assert ended.returncode == errors.INTERRUPTED
+  assert ended.stderr == b'stopped\n' and not ended.stdout
+
+
 def test_another_broken_pipe_is_no_reader_that_left():
   ended = run('raise BrokenPipeError(32, "of a worker")')
   assert ended.returncode == 1

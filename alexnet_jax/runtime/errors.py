@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from alexnet_jax.runtime import options
 
 ANY = sys.maxsize  # as many words as one likes
-HUNG_UP = 141  # the exit code of a shell for SIGPIPE
+HUNG_UP, INTERRUPTED = 141, 130  # a shell's exit codes for SIGPIPE, SIGINT
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
@@ -35,10 +35,11 @@ def run(
   """`absl.app.run(main)`, with a `UserError` as one message and exit code 2.
 
   So is anything that flags or the configuration file they name raise, and a
-  device that JAX_PLATFORMS asks for and the machine lacks. Text that the
-  terminal has no letters for is escaped. Where nobody reads the output any more
-  (`| head`), the program ends without a word. `~` is the home folder in
-  --flag=~/FOLDER, too, where most shells leave it as it is.
+  device that JAX_PLATFORMS asks for and the machine lacks. Ctrl-C, where the
+  program does not make more of it, is a word. Text that the terminal has no
+  letters for is escaped. Where nobody reads the output any more (`| head`), the
+  program ends without a word. `~` is the home folder in --flag=~/FOLDER, too,
+  where most shells leave it as it is.
 
   Args:
     main: the program, called with the arguments that are not flags; its value
@@ -60,6 +61,9 @@ def run(
       return main(argv)
     except UserError as error:
       return refuse(all_of(error))
+    except KeyboardInterrupt:
+      print('stopped', file=sys.stderr)
+      return INTERRUPTED
     except Exception as error:  # JAX's, of several kinds; others are raised
       if not _is_of_a_backend(error):
         raise

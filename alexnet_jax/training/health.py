@@ -257,5 +257,5 @@ def alarm(
   ]
   return (
     f'the loss is {loss:.3f}, guessing has {chance:.3f}; the error is '
-    f'{error:.1%}, guessing has {wrong:.1%}. {" ".join(found)}'
+    f'{error:.1%}, guessing has {wrong:.1%}; {"; ".join(found)}'
   )

@@ -94,6 +94,7 @@ class Run:
     self.meter = Meter()
     self.row: dict[str, float] = {}  # of the last log
     self.error: float | None = None  # of an evaluation not saved yet
+    self.alarmed = False  # whether the last evaluation found it guessing
     # Of the step that was taken last, and the sums since the last row.
     self.batch: Mapping[str, jax.Array] = {}
     self.metrics: Metrics | None = None
@@ -259,8 +260,9 @@ class Run:
     if self.course.epoch(self.step) >= 1:
       classes, count = self.dataset.num_classes, self.evaluator.num_examples
       text = health.alarm(values, count, classes, found, self.setup.table)
-      if text:
+      if text and not self.alarmed:  # it is said once, not each epoch
         self._warn(text)
+      self.alarmed = text is not None
     return found.scalars()
 
   def _images(self, batch) -> jax.Array:

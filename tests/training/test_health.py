@@ -162,7 +162,7 @@ def test_the_alarm_is_for_guessing():
   text = alarm(2.29, 0.9, 500)
   assert text.startswith(
     'the loss is 2.290, guessing has 2.303; the error is 90.0%, guessing has '
-    '90.0%. '
+    '90.0%; '
   )
   assert 'config.schedule.learning_rate' in text
   assert alarm(6.0, 0.999, 500, 1000) is None

@@ -11,7 +11,7 @@ import small_runs
 
 from alexnet_jax.runtime import signals
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training import loop
+from alexnet_jax.training import health, loop
 
 pytestmark = pytest.mark.usefixtures('cached')
 
@@ -133,6 +133,19 @@ def test_a_row_outlives_a_stop_between_two(
   assert out.endswith('to go on: again\n')
   assert loop.train_and_evaluate(config, workdir) == 0
   small_runs.assert_equal_runs(config, workdir, whole)
+
+
+def test_the_alarm_is_said_once_until_it_ends(
+  config, tmp_path, monkeypatch, capsys
+):
+  found = iter(['first', 'again', None, 'later'])  # after each of four epochs
+  monkeypatch.setattr(health, 'alarm', lambda *_: next(found))
+  assert loop.train_and_evaluate(config, tmp_path / 'run') == 0
+  said = [
+    line for line in capsys.readouterr().err.splitlines() if 'war' in line
+  ]
+  alarms = [line for line in said if line.endswith(('first', 'again', 'later'))]
+  assert alarms == ['warning: first', 'warning: later']
 
 
 def test_what_ends_a_run_early_has_a_last_row(config, tmp_path):
