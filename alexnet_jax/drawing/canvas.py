@@ -7,7 +7,9 @@ import matplotlib
 import numpy as np
 from etils import epath
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from alexnet_jax.runtime.errors import UserError
@@ -59,6 +61,17 @@ def titled(fig: Figure, title: str) -> Figure:
   """The figure, with what it is of above it: run, step, split."""
   fig.suptitle(title, x=0, ha='left', fontsize=9, color=FAINT)
   return fig
+
+
+def plain_digits(axis: Axis) -> None:
+  """Labels a logarithmic axis, all lines drawn, with 0.01 and not a formula,
+  which `text.parse_math` leaves as it is written."""
+  low, high = np.log10(axis.get_view_interval())
+  axis.set_major_formatter('{x:,.10g}')
+  two = np.floor(high) > np.ceil(
+    low
+  )  # powers of ten; else what is between, too
+  axis.set_minor_formatter(NullFormatter() if two else '{x:,.10g}')
 
 
 def photograph(ax: Axes, image: np.ndarray) -> None:

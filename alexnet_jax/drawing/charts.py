@@ -2,6 +2,7 @@
 speed by number of chips."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,18 @@ Rows = Sequence[Mapping[str, Any]]  # of metrics.jsonl
 Series = Mapping[str, Sequence[tuple[int, float]]]
 _SPLITS = {'train': (0, (1, 1)), 'validation': '-', 'test': 'o'}
 _SMOOTH = 40  # points left of a long training curve
+_FEW = 6  # learning rates that an axis has room to name
 MOST_CLASSES = 30  # that a matrix has room to name
 QUANTITIES = {
   'loss': 'loss',
   'top1_error': 'top-1 error',
   'learning_rate': 'learning rate',
+}
+# What rows say of each layer (`training.health`).
+HEALTH = {
+  'signal': 'signal: spread over images',
+  'dead': 'share of units that are always zero',
+  'update': 'size of an update, of the weights',
 }
 
 
@@ -43,6 +51,11 @@ def curves(
     ax.set_xlim(left=0)
     if quantity == 'learning_rate':
       ax.set_yscale('log')
+      canvas.plain_digits(ax.yaxis)
+      rates = {y for line in ax.lines for y in line.get_ydata()}
+      if 0 < len(rates) <= _FEW:
+        ax.set_yticks(list(rates))
+        ax.set_yticks([], minor=True)
     else:
       ax.set_ylim(bottom=0)
     if quantity == 'top1_error':
@@ -52,33 +65,32 @@ def curves(
   return fig
 
 
-def quantities(runs: Mapping[str, Rows], prefix: str) -> Figure | None:
-  """A panel for each quantity whose name begins with `prefix`; None: none.
+def by_layer(runs: Mapping[str, Rows], kind: str, title: str) -> Figure | None:
+  """What rows say of each layer: a colour a layer, a dash a run; None: nothing.
 
   Args:
-    runs: {name: rows}.
-    prefix: such as 'health/'.
+    runs: {name: rows of its metrics.jsonl}.
+    kind: of the rows' 'health/<layer>_<kind>'.
+    title: of the figure.
   """
-  names = {
-    key: None
-    for rows in runs.values()
-    for row in rows
-    for key in row
-    if key.startswith(prefix)
-  }
-  if not names:
+  fig = canvas.figure(3.8, 2.9)
+  ax = fig.subplots()
+  layers: dict[str, int] = {}
+  for number, rows in enumerate(runs.values()):
+    style = ('-', '--', ':', '-.')[number % 4]
+    for key in dict.fromkeys(key for row in rows for key in row):
+      match = re.fullmatch(rf'health/(\w+)_{kind}', key)
+      if match:
+        ink = canvas.colour(layers.setdefault(match[1], len(layers)))
+        shown = None if number else match[1]
+        ax.plot(*_series(rows, key), style, color=ink, lw=1.2, label=shown)
+  if not layers:
     return None
-  columns = min(3, len(names))
-  lines = -(-len(names) // columns)
-  fig = canvas.figure(3.2 * columns, 2.1 * lines + 0.3)
-  axes = fig.subplots(lines, columns, squeeze=False).flat
-  for ax, name in zip(axes, names, strict=False):
-    for number, rows in enumerate(runs.values()):
-      x, y = _series(rows, name)
-      ax.plot(x, y, color=canvas.colour(number), lw=1.2)
-    ax.set_title(name.removeprefix(prefix), loc='left')
-  for ax in list(axes)[len(names) :]:
-    ax.set_axis_off()
+  ax.set_title(title, loc='left')
+  ax.set_xlabel('epoch')
+  ax.set_xlim(left=0)
+  ax.set_ylim(bottom=0)
+  ax.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
   return fig
 
 
@@ -141,6 +153,7 @@ def throughput(panels: Mapping[str, Series], note: str) -> Figure:
     chips = sorted({c for points in series.values() for c, _ in points})
     ax.set_xscale('log', base=2)
     ax.set_yscale('log')
+    canvas.plain_digits(ax.yaxis)
     ax.set_xticks(chips, [f'{c}' for c in chips])
     ax.set_xlabel('chips')
     ax.set_title(title, loc='left')

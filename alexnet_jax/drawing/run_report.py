@@ -91,9 +91,13 @@ def make_report(runs: Sequence[Run], photographs: int, gallery: int) -> str:
     parts.append(page.paragraph(f'{shown.missing}.'))
   else:
     parts += _photographs(shown, gallery)
-  health = charts.quantities(rows, 'health/')
+  health = [
+    page.chart(drawn, title)
+    for kind, title in charts.HEALTH.items()
+    if (drawn := charts.by_layer(rows, kind, title))
+  ]
   if health:
-    parts += [page.heading('Health'), page.chart(health, 'health')]
+    parts += [page.heading('Health'), page.group('side', health)]
   parts += [page.heading('Configuration'), *_configuration(runs)]
   return page.document(names, parts)
 

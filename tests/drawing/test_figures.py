@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import subprocess
 import sys
 import time
@@ -277,6 +278,43 @@ def test_curves_are_the_rows(reference):
   assert len(rate.lines[0].get_xdata()) == 18
   labels = [text.get_text() for text in fig.legends[0].get_texts()]
   assert labels == ['training', 'validation', 'test', 'a', 'b']
+
+
+@pytest.mark.parametrize(
+  ('rates', 'shown'),
+  [
+    ([0.01, 0.001, 0.0001], {'0.01', '0.001', '0.0001'}),
+    ([0.02, 0.02], {'0.02'}),  # no power of ten is near
+    ([0.3, 0.02], {'0.3', '0.02'}),
+    ([0.01 * 0.8**i for i in range(9)], {'0.01', '0.002'}),
+  ],
+)
+def test_learning_rates_have_plain_digits(rates, shown):
+  rows = [
+    {'epoch': float(epoch), 'train/learning_rate': rate}
+    for epoch, rate in enumerate(rates)
+  ]
+  fig = charts.curves({'a': rows}, {'learning_rate': 'learning rate'})
+  text = canvas.encode(fig, 'svg').decode()  # in an SVG text stays text
+  assert shown <= set(re.findall(r'>([^<>]+)</text>', text))
+  assert '$' not in text
+
+
+def test_every_layer_has_its_line(reference):
+  rows = small_runs.rows(reference)
+  fig = charts.by_layer({'a': rows, 'b': rows}, 'update', 'updates')
+  (ax,) = fig.axes
+  labels = [text.get_text() for text in ax.get_legend().get_texts()]
+  assert labels == [f'conv{i}' for i in range(1, 6)] + ['fc6', 'fc7', 'fc8']
+  for number, name in enumerate(labels):
+    want = [
+      (row['epoch'], row[f'health/{name}_update'])
+      for row in rows
+      if f'health/{name}_update' in row
+    ]
+    for line in ax.lines[number], ax.lines[number + len(labels)]:
+      assert line.get_xydata().tolist() == [list(point) for point in want]
+  assert charts.by_layer({'a': rows}, 'nothing', '') is None
 
 
 def test_long_curves_are_means(tmp_path):

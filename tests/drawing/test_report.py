@@ -16,7 +16,7 @@ from PIL import Image
 
 import alexnet_jax
 from alexnet_jax.data import builders
-from alexnet_jax.drawing import page, run_report
+from alexnet_jax.drawing import charts, page, run_report
 from alexnet_jax.models.networks import read_table
 from alexnet_jax.runtime import writers
 from alexnet_jax.runtime.checkpoint import Checkpointer
@@ -99,8 +99,8 @@ def test_a_run_leaves_its_report(program, reference, tmp_path):
   hard = re.findall(r'(\d+) of (\d+) wrong', ' '.join(found.words))
   wrong, all_of_them = np.array(hard, int).sum(0)
   assert all_of_them == 11
-  # Confusion and health.
-  assert len(names) == 4 + 11 + 2 + (11 + wrong) + 6 * (1 + 5)
+  # Confusion, and three charts of health.
+  assert len(names) == 4 + 11 + 1 + 3 + (11 + wrong) + 6 * (1 + 5)
 
 
 def test_the_numbers_are_those_of_the_run(run):
@@ -132,7 +132,7 @@ def test_several_runs_are_compared(run):
     run,
     name='other',
     meta={**run.meta, 'config': {**config, 'seed': 7}},
-    rows=[{**row, 'health/dead': 0.5} for row in run.rows],
+    rows=[{**row, 'health/conv1_dead': 0.5} for row in run.rows],
   )
 
   def gone():
@@ -141,7 +141,7 @@ def test_several_runs_are_compared(run):
   first = dataclasses.replace(run, open_data=gone)
   found = Page(run_report.make_report([first, other], 11, 36))
   assert [name for name, _ in found.images] == [
-    *(*CURVES, 'kernels of conv1', 'kernels of conv1', 'health')
+    *(*CURVES, 'kernels of conv1', 'kernels of conv1', *charts.HEALTH.values())
   ]
   assert 'no data set pictures.' in found.words
   differ = found.words.index('What differs:')
