@@ -9,6 +9,7 @@ features are.
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from etils import epath
 
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.errors import UserError, printable
 from alexnet_jax.runtime.files import explained, write_atomically
 
 KINDS = ('.array_record', '.npy')
@@ -45,6 +46,13 @@ def check_kind(path: epath.PathLike) -> epath.Path:
   path = epath.Path(path)
   if path.suffix not in KINDS:
     raise UserError(f'{path}: features go to a file *{" or *".join(KINDS)}')
+  with contextlib.suppress(UnicodeEncodeError):
+    os.fspath(path).encode()
+    return path
+  if path.suffix == '.array_record':
+    raise UserError(
+      f'{printable(path)}: the path of an ArrayRecord is UTF-8; .npy takes any'
+    )
   return path
 
 

@@ -105,12 +105,14 @@ def check_run(
       "this run's network: "
       f'--config.pretrained.source={workdir})'
     )
-  rule, now = meta['config']['optimizer']['kind'], settings.optimizer.kind
-  if rule != now:
-    raise UserError(
-      f'config.optimizer.kind is {now!r}, and the run in {workdir} keeps the '
-      f'state of {rule!r}: choose another --workdir'
-    )
+  for field, of_state in (('kind', str), ('ema', bool)):
+    then = meta['config']['optimizer'].get(field, 0)
+    now = getattr(settings.optimizer, field)
+    if of_state(then) != of_state(now):
+      raise UserError(
+        f'config.optimizer.{field} is {now!r}, and the run in {workdir} keeps '
+        f'the state of {then!r}: choose another --workdir'
+      )
   began, source = meta['config']['pretrained']['source'], settings.pretrained
   if source.source and source.source != began:
     raise UserError(

@@ -194,6 +194,10 @@ def test_features_of_something_else_are_refused(tmp_path, kind):
 def test_features_of_another_kind(tmp_path):
   with pytest.raises(UserError, match='a file .*array_record or .*npy'):
     features.check_kind('x.npz')
+  odd = os.fsdecode(b'\xff')
+  features.check_kind(f'{odd}.npy')
+  with pytest.raises(UserError, match=r'^.udcff\.array_record: .* is UTF-8'):
+    features.check_kind(f'{odd}.array_record')
   with pytest.raises(UserError, match='no features in'):
     list(features.read(tmp_path / 'x.npy'))
 

@@ -264,9 +264,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert all(np.isfinite(array).all() for array in arrays.values())
 
 
-def test_a_changed_network_is_refused(config, reference):
-  config.model.lrn.alpha = 2e-4
-  with pytest.raises(UserError, match=r'config\.model\.lrn.*0\.0002.*0\.0001'):
+@pytest.mark.parametrize(
+  ('field', 'value', 'words'),
+  [
+    ('model.lrn.alpha', 2e-4, r'config\.model\.lrn.*0\.0002.*0\.0001'),
+    ('optimizer.kind', 'adamw', r"kind is 'adamw', .* state of 'momentum'"),
+    ('optimizer.ema', 0.9, r'config\.optimizer\.ema is 0.9, .* state of 0.0'),
+  ],
+)
+def test_what_a_run_cannot_go_on_with_is_refused(
+  field, value, words, config, reference
+):
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError, match=words):
     train.train_and_evaluate(config, reference)
 
 
