@@ -1,12 +1,12 @@
 """Bad input by the thousand, and what becomes of it.
 
-  PYTHONPATH=. python tests/fuzz.py --count=4000 --seed=0
+  PYTHONPATH=. python tests/support/fuzz.py --count=4000 --seed=0
 
 Each kind of input starts from valid bytes, which `spoil` changes at random.
 What takes them in either reads them or refuses in one message of ours; a
 crash, another exception, a wait of a minute, 4 GB more memory or a file
 written anywhere else ends the run. Input i of a kind is a function of the
-seed, the kind and i alone: --kinds=tar --first=123 --count=1 repeats one.
+seed, the kind and i alone: --kinds=tars --first=123 --count=1 repeats one.
 """
 
 import argparse
@@ -71,9 +71,9 @@ def main() -> None:
   flags.FLAGS.mark_as_parsed()
   logging.disable(logging.WARNING)  # of each skipped checkpoint
   faulthandler.enable()
-  for kind in KINDS:
-    if kind.__name__ not in options.kinds.split(','):
-      continue
+  kinds = {kind.__name__: kind for kind in KINDS}
+  for name in options.kinds.split(','):
+    kind = kinds[name]
     used = int(Path('/proc/self/statm').read_text().split()[0])
     limit = used * resource.getpagesize() + 4 * 2**30
     resource.setrlimit(resource.RLIMIT_AS, (limit, -1))
