@@ -154,7 +154,7 @@ class _Mlflow:
     self._client.set_terminated(self.key)
 
 
-_KINDS: Mapping[str, Callable[..., Tracker]] = {
+_KINDS: dict[str, Callable[..., Tracker]] = {
   'wandb': _Wandb,
   'trackio': _Trackio,
   'mlflow': _Mlflow,
