@@ -16,10 +16,10 @@ training it, `alexnet_jax.load` opens it. formats:
   caffe        .caffemodel: bvlc_alexnet, bvlc_reference_caffenet. Export
                writes the mean beside it, a .binaryproto, and prints what the
                prototxt must say
-  hub          a folder as huggingface.co has them: weights, configuration,
-               class names, a model card made from the run, and a program that
-               reads them in PyTorch; for export. Upload it with
-               `hf upload OWNER/NAME FOLDER`
+  hub          a folder as huggingface.co has them, or hf://OWNER/NAME there:
+               weights, configuration, class names, a model card made from the
+               run, and a program that reads them in PyTorch. `hf upload
+               OWNER/NAME FOLDER` puts it there
   torchvision  the state dict of torchvision's alexnet, .safetensors or, where
                PyTorch is installed, .pth; in 32 or 16 bits
 """

@@ -10,6 +10,7 @@ from etils import epath
 from alexnet_jax.data import photographs, stats
 from alexnet_jax.formats import (
   caffe,
+  hub,
   names,
   programs,
   safetensors,
@@ -35,15 +36,15 @@ def read(
 
   Args:
     file: to read.
-    form: 'safetensors', 'grouped', 'caffe' or 'torchvision'.
-    config: of the network, as JSON has it; the first two formats hold it.
+    form: 'safetensors', 'grouped', 'hub', 'caffe' or 'torchvision'.
+    config: of the network, as JSON has it; the first three formats hold it.
     classes: how many, or a file with a name on each line.
     mean: Caffe's, a `.binaryproto` or 'R,G,B'.
 
   Raises:
     UserError: a file is missing, damaged or of another network.
   """
-  path = epath.Path(file)
+  path = hub.resolve(file)
   if not path.is_file():
     raise UserError(f'there is no file {path}')
   if form not in LAYOUTS:

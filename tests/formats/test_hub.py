@@ -16,7 +16,7 @@ from conftest import max_norm_error
 
 import alexnet_jax
 from alexnet_jax.data import stats
-from alexnet_jax.formats import hub
+from alexnet_jax.formats import conversion, hub
 from alexnet_jax.formats.names import Network
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import card, pretrained
@@ -116,6 +116,7 @@ def test_the_folder_is_the_network(network, folder):
   for name, x in network.params.items():
     assert found.params[name].tobytes() == x.tobytes(), name
   assert (found.step, found.config) == (7, network.config)
+  assert conversion.read(folder, 'hub').params.keys() == found.params.keys()
   # What `configs/finetune.py:FOLDER` asks for.
   config = finetune.get_config(str(folder))
   assert config.model.width == 0.05 and config.augment.crop_size == 96
