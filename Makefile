@@ -6,7 +6,8 @@ LOCK := $(shell $(PYTHON) -c 'import sys; \
   print("requirements-3.11.lock" if sys.version_info < (3, 12) \
     else "requirements.lock")')
 
-.PHONY: install train test test-slow lint types lock tpu-report gpu-report
+.PHONY: install train test test-slow lint types docs lock lock-docs tpu-report \
+  gpu-report
 
 # -- the environment, made once: exact versions, then the package itself
 .venv/installed: setup.cfg pyproject.toml $(LOCK)
@@ -33,6 +34,18 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# -- the site, site/index.html: docs/ and what docs/site/hook.py adds. It reads
+# docstrings without JAX. A dead link is an error.
+DOCS := .venv-docs
+
+$(DOCS)/installed: requirements-docs.lock
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+docs: $(DOCS)/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
 
 # -- what a TPU would do, with none here: libtpu in an environment of its own
 .venv-tpu/installed: setup.cfg $(LOCK)
@@ -72,4 +85,14 @@ lock:
 	.venv-lock/bin/python -m pip install --quiet -e '.[dev]'
 	echo '# Made by `make lock`: what the tests ran with.' > $(LOCK)
 	.venv-lock/bin/python -m pip freeze --exclude-editable >> $(LOCK)
+	rm -rf .venv-lock
+
+lock-docs:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	$(PYTHON) -c 'import configparser as c; f = c.ConfigParser(); \
+	  f.read("setup.cfg"); print(f["options.extras_require"]["docs"])' \
+	  | .venv-lock/bin/python -m pip install --quiet -r /dev/stdin
+	echo '# Made by `make lock-docs`: what the site was built with.' \
+	  > requirements-docs.lock
+	.venv-lock/bin/python -m pip freeze >> requirements-docs.lock
 	rm -rf .venv-lock

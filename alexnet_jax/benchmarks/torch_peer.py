@@ -29,7 +29,7 @@ class AlexNet(nn.Module):
     spec: of `peer.describe_for_peer`: the table, with the sizes of the layers.
   """
 
-  def __init__(self, spec):
+  def __init__(self, spec: dict):
     super().__init__()
     self.spec = spec
     features = 3
@@ -99,7 +99,14 @@ class Photographs(torch.utils.data.Dataset):
     components: what a multiple of 1 of each adds to R, G and B.
   """
 
-  def __init__(self, folder, crop, color, mean, components):
+  def __init__(
+    self,
+    folder: str,
+    crop: int,
+    color: float,
+    mean: list[float],
+    components: list[list[float]],
+  ):
     self.files = sorted(Path(folder).glob('*/*'))
     self.classes = sorted({file.parent.name for file in self.files})
     self.crop, self.color = crop, color
@@ -131,7 +138,9 @@ class Server:
 
   device = 'cpu'  # until `load` says another
 
-  def load(self, file, compiled, device, half, tf32):
+  def load(
+    self, file: str, compiled: bool, device: str, half: bool, tf32: bool
+  ):
     """Takes weights, views and labels; says what it runs with.
 
     Args:

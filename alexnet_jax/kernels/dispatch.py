@@ -95,7 +95,7 @@ def autodiff(function: Callable[..., Any]) -> Lowering:
 
 
 def differentiable(
-  layer: str, lowerings: Mapping[str, Lowering], *arrays: Any, **options
+  layer: str, lowerings: Mapping[str, Lowering], *arrays: Any, **options: Any
 ) -> Any:
   """A layer's output and, in a backward pass, its gradients.
 

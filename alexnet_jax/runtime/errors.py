@@ -30,7 +30,6 @@ def run(
   main: Callable[[Sequence[str]], int | None],
   words: int = 0,
   synonyms: Mapping[str, str] | None = None,
-  **kwargs,
 ) -> None:
   """`absl.app.run(main)`, with a `UserError` as one message and exit code 2.
 
@@ -47,7 +46,6 @@ def run(
     words: how many of those it takes at most, after the program's name.
     synonyms: what users may call fields of the configuration, for the message
       on an option that there is not.
-    **kwargs: passed on to `absl.app.run`.
   """
 
   def guarded(argv: Sequence[str]) -> int | None:
@@ -86,7 +84,7 @@ def run(
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
   with _hanging_up():
-    app.run(guarded, flags_parser=parse, **kwargs)
+    app.run(guarded, flags_parser=parse)
 
 
 class _Plain(std_logging.Formatter):

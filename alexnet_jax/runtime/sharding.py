@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -63,7 +64,9 @@ def local_rows(
   return sorted(set(itertools.chain.from_iterable(rows)))
 
 
-def put_batch(place: NamedSharding, rows: list[int], batch_size: int, batch):
+def put_batch(
+  place: NamedSharding, rows: list[int], batch_size: int, batch: Any
+) -> Any:
   """A global batch on the devices from the rows that this process read.
 
   Args:

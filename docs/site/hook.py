@@ -1,0 +1,105 @@
+"""What the site of `make docs` has beside docs/: the README as its start page,
+the notebook, what each command's --help says, and the docstrings."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+_PACKAGE = ROOT / 'alexnet_jax'
+_FENCE = '````'
+_ELSEWHERE = re.compile(
+  r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["\']?(?:https?:)?//[^>]*>'
+)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+  pages = {'index.md': _start(), 'commands.md': _commands()}
+  notebook = files.get_file_from_path('alexnet.ipynb')
+  assert notebook is not None
+  files.remove(notebook)
+  pages['notebook.md'] = _notebook(json.loads(notebook.content_string))
+  pages['reference/alexnet_jax.md'] = (
+    '::: alexnet_jax\n    options:\n      heading_level: 1'
+  )
+  for room, modules in _rooms().items():
+    pages[f'reference/{room}.md'] = _reference(room, modules)
+  for uri, content in pages.items():
+    files.append(File.generated(config, uri, content=content))
+  return files
+
+
+def on_page_markdown(markdown: str, **_) -> str:
+  """Links as a checkout has them, to pages that are made here."""
+  return markdown.replace('](../README.md', '](index.md').replace(
+    '](alexnet.ipynb', '](notebook.md'
+  )
+
+
+def on_post_page(output: str, **_) -> None:
+  """Fails if a page loads anything from another place."""
+  if found := _ELSEWHERE.search(output):
+    raise PluginError(f'not to be read offline: {found[0]}')
+
+
+def _start() -> str:
+  """README.md with its sections as tabs, so that one screen shows them all."""
+  text = (ROOT / 'README.md').read_text().replace('](docs/', '](')
+  head, *sections = re.split(r'^## (.+)\n', text, flags=re.MULTILINE)
+  tabs = [
+    f'=== "{title}"\n{textwrap.indent(body, "    ")}'
+    for title, body in zip(sections[::2], sections[1::2], strict=True)
+  ]
+  return '\n'.join(('---\nhide: [navigation, toc]\n---\n', head, *tabs))
+
+
+def _notebook(notebook: dict) -> str:
+  parts = []
+  for cell in notebook['cells']:
+    text = ''.join(cell['source'])
+    code = cell['cell_type'] == 'code'
+    parts.append(f'{_FENCE}python\n{text}\n{_FENCE}' if code else text)
+  return '\n\n'.join(parts)
+
+
+def _commands() -> str:
+  from alexnet_jax import __main__ as command
+
+  def said(*words: str) -> str:
+    ended = subprocess.run(
+      [sys.executable, '-m', 'alexnet_jax', *words, '--help'],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    text = ended.stdout.replace(f'{ROOT}{os.sep}', '')
+    assert text, words
+    return f'{_FENCE}text\n{text.strip()}\n{_FENCE}'
+
+  parts = ['# Commands', said()]
+  for verb in command.VERBS:
+    parts += [f'## alexnet {verb}', said(verb)]
+  return '\n\n'.join(parts)
+
+
+def _rooms() -> dict[str, list[str]]:
+  """Modules by folder."""
+  rooms: dict[str, list[str]] = {}
+  for path in sorted(_PACKAGE.glob('*/*.py')):
+    if path.stem != '__init__':
+      rooms.setdefault(path.parent.name, []).append(path.stem)
+  return rooms
+
+
+def _reference(room: str, modules: list[str]) -> str:
+  parts = [f'# alexnet_jax.{room}']
+  parts += [f'::: alexnet_jax.{room}.{module}' for module in modules]
+  return '\n\n'.join(parts)
