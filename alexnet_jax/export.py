@@ -24,7 +24,7 @@ _FORMAT = flags.DEFINE_enum(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Of the run, or a safetensors file of ours.', required=True
 )
-_CHECKPOINT = options.checkpoint('of the run: ')
+_CHECKPOINT = options.checkpoint('Of the run: ')
 _FILE = flags.DEFINE_string('file', None, 'To write.', required=True)
 
 

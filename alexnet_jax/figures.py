@@ -30,7 +30,7 @@ from alexnet_jax.runtime import errors, options
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'architecture: what to draw, such as configs/default.py.'
 )
-_CLASSES = options.classes('architecture: ')
+_CLASSES = options.classes('architecture: outputs of fc8.')
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'The file to write. Default: WORKDIR/<what>.png.'
 )

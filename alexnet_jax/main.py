@@ -48,7 +48,7 @@ _MODE = flags.DEFINE_enum(
 )
 _CHECKPOINT = options.checkpoint('eval: ')
 _SPLIT = options.split('validation', 'eval: what to evaluate on.')
-_VIEWS = options.views('eval: ')
+_VIEWS = options.views('eval: views of an image to average.')
 _PER_CLASS = flags.DEFINE_bool(
   'per_class',
   False,

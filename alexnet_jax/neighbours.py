@@ -25,7 +25,7 @@ _COUNT = flags.DEFINE_integer(
   'count', 5, 'Without IMAGE: how many.', lower_bound=1
 )
 _TOP = flags.DEFINE_integer('top', 6, 'Neighbours of each.', lower_bound=1)
-_LAYER = options.layer('Whose output is compared.')
+_LAYER = options.layer('The layer whose output is compared, conv1 to fc8.')
 _FEATURES = flags.DEFINE_string(
   'features', None, 'A file that `features` wrote, with this layer and network.'
 )

@@ -17,11 +17,9 @@ _CHECKPOINT = options.checkpoint()
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'The file to write. Default: report.html in WORKDIR.'
 )
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'Folder of data sets. Default: as each run had it.'
-)
+_DATA_DIR = options.data_dir()
 _PHOTOGRAPHS = flags.DEFINE_integer(
-  'photographs', 5000, 'To predict, at most.', lower_bound=1
+  'photographs', 5000, 'Photographs to predict, at most.', lower_bound=1
 )
 _GALLERY = flags.DEFINE_integer(
   'gallery',

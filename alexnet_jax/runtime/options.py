@@ -37,14 +37,13 @@ def split(default: str, what: str) -> flags.FlagHolder[str]:
   )
 
 
-def views(what: str = '') -> flags.FlagHolder[str]:
+def views(what: str = 'Views of an image to average.') -> flags.FlagHolder[str]:
   return flags.DEFINE_enum(
     'views',
     '1',
     ['1', '2', '9', '10'],
-    f'{what}views of an image to average. 1: its centre. 2: the mirror image, '
-    'too. 9: a grid of three by three. 10: four corners and the centre, and '
-    'their mirror images (§4.1).',
+    f'{what} 1: its centre. 2: the mirror image, too. 9: a grid of three by '
+    'three. 10: four corners and the centre, and their mirror images (§4.1).',
   )
 
 
@@ -52,10 +51,8 @@ def layer(what: str) -> flags.FlagHolder[str]:
   return flags.DEFINE_string('layer', 'fc7', what)
 
 
-def classes(what: str = '') -> flags.FlagHolder[int]:
-  return flags.DEFINE_integer(
-    'classes', 1000, f'{what}outputs of fc8.', lower_bound=1
-  )
+def classes(what: str = 'Outputs of fc8.') -> flags.FlagHolder[int]:
+  return flags.DEFINE_integer('classes', 1000, what, lower_bound=1)
 
 
 def explain(
