@@ -1,7 +1,7 @@
 r"""Measures how fast the program is, and what it compiles to.
 
-  python -m alexnet_jax.benchmark step --config=configs/imagenet2012.py
-  python -m alexnet_jax.benchmark comms --config=configs/imagenet2012.py \
+  alexnet benchmark step --config=configs/imagenet2012.py
+  alexnet benchmark comms --config=configs/imagenet2012.py \
     --mesh=1,2
 
 step: images per second of the training step on views that are given, its

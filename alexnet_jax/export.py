@@ -1,6 +1,6 @@
 r"""Writes a trained network as a program for other systems.
 
-  python -m alexnet_jax.export --format=onnx --workdir=runs/imagenet2012 \
+  alexnet export --format=onnx --workdir=runs/imagenet2012 \
     --file=alexnet.onnx
 
 Each takes float32 images [batch, crop, crop, 3], any batch, pixels of 0

@@ -1,7 +1,7 @@
 r"""Writes what a layer makes of photographs: fc7's 4096 numbers, or others.
 
-  python -m alexnet_jax.features --split=train --output=train.array_record
-  python -m alexnet_jax.features IMAGE... --layer=fc6 --output=mine.npy
+  alexnet features --split=train --output=train.array_record
+  alexnet features IMAGE... --layer=fc6 --output=mine.npy
 
 IMAGE is a file, a folder or a glob; without any, --split of the run's data set
 is taken. A row is the central view of one photograph. An ArrayRecord has

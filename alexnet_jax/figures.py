@@ -1,10 +1,10 @@
 r"""Draws the network and what it has learned.
 
-  python -m alexnet_jax.figures architecture --config=configs/imagenet2012.py
-  python -m alexnet_jax.figures kernels WORKDIR
-  python -m alexnet_jax.figures curves WORKDIR...
-  python -m alexnet_jax.figures predictions|confusion|losses WORKDIR
-  python -m alexnet_jax.figures activations|occlusion WORKDIR [IMAGE...]
+  alexnet figures architecture --config=configs/imagenet2012.py
+  alexnet figures kernels WORKDIR
+  alexnet figures curves WORKDIR...
+  alexnet figures predictions|confusion|losses WORKDIR
+  alexnet figures activations|occlusion WORKDIR [IMAGE...]
 
 architecture: figure 2, the towers with shapes, neurons, parameters and what
 they send each other; a WORKDIR in place of --config will do. kernels: figure 3,

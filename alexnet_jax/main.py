@@ -1,13 +1,13 @@
 r"""Trains AlexNet, or evaluates what was trained.
 
-  python -m alexnet_jax.main --config=configs/default.py
+  alexnet train --config=configs/default.py
 
 trains, or goes on where an earlier run in --workdir stopped. Any field of the
 configuration can be set on the command line: --config.batch_size=64. On
 ImageNet, with the errors of the best checkpoint over ten views afterwards:
 
-  python -m alexnet_jax.main --config=configs/imagenet2012.py
-  python -m alexnet_jax.main --mode=eval --workdir=runs/imagenet2012 \
+  alexnet train --config=configs/imagenet2012.py
+  alexnet eval --workdir=runs/imagenet2012 \
     --checkpoint=best --split=validation --views=10
 
 SIGTERM or Ctrl-C saves and leaves (exit status 75: run again to go on), a
@@ -44,7 +44,7 @@ _WORKDIR = flags.DEFINE_string(
   'of the mean of their networks (§6.1).',
 )
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'eval'], 'Train, or evaluate a checkpoint.'
+  'mode', 'train', ['train', 'eval'], 'eval: what `alexnet eval` does.'
 )
 _CHECKPOINT = options.checkpoint('eval: ')
 _SPLIT = options.split('validation', 'eval: what to evaluate on.')

@@ -1,7 +1,7 @@
 r"""Finds the training photographs that look most alike to the network.
 
-  python -m alexnet_jax.neighbours IMAGE... --workdir=runs/mine
-  python -m alexnet_jax.neighbours --split=test --count=5
+  alexnet neighbours IMAGE... --workdir=runs/mine
+  alexnet neighbours --split=test --count=5
 
 The right of figure 4 (§6): those whose features in fc7 are at the least
 Euclidean distance. IMAGE is a file, a folder or a glob; without any, some of

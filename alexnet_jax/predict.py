@@ -1,6 +1,6 @@
 r"""Says what is on photographs.
 
-  python -m alexnet_jax.predict IMAGE... --workdir=runs/mine
+  alexnet predict IMAGE... --workdir=runs/mine
 
 IMAGE is a file, a folder (all files below it) or a glob. The network is the
 best one of the run in --workdir; the data set need not be there. A file that

@@ -1,9 +1,9 @@
 """Writes photographs as a data set that training reads (once, on the host).
 
-  python -m alexnet_jax.prepare --source=shapes
-  python -m alexnet_jax.prepare --source=folder --input=my_pictures --name=mine
-  python -m alexnet_jax.prepare --source=imagenet2012 --input=folder_of_tars
-  python -m alexnet_jax.prepare --source=tfds:cifar10 --size=32
+  alexnet prepare --source=shapes
+  alexnet prepare --source=folder --input=my_pictures --name=mine
+  alexnet prepare --source=imagenet2012 --input=folder_of_tars
+  alexnet prepare --source=tfds:cifar10 --size=32
 
 Each photograph is turned upright, its shorter side brought to 256 (--size) and
 the central square kept; the mean and the colour covariance of the training

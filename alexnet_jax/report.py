@@ -1,6 +1,6 @@
 r"""Writes what a run has learned as one HTML page, or compares several.
 
-  python -m alexnet_jax.report WORKDIR...
+  alexnet report WORKDIR...
 
 Errors beside those of 2012, curves, kernels, predictions, confusion,
 neighbours, health and the configuration. Pictures are those of the first run.

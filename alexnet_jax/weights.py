@@ -1,14 +1,14 @@
 r"""Carries a trained network in from other programs' files, and out to them.
 
-  python -m alexnet_jax.weights export --format=safetensors \
+  alexnet weights export --format=safetensors \
     --workdir=runs/imagenet2012 --file=alexnet.safetensors
-  python -m alexnet_jax.weights import --format=caffe \
+  alexnet weights import --format=caffe \
     --config=configs/caffe_alexnet.py --file=bvlc_alexnet.caffemodel \
     --mean=imagenet_mean.binaryproto --workdir=runs/caffe_alexnet
-  python -m alexnet_jax.main --mode=eval --workdir=runs/caffe_alexnet --views=10
+  alexnet eval --workdir=runs/caffe_alexnet --views=10
 
-An imported network is a run of no steps: `main` evaluates it or goes on
-training it, `alexnet_jax.load` opens it. formats:
+An imported network is a run of no steps: `eval` measures it, `train` goes on
+with it, `alexnet_jax.load` opens it. formats:
 
   safetensors  the two towers, with configuration, class names and mean
   grouped      the same with the towers side by side, as programs for one

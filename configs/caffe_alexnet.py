@@ -1,10 +1,9 @@
 r"""Caffe's AlexNet, bvlc_alexnet, for weights of its format.
 
-  command   python -m alexnet_jax.weights import --format=caffe \
+  command   alexnet weights import --format=caffe \
               --config=configs/caffe_alexnet.py \
               --file=bvlc_alexnet.caffemodel --workdir=runs/caffe_alexnet
-            python -m alexnet_jax.main --config=configs/caffe_alexnet.py \
-              --mode=eval
+            alexnet eval --workdir=runs/caffe_alexnet
   hardware  any
   time      of a forward pass
   expected  42.9 % top-1 and 19.8 % top-5 error, one view (Caffe's report, with

@@ -1,9 +1,9 @@
 r"""CaffeNet, bvlc_reference_caffenet: Caffe's AlexNet, pooled first.
 
-  command   python -m alexnet_jax.weights import --format=caffe \
+  command   alexnet weights import --format=caffe \
               --config=configs/caffenet.py \
               --file=bvlc_reference_caffenet.caffemodel --workdir=runs/caffenet
-            python -m alexnet_jax.main --config=configs/caffenet.py --mode=eval
+            alexnet eval --workdir=runs/caffenet
   hardware  any
   time      of a forward pass
   expected  42.6 % top-1 and 19.6 % top-5 error, one view (Caffe's report, with

@@ -1,6 +1,6 @@
 """The net `18pct` of cuda-convnet, 18 % test error there, on CIFAR-10.
 
-  command   python -m alexnet_jax.main --config=configs/cifar10_18pct.py
+  command   alexnet train --config=configs/cifar10_18pct.py
             (the data as configs/cifar10_80sec.py has it)
   hardware  2 CPU cores
   time      60 to 95 minutes

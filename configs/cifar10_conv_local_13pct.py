@@ -1,8 +1,8 @@
 """The net `conv-local-13pct` of cuda-convnet on 24x24 crops of CIFAR-10.
 
-  command   python -m alexnet_jax.main \\
+  command   alexnet train \\
               --config=configs/cifar10_conv_local_13pct.py
-            (the data as configs/cifar10_80sec.py has it); then --mode=eval
+            (the data as configs/cifar10_80sec.py has it); then `alexnet eval`
             --checkpoint=last --split=test --views=9
   hardware  2 CPU cores
   time      not measured

@@ -1,6 +1,6 @@
 """Two towers on two devices learn `shapes`, the data set drawn on first use.
 
-  command   python -m alexnet_jax.main --config=configs/default.py
+  command   alexnet train --config=configs/default.py
   hardware  2 CPU cores are enough
   time      5 to 7 minutes there, the drawing included
   expected  7.8 and 12.8 % top-1 test error, on two machines (chance is 90 %)
@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
   config.log_every = '20 steps'
 
   config.data = data = ConfigDict()
-  # A data set made by `python -m alexnet_jax.prepare`.
+  # A data set made by `alexnet prepare`.
   data.name = 'shapes'  # *small*
   # Where data sets live: a folder, or gs://BUCKET/FOLDER.
   data.dir = os.environ.get('ALEXNET_DATA_DIR') or 'data'
@@ -106,7 +106,7 @@ def get_config() -> ConfigDict:
 
   config.pretrained = pretrained = ConfigDict()
   # What a run begins with: the workdir of another, a file or folder of
-  # `python -m alexnet_jax.weights export`, or hf://OWNER/NAME; '': the initial
+  # `alexnet weights export`, or hf://OWNER/NAME; '': the initial
   # weights above. Its crop_size, mean and scale take the place of those above.
   pretrained.source = ''
   # Of a workdir: 'best', 'last' or the number of a step.

@@ -1,6 +1,6 @@
 """A trained network on other pictures: a new fc8, lower rates below it.
 
-  command   python -m alexnet_jax.main \\
+  command   alexnet train \\
               --config=configs/finetune.py:runs/default --config.data.name=mine
   hardware  2 CPU cores will do; any GPU is far faster
   time      as configs/folder.py, by the width of the network

@@ -1,8 +1,8 @@
 """The full-width network from scratch on a few thousand pictures of your own.
 
-  command   python -m alexnet_jax.prepare --source=folder --input=PICTURES \\
+  command   alexnet prepare --source=folder --input=PICTURES \\
               --name=mine
-            python -m alexnet_jax.main --config=configs/folder.py \\
+            alexnet train --config=configs/folder.py \\
               --config.data.name=mine
   hardware  2 CPU cores will do; any GPU is far faster
   time      3 to 4 minutes an epoch of 3,000 pictures on 2 CPU cores

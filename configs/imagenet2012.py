@@ -1,7 +1,7 @@
 """The paper's experiment, as its text has it, on ILSVRC2012.
 
-  command   python -m alexnet_jax.prepare --source=imagenet2012 --input=TARS
-            python -m alexnet_jax.main --config=configs/imagenet2012.py
+  command   alexnet prepare --source=imagenet2012 --input=TARS
+            alexnet train --config=configs/imagenet2012.py
   hardware  two GPUs or TPU cores, a tower each; one runs both towers
   time      the authors' took 5 to 6 days on two GTX 580; not run here
   expected  40.7 % top-1 and 18.2 % top-5 error on validation over ten views

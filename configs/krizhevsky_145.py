@@ -1,9 +1,8 @@
 r"""Run #145 of the 2012 program: the paper's network, as it ran.
 
-  command   python -m alexnet_jax.prepare --source=imagenet2012 --input=TARS
-            python -m alexnet_jax.main --config=configs/krizhevsky_145.py
-            python -m alexnet_jax.main --config=configs/krizhevsky_145.py \
-              --mode=eval --views=10
+  command   alexnet prepare --source=imagenet2012 --input=TARS
+            alexnet train --config=configs/krizhevsky_145.py
+            alexnet eval --workdir=runs/krizhevsky_145 --views=10
   hardware  two GPUs or TPU cores, a tower each; one runs both towers
   time      the authors' took 5 to 6 days on two GTX 580; not run here
   expected  40.664 % top-1 and 18.210 % top-5 error on validation over ten views

@@ -1,8 +1,8 @@
 r"""Run #145-half: one tower of #145, its top widened, on ILSVRC2010.
 
-  command   python -m alexnet_jax.prepare --source=folder --input=ILSVRC2010 \
+  command   alexnet prepare --source=folder --input=ILSVRC2010 \
               --name=imagenet2010
-            python -m alexnet_jax.main --config=configs/krizhevsky_145_half.py
+            alexnet train --config=configs/krizhevsky_145_half.py
   hardware  one GPU or TPU core
   time      not known; not run here
   expected  39.168 % top-1 and 18.229 % top-5 error on test over ten views (the

@@ -1,10 +1,10 @@
 r"""Run #146: a sixth convolution, trained on a larger ImageNet, then tuned.
 
-  command   python -m alexnet_jax.main --config=configs/krizhevsky_145.py \
+  command   alexnet train --config=configs/krizhevsky_145.py \
               --config.data.name=imagenet2011 --workdir=runs/imagenet2011 \
               --config.model.layers="('conv1','conv2','conv3','conv4','conv5',\
                 'conv6','fc6','fc7','fc8')"
-            python -m alexnet_jax.main --config=configs/krizhevsky_146.py \
+            alexnet train --config=configs/krizhevsky_146.py \
               --config.pretrained.source=runs/imagenet2011
   hardware  two GPUs or TPU cores, a tower each; one runs both towers
   time      not known; not run here

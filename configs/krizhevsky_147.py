@@ -1,6 +1,6 @@
 """Run #147: #145 with pools that do not overlap.
 
-  command   python -m alexnet_jax.main --config=configs/krizhevsky_147.py
+  command   alexnet train --config=configs/krizhevsky_147.py
   hardware  two GPUs or TPU cores, a tower each; one runs both towers
   time      not known; not run here
   expected  41.058 % top-1 and 18.510 % top-5 error on validation over ten views

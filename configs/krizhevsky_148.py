@@ -1,6 +1,6 @@
 """Run #148: #145 without response normalization of either kind.
 
-  command   python -m alexnet_jax.main --config=configs/krizhevsky_148.py
+  command   alexnet train --config=configs/krizhevsky_148.py
   hardware  two GPUs or TPU cores, a tower each; one runs both towers
   time      not known; not run here
   expected  42.034 % top-1 and 19.362 % top-5 error on validation over ten views

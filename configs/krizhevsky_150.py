@@ -1,6 +1,6 @@
 """Run #150: two towers that do not talk before fc8. Not in the paper.
 
-  command   python -m alexnet_jax.main --config=configs/krizhevsky_150.py
+  command   alexnet train --config=configs/krizhevsky_150.py
   hardware  two GPUs or TPU cores, a tower each; one runs both towers
   time      not known; not run here
   expected  41.828 % top-1 and 19.330 % top-5 error on validation over ten views

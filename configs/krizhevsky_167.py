@@ -1,6 +1,6 @@
 """Run #167: #170 with no norm after conv2, and lower rates at the end.
 
-  command   python -m alexnet_jax.main --config=configs/krizhevsky_167.py
+  command   alexnet train --config=configs/krizhevsky_167.py
   hardware  two GPUs or TPU cores, a tower each; one runs both towers
   time      not known; not run here
   expected  40.488 % top-1 and 18.118 % top-5 error on validation over ten views

@@ -1,6 +1,6 @@
 """Run #170: #145 with automatic rates. Not in the paper.
 
-  command   python -m alexnet_jax.main --config=configs/krizhevsky_170.py
+  command   alexnet train --config=configs/krizhevsky_170.py
   hardware  two GPUs or TPU cores, a tower each; one runs both towers
   time      not known; not run here
   expected  40.528 % top-1 and 18.048 % top-5 error on validation over ten views

@@ -1,9 +1,9 @@
 r"""torchvision's alexnet: Krizhevsky's network of 2014, with one tower.
 
-  command   python -m alexnet_jax.weights import --format=torchvision \
+  command   alexnet weights import --format=torchvision \
               --config=configs/torchvision.py \
               --file=alexnet-owt-7be5be79.pth --workdir=runs/torchvision
-            python -m alexnet_jax.main --mode=eval --workdir=runs/torchvision
+            alexnet eval --workdir=runs/torchvision
   hardware  any
   time      of a forward pass
   expected  43.5 % top-1 and 20.9 % top-5 error, one view (torchvision's report;
