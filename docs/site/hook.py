@@ -16,6 +16,14 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[2]
 _PACKAGE = ROOT / 'alexnet_jax'
 _FENCE = '````'
+_MADE = (
+  (r'\]\(\.\./README\.md', '](index.md'),
+  (r'\]\(alexnet\.ipynb', '](notebook.md'),
+  (
+    r'\]\(\.\./alexnet_jax/(\w+)/(\w+)\.py',
+    r'](reference/\1.md#alexnet_jax.\1.\2',
+  ),
+)
 _ELSEWHERE = re.compile(
   r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["\']?(?:https?:)?//[^>]*>'
 )
@@ -39,9 +47,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_) -> str:
   """Links as a checkout has them, to pages that are made here."""
-  return markdown.replace('](../README.md', '](index.md').replace(
-    '](alexnet.ipynb', '](notebook.md'
-  )
+  for link, page in _MADE:
+    markdown = re.sub(link, page, markdown)
+  return markdown
 
 
 def on_post_page(output: str, **_) -> None:
