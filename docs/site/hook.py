@@ -16,6 +16,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[2]
 _PACKAGE = ROOT / 'alexnet_jax'
 _FENCE = '````'
+# Of a checkout, and the page that is made of it.
 _MADE = (
   (r'\]\(\.\./README\.md', '](index.md'),
   (r'\]\(alexnet\.ipynb', '](notebook.md'),
@@ -29,20 +30,19 @@ _ELSEWHERE = re.compile(
 )
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-  pages = {'index.md': _start(), 'commands.md': _commands()}
+def on_files(files: Files, config: MkDocsConfig) -> None:
   notebook = files.get_file_from_path('alexnet.ipynb')
   assert notebook is not None
   files.remove(notebook)
-  pages['notebook.md'] = _notebook(json.loads(notebook.content_string))
-  pages['reference/alexnet_jax.md'] = (
-    '::: alexnet_jax\n    options:\n      heading_level: 1'
-  )
-  for room, modules in _rooms().items():
-    pages[f'reference/{room}.md'] = _reference(room, modules)
+  pages = {
+    'index.md': _start(),
+    'commands.md': _commands(),
+    'notebook.md': _notebook(json.loads(notebook.content_string)),
+    'reference/alexnet_jax.md': '::: alexnet_jax\n    options:\n'
+    '      heading_level: 1',
+  } | {f'reference/{room}.md': text for room, text in _rooms().items()}
   for uri, content in pages.items():
     files.append(File.generated(config, uri, content=content))
-  return files
 
 
 def on_page_markdown(markdown: str, **_) -> str:
@@ -98,16 +98,12 @@ def _commands() -> str:
   return '\n\n'.join(parts)
 
 
-def _rooms() -> dict[str, list[str]]:
-  """Modules by folder."""
-  rooms: dict[str, list[str]] = {}
+def _rooms() -> dict[str, str]:
+  """A page for each folder of the package."""
+  pages: dict[str, str] = {}
   for path in sorted(_PACKAGE.glob('*/*.py')):
     if path.stem != '__init__':
-      rooms.setdefault(path.parent.name, []).append(path.stem)
-  return rooms
-
-
-def _reference(room: str, modules: list[str]) -> str:
-  parts = [f'# alexnet_jax.{room}']
-  parts += [f'::: alexnet_jax.{room}.{module}' for module in modules]
-  return '\n\n'.join(parts)
+      room = path.parent.name
+      page = pages.get(room, f'# alexnet_jax.{room}')
+      pages[room] = f'{page}\n\n::: alexnet_jax.{room}.{path.stem}'
+  return pages
