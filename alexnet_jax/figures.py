@@ -129,7 +129,7 @@ def _predictions(workdir: str):
 
   model = _load(workdir)
   images, labels, files = _photographs(model)
-  names = model.readable_names
+  names = model.short_names
   fig = panels.predictions(
     images,
     model.predict(images),
@@ -151,7 +151,7 @@ def _confusion(workdir: str):
   dataset = examples.open_data(model, _DATA_DIR.value)
   everything = range(dataset.num_examples(_SPLIT.value))
   found = examples.judge(model, dataset, _SPLIT.value, everything)
-  names = model.readable_names
+  names = model.short_names
   counts = measures.count_confusions(found.labels, found.predicted, len(names))
   fig = charts.confusion(counts, names)
   return _titled(fig, workdir, model, _SPLIT.value)
@@ -220,7 +220,7 @@ def _occlusion(workdir: str, *files: str):
       )
     )
     captions.append(
-      f'{model.readable_names[label]}: {probabilities[label]:.0%}\n{file}'
+      f'{model.short_names[label]}: {probabilities[label]:.0%}\n{file}'
     )
   seen = [_seen(model, image) for image in images]
   fig = panels.occlusion(seen, drops, captions)

@@ -96,6 +96,11 @@ class Model:
     """`class_names` for people: with words for ImageNet's synsets."""
     return imagenet.readable(self.class_names)
 
+  @functools.cached_property
+  def short_names(self) -> tuple[str, ...]:
+    """Those without the synsets that no other class needs, for pictures."""
+    return imagenet.shortened(self.readable_names)
+
   @property
   def scale(self) -> float:
     """What a view is multiplied by once the mean is subtracted."""

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     some = examples.spread_indices(dataset, _SPLIT.value, _COUNT.value)
     images, labels, names = examples.read_examples(dataset, _SPLIT.value, some)
     captions = [
-      f'{model.readable_names[label]}\n{name}'
+      f'{model.short_names[label]}\n{name}'
       for label, name in zip(labels, names, strict=True)
     ]
     heads = [caption.replace('\n', '  ') for caption in captions]

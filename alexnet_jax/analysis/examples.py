@@ -160,7 +160,7 @@ def hardest(
     most: classes, at most.
     each: photographs of either kind, at most.
   """
-  names = imagenet.readable(dataset.class_names)
+  names = imagenet.shortened(imagenet.readable(dataset.class_names))
   counts = np.bincount(found.labels, minlength=dataset.num_classes)
   wrong = np.bincount(
     found.labels[found.rank > 0], minlength=dataset.num_classes

@@ -80,6 +80,16 @@ def readable(names: Sequence[str]) -> tuple[str, ...]:
   )
 
 
+def shortened(names: Sequence[str]) -> tuple[str, ...]:
+  """Of `readable` names, for pictures: 'tench', but both that are a maillot
+  keep their synset."""
+  words = [re.sub(r' \(n\d{8}\)$', '', name) for name in names]
+  return tuple(
+    word if words.count(word) == 1 else name
+    for word, name in zip(words, names, strict=True)
+  )
+
+
 def _imagenet_train(
   path: Path, ids: Sequence[str], unused: list[Unused]
 ) -> Iterator[Photograph]:

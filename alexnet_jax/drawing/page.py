@@ -42,7 +42,9 @@ figcaption { font-size: .875rem; line-height: 1.3; margin-top: .2rem;
   overflow-wrap: anywhere; }
 .bars { list-style: none; margin: .2rem 0 0; padding: 0; font-size: .8rem; }
 .bars li { position: relative; padding: 0 .3rem; margin: 1px 0; z-index: 0;
-  white-space: nowrap; overflow: hidden; }
+  display: flex; gap: .3rem; justify-content: space-between;
+  white-space: nowrap; }
+.bars span { overflow: hidden; text-overflow: ellipsis; }
 .bars i { position: absolute; inset: 0 auto 0 0; background: #dde2e8;
   z-index: -1; }
 .bars .right i { background: #9fc9e8; }
@@ -137,7 +139,7 @@ def bars(shares: Sequence[tuple[str, float, str]]) -> str:
   """(name, share from 0 to 1, 'right', 'wrong' or '') each."""
   lines = (
     f'<li class="{style}" title="{text(name)}"><i style="width:{share:.1%}">'
-    f'</i>{text(canvas.clipped(name, 18))} {share:.0%}</li>'
+    f'</i><span>{text(canvas.clipped(name, 22))}</span>{share:.0%}</li>'
     for name, share, style in shares
   )
   return f'<ul class=bars>{"".join(lines)}</ul>'

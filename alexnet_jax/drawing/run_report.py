@@ -191,7 +191,7 @@ def _photographs(shown: _Shown, gallery: int) -> Iterator[str]:
   )
   found = examples.in_one_program(model.predict, some.images)
   cards = zip(*some, found, strict=True)
-  names = model.readable_names
+  names = model.short_names
   yield page.group('cards', (_card(*one, names) for one in cards))
   yield from _confusions(shown)
   yield from _hardest(shown)
@@ -234,7 +234,8 @@ def _confusions(shown: _Shown) -> Iterator[str]:
     faint=True,
   )
   counts = measures.count_confusions(found.labels, found.predicted, len(names))
-  yield page.chart(charts.confusion(counts, names), 'confusion')
+  short = shown.run.model.short_names
+  yield page.chart(charts.confusion(counts, short), 'confusion')
   if len(names) > charts.MOST_CLASSES:
     np.fill_diagonal(counts, 0)
     pairs = np.argsort(-counts, axis=None, kind='stable')[:_PAIRS]
@@ -300,13 +301,13 @@ def _neighbours(
   for (image, label, file), row, far in zip(
     queries, nearest, distances, strict=True
   ):
-    name = model.readable_names[label]
+    name = model.short_names[label]
     cells = [page.figure(canvas.thumbnail(image, 112), name, file)]
     found = examples.read_examples(dataset, 'train', [places[i] for i in row])
     for (near, other, its), distance in zip(
       zip(*found, strict=True), far, strict=True
     ):
-      caption = f'{model.readable_names[other]} {distance:.4g}'
+      caption = f'{model.short_names[other]} {distance:.4g}'
       style = 'same' if other == label else 'other'
       small = canvas.thumbnail(near, 112)
       cells.append(page.figure(small, caption, its, style=style))

@@ -31,7 +31,13 @@ def test_synsets_have_words():
     *(f'{word} ({name})' for name, word in words.items()),
     *('n00000000', 'cat'),
   )
-  assert len(set(imagenet.readable(imagenet._tfds_lines('labels.txt')))) == 1000
+  everything = imagenet.readable(imagenet._tfds_lines('labels.txt'))
+  assert len(set(everything)) == 1000
+  short = imagenet.shortened(everything)
+  assert len(set(short)) == 1000 and short[0] == 'tench'
+  both = [name for name in short if '(n' in name]  # of one word
+  assert both == ['maillot (n03710637)', 'maillot (n03710721)']
+  assert imagenet.shortened(['a (n1)', 'cat']) == ('a (n1)', 'cat')
 
 
 @pytest.mark.slow

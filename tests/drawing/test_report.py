@@ -196,7 +196,7 @@ def by_hand():
 
   class Model:
     config, step = default.get_config(), 1
-    class_names = readable_names = NAMES
+    class_names = readable_names = short_names = NAMES
     table = read_table(config.model.to_dict())
     kernels = np.zeros((2, 11, 11, 3, 4), np.float32)
     params = nnx.State({'conv1': {'kernel': nnx.Param(kernels)}})
