@@ -6,8 +6,8 @@ LOCK := $(shell $(PYTHON) -c 'import sys; \
   print("requirements-3.11.lock" if sys.version_info < (3, 12) \
     else "requirements.lock")')
 
-.PHONY: install train test test-slow lint types docs lock lock-docs tpu-report \
-  gpu-report
+.PHONY: install train test test-slow lint types docs lock lock-docs lock-cuda \
+  tpu-report gpu-report
 
 # -- the environment, made once: exact versions, then the package itself
 .venv/installed: setup.cfg pyproject.toml $(LOCK)
@@ -95,4 +95,16 @@ lock-docs:
 	echo '# Made by `make lock-docs`: what the site was built with.' \
 	  > requirements-docs.lock
 	.venv-lock/bin/python -m pip freeze >> requirements-docs.lock
+	rm -rf .venv-lock
+
+# What CUDA needs beside requirements.lock.
+lock-cuda:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet uv
+	echo '# Made by `make lock-cuda`: what the image for NVIDIA GPUs has.' \
+	  > requirements-cuda.lock
+	echo 'jax[cuda13]' | .venv-lock/bin/uv pip compile - --quiet --no-annotate \
+	  --no-header -c requirements.lock --python-version=3.13 \
+	  --python-platform=x86_64-manylinux_2_28 \
+	  | grep -E '^(jax-cuda|nvidia)' >> requirements-cuda.lock
 	rm -rf .venv-lock
