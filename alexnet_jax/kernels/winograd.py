@@ -71,7 +71,13 @@ def gradients(
   size = kernel.shape[0]
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
   rest = tuple((size - 1 - low, size - 1 - high) for low, high in edges)
-  by_x = convolution(g, turned, rest)
+  inner = g
+  for axis, (low, high) in enumerate(rest, 1):
+    if min(low, high) < 0:  # windows that see edges alone
+      end = g.shape[axis] - max(0, -high)
+      inner = lax.slice_in_dim(inner, max(0, -low), end, axis=axis)
+  rest = tuple((max(0, low), max(0, high)) for low, high in rest)
+  by_x = convolution(inner, turned, rest)
   if size in _POINTS:
     return by_x, _kernel_gradient(x, g, size, edges)
   by_kernel = jax.linear_transpose(lambda k: _xla_conv(x, k, edges), kernel)

@@ -54,6 +54,7 @@ def test_conv(size, channels, kernel, stride, pad):
     (6, 16, 8, 12, 5, 1, 2),  # with few outputs: CIFAR-10's
     (6, 16, 3, 12, 5, 1, 2),  # and few inputs
     (1, 9, 4, 3, 7, 1, 1),
+    (3, 6, 4, 3, 3, 1, 9),  # windows that see edges alone
   ],
 )
 def test_conv_and_its_gradients(
