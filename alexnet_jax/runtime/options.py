@@ -4,10 +4,9 @@ import contextlib
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
-from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 # A flag that is made here is the calling verb's: its --help has it.
 flags.disclaim_key_flags()
@@ -83,17 +82,17 @@ def explain(
 def _fields(argv: Sequence[str]) -> Iterable[str]:
   """'model.conv1.features' and all the others of the --config in `argv`."""
 
-  def names(config: ConfigDict, prefix: str) -> Iterable[str]:
-    for name, value in config.items():
+  def names(part: Any, prefix: str) -> Iterable[str]:
+    for name, value in part.items():
       yield prefix + name
-      if isinstance(value, ConfigDict):
+      if hasattr(value, 'items'):
         yield from names(value, f'{prefix}{name}.')
 
   for word, following in zip(argv, [*argv[1:], ''], strict=True):
     name, equals, path = word.partition('=')
     if name in ('-config', '--config'):
       with contextlib.suppress(Exception):  # its mistakes are told elsewhere
-        parser = ConfigFileFlagParser('config')
+        parser = flags.FLAGS['config'].parser
         yield from names(parser.parse(path if equals else following), '')
 
 
