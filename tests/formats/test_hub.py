@@ -19,7 +19,7 @@ from alexnet_jax.data import stats
 from alexnet_jax.formats import conversion, hub
 from alexnet_jax.formats.names import Network
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training import card, pretrained
+from alexnet_jax.training import as_trained, card, pretrained
 from configs import default, finetune, imagenet2012_large_batch, torchvision
 
 
@@ -121,7 +121,7 @@ def test_the_folder_is_the_network(network, folder):
   config = finetune.get_config(str(folder))
   assert config.model.width == 0.05 and config.augment.crop_size == 96
   np.testing.assert_array_equal(
-    pretrained.read_statistics(folder).mean_image,
+    found.statistics.mean_image,
     network.statistics.mean_image,
   )
 
@@ -225,7 +225,8 @@ def test_a_network_is_fetched_once_and_then_read_offline(
   assert not any('README' in path for path in served)  # the weights alone
   monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
   served.clear()
-  assert pretrained.read_config('hf://owner/name') == network.config
+  config = as_trained.get_config('hf://owner/name')
+  assert json.loads(config.to_json()) == network.config
   assert not served
 
 
