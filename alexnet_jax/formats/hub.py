@@ -4,7 +4,6 @@ It has model.safetensors, config.json and preprocessor_config.json, the model
 card README.md, and alexnet_torch.py, which reads them in PyTorch.
 """
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -13,7 +12,7 @@ from etils import epath
 
 from alexnet_jax.formats import safetensors
 from alexnet_jax.formats.names import Network
-from alexnet_jax.runtime import files
+from alexnet_jax.runtime import files, hub
 from alexnet_jax.runtime.errors import UserError
 
 SCHEME = 'hf://'
@@ -44,19 +43,7 @@ def _fetch(source: str) -> str:
   name, _, revision = source.removeprefix(SCHEME).partition('@')
   if name.count('/') != 1:
     raise UserError(f'{source}: write it as {SCHEME}OWNER/NAME')
-  if importlib.util.find_spec('huggingface_hub') is None:
-    raise UserError(
-      f"{source}: what asks the hub is missing: pip install -e '.[hub]'"
-    )
-  import huggingface_hub
-
-  try:
-    folder = huggingface_hub.snapshot_download(
-      name, revision=revision or None, allow_patterns=[WEIGHTS]
-    )
-  except Exception as error:  # of many kinds, the network's among them
-    reason = ' '.join(str(error).split())[:300]
-    raise UserError(f'{source} cannot be fetched: {reason}') from error
+  folder = hub.fetch(source, name, revision, WEIGHTS, 'model')
   if not (Path(folder) / WEIGHTS).exists():
     raise UserError(f'{source} has no {WEIGHTS}: it is not of alexnet_jax')
   return folder
