@@ -4,6 +4,8 @@
   alexnet prepare --source=folder --input=my_pictures --name=mine
   alexnet prepare --source=imagenet2012 --input=folder_of_tars
   alexnet prepare --source=tfds:cifar10 --size=32
+  alexnet prepare --source=hf:OWNER/NAME --name=mine
+  alexnet prepare --source='webdataset:pets-{000..007}.tar' --name=mine
 
 Each photograph is turned upright, its shorter side brought to 256 (--size) and
 the central square kept; the mean and the colour covariance of the training
@@ -24,7 +26,9 @@ _SOURCE = flags.DEFINE_string(
   '<class>/* with a held-out share; what is not used is named. shapes: the '
   'embedded synthetic data set. tfds:NAME, such as tfds:cifar10 or '
   'tfds:imagenette/320px-v2: what a builder of TFDS has prepared, in '
-  'TFRecord or ArrayRecord files.',
+  'TFRecord or ArrayRecord files. hf:PATH_OR_NAME: a folder of Parquet files, '
+  'as the library datasets writes them, or OWNER/NAME of its hub. '
+  'webdataset:SHARDS: tars of key.jpg with key.cls or key.json.',
   required=True,
 )
 _INPUT = flags.DEFINE_string(
@@ -38,7 +42,7 @@ _NAME = flags.DEFINE_string(
   None,
   'Name of the data set, as in config.data.name. Default: the source, or its '
   'NAME; '
-  'required for a folder.',
+  'required for a folder, hf and webdataset.',
 )
 _DATA_DIR = flags.DEFINE_string(
   'data_dir',
@@ -63,8 +67,8 @@ _SIZE = flags.DEFINE_integer(
 _VALIDATION_SHARE = flags.DEFINE_float(
   'validation_share',
   0.1,
-  'folder, tfds: share of each class of the training pictures to hold out for '
-  'validation where there is none.',
+  'folder, tfds, hf, webdataset: share of each class of the training pictures '
+  'to hold out for validation where there is none.',
 )
 _TEST_SHARE = flags.DEFINE_float(
   'test_share', 0.0, 'Likewise, for a test split where there is none.'
@@ -90,8 +94,10 @@ def main(_) -> None:
   unused = {
     'shapes': ('input', 'validation_share', 'test_share'),
     'imagenet2012': ('validation_share', 'test_share'),
+    'hf': ('input',),
+    'webdataset': ('input',),
   }
-  source = _SOURCE.value
+  source = _SOURCE.value.partition(':')[0]
   errors.refuse_flags(unused.get(source, ()), f'{source} has its own')
   # Worker processes import this module again: what is heavy stays in here.
   from alexnet_jax.data import preparation

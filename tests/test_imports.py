@@ -56,7 +56,9 @@ OWNERS = {
     'formats/alexnet_torch.py',
   ),
   'safetensors': ('formats/safetensors.py', 'formats/alexnet_torch.py'),
-  'huggingface_hub': ('formats/hub.py',),
+  'huggingface_hub': ('runtime/hub.py',),
+  'pyarrow': ('data/parquet_sets.py',),
+  'webdataset': ('data/webdataset_sets.py',),
   'configs': (),
   'tests': (),
   # Only verbs read flags; `errors.run` parses them for all, and `options` says

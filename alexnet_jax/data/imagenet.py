@@ -94,7 +94,7 @@ def _imagenet_train(
   path: Path, ids: Sequence[str], unused: list[Unused]
 ) -> Iterator[Photograph]:
   labels = {wordnet_id: label for label, wordnet_id in enumerate(ids)}
-  for synset in _members(path, unused):
+  for synset in members(path, unused):
     name = PurePosixPath(synset.name)
     if name.suffix != '.tar':
       raise UserError(
@@ -105,7 +105,7 @@ def _imagenet_train(
         f'{path} holds {name}: {name.stem} is not one of the 1,000 synsets '
         'of ILSVRC2012'
       )
-    images = list(_members(path, unused, synset))
+    images = list(members(path, unused, synset))
     if not images:
       raise UserError(f'{path}: no photographs in {name}')
     for image in images:
@@ -123,7 +123,7 @@ def _imagenet_val(
 ) -> Iterator[Photograph]:
   answers = _tfds_lines('validation_labels.txt')
   labels = {wordnet_id: label for label, wordnet_id in enumerate(ids)}
-  for image in _members(path, unused):
+  for image in members(path, unused):
     name = PurePosixPath(image.name).name
     match = re.fullmatch(r'ILSVRC2012_val_(\d{8})\.JPEG', name)
     if not match or not 1 <= int(match[1]) <= len(answers):
@@ -140,7 +140,7 @@ def _imagenet_val(
     )
 
 
-def _members(
+def members(
   path: Path, unused: list[Unused], inner: tarfile.TarInfo | None = None
 ) -> Iterator[tarfile.TarInfo]:
   """The plain files of a tar, or of one that is a member of it; adds all else

@@ -15,9 +15,11 @@ from alexnet_jax.data import (
   builders,
   imagenet,
   listing,
+  parquet_sets,
   photographs,
   sources,
   tfds_sets,
+  webdataset_sets,
 )
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime.errors import UserError, printable
@@ -30,7 +32,7 @@ from alexnet_jax.runtime.files import (
 )
 
 SOURCES = ('imagenet2012', 'folder', 'shapes')
-TFDS = 'tfds:'
+TFDS, HF, WEBDATASET = SETS = ('tfds:', 'hf:', 'webdataset:')
 _BYTES = {'raw': 3.0, 'jpeg': 0.61}  # about, per pixel, on disk
 
 
@@ -63,12 +65,12 @@ def prepare(
   TFDS's description last: before that, no data set is seen.
 
   Args:
-    source: 'folder', 'imagenet2012', 'shapes', see `sources`, or 'tfds:NAME',
-      see `tfds_sets`.
+    source: 'folder', 'imagenet2012', 'shapes', see `sources`; 'tfds:NAME',
+      'hf:PATH_OR_NAME' or 'webdataset:SHARDS', see the modules of these.
     data_dir: folder of all data sets.
-    name: of this one; by default the source's.
-    input_dir: where the photographs are (not for 'shapes'); of 'tfds:NAME',
-      TFDS's folder, by default where TFDS has it.
+    name: of this one; by default that of the source, if it has one.
+    input_dir: where the photographs are, of 'folder' and 'imagenet2012'; of
+      'tfds:NAME', TFDS's folder, by default where TFDS has it.
     encoding: 'raw' pixels, or 'jpeg' of quality 90, 4:4:4. The statistics are
       those of the pixels as they will be read back.
     size: side of the square images, pixels; the shapes have their own.
@@ -83,11 +85,13 @@ def prepare(
   Raises:
     UserError: anything that the user can mend.
   """
-  if source == 'folder' and not name:
-    raise UserError('--source=folder needs --name=NAME for the data set')
-  if source not in SOURCES and not source.startswith(TFDS):
+  kind = source.partition(':')[0]
+  if kind in ('folder', 'hf', 'webdataset') and not name:
+    raise UserError(f'--source={kind} needs --name=NAME for the data set')
+  if source not in SOURCES and not source.startswith(SETS):
     raise UserError(
-      f'--source={source}: take {", ".join(SOURCES)} or tfds:NAME'
+      f'--source={source}: take {", ".join(SOURCES)}, hf:PATH_OR_NAME, '
+      'webdataset:SHARDS or tfds:NAME'
     )
   name = name or re.split('[/:]', source.removeprefix(TFDS))[0]
   if not re.fullmatch('[a-z][a-z0-9_]*', name):
@@ -198,11 +202,16 @@ def _request(
   if source.startswith(TFDS):
     found = tfds_sets.find(source.removeprefix(TFDS), input_dir)
     request['input'] = os.path.abspath(found)  # with the version
+  elif source.startswith(HF):
+    found = parquet_sets.find(source.removeprefix(HF))
+    request['input'] = os.path.abspath(found)  # of the hub, with the commit
+  elif source.startswith(WEBDATASET):
+    request['input'] = source.removeprefix(WEBDATASET)
   elif source != 'shapes':
     if not input_dir:
       raise UserError(f'--source={source} needs --input=FOLDER')
     request['input'] = os.path.abspath(input_dir)
-  if source == 'folder' or source.startswith(TFDS):
+  if source == 'folder' or source.startswith(SETS):
     shares = (validation_share, test_share)
     if min(shares) < 0 or sum(shares) >= 1:
       raise UserError(
@@ -221,7 +230,11 @@ def _find(request: dict[str, Any]) -> sources.Source:
     case 'imagenet2012':
       return imagenet.imagenet2012(Path(request['input']))
   shares = {s: request[f'{s}_share'] for s in ('validation', 'test')}
-  made = sources.folder if request['source'] == 'folder' else tfds_sets.prepared
+  if request['source'].startswith(WEBDATASET):
+    return webdataset_sets.webdataset(request['input'], shares)
+  made = {'folder': sources.folder, 'hf': parquet_sets.parquet}.get(
+    request['source'].partition(':')[0], tfds_sets.prepared
+  )
   return made(Path(request['input']), shares)
 
 

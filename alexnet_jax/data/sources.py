@@ -17,7 +17,7 @@ from alexnet_jax.runtime.errors import UserError, printable
 
 SPLITS = ('train', 'validation', 'test')
 # What the folder of a split may be called, in upper or lower case.
-_FOLDERS = {
+FOLDERS = {
   'train': ('train', 'training'),
   'validation': ('validation', 'valid', 'val'),
   'test': ('test', 'testing'),
@@ -130,7 +130,7 @@ def folder(root: Path, shares: Mapping[str, float]) -> Source:
 def read_tree(root: Path) -> Source:
   """Finds `train/ validation/ test/<class>/*`, or `<class>/*`.
 
-  The folder of a split has one of the names of `_FOLDERS`. Without any, the
+  The folder of a split has one of the names of `FOLDERS`. Without any, the
   whole tree is training. Every file below a class is taken for a photograph.
 
   Returns:
@@ -217,7 +217,7 @@ def _split_folders(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
   """The folder of each split, in the order of `SPLITS`; {}: there are none."""
   splits = {}
   for split in SPLITS:
-    known = [path for path in folders if path.name.lower() in _FOLDERS[split]]
+    known = [path for path in folders if path.name.lower() in FOLDERS[split]]
     if known[1:]:
       several = ' and '.join(f'{path.name}/' for path in known)
       raise UserError(
