@@ -156,6 +156,13 @@ def _features(path: Path) -> tuple[str, str, tuple[str, ...]]:
       f'have one Image and one ClassLabel of `datasets`, this has {there}'
     )
   (image,), (label,) = columns
+  kinds = [schema.field(name).type for name in (image, label)]
+  parts = {part.name for part in kinds[0]} if kinds[0].num_fields else set()
+  if not ({'bytes', 'path'} <= parts and str(kinds[1]).startswith('int')):
+    raise UserError(
+      f'{printable(path)}: {image} is of {kinds[0]} and {label} of {kinds[1]}, '
+      'which `datasets` does not write: write it again'
+    )
   return image, label, shards.class_names(path, about[label].get('names', ()))
 
 

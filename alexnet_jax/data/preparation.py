@@ -206,7 +206,9 @@ def _request(
     found = parquet_sets.find(source.removeprefix(HF))
     request['input'] = os.path.abspath(found)  # of the hub, with the commit
   elif source.startswith(WEBDATASET):
-    request['input'] = source.removeprefix(WEBDATASET)
+    patterns = source.removeprefix(WEBDATASET).split('::')
+    paths = (os.path.abspath(os.path.expanduser(one)) for one in patterns)
+    request['input'] = '::'.join(paths)
   elif source != 'shapes':
     if not input_dir:
       raise UserError(f'--source={source} needs --input=FOLDER')
