@@ -22,7 +22,8 @@ _SOURCE = flags.DEFINE_string(
   'source',
   None,
   'imagenet2012: the official ILSVRC2012_img_train.tar and _val.tar, read as '
-  'they are. folder: pictures as train/ validation/ test/<class>/*, or as '
+  'they are. imagenet_v2: a set of ImageNet-V2, unpacked, as a test split. '
+  'folder: pictures as train/ validation/ test/<class>/*, or as '
   '<class>/* with a held-out share; what is not used is named. shapes: the '
   'embedded synthetic data set. tfds:NAME, such as tfds:cifar10 or '
   'tfds:imagenette/320px-v2: what a builder of TFDS has prepared, in '
@@ -94,6 +95,7 @@ def main(_) -> None:
   unused = {
     'shapes': ('input', 'validation_share', 'test_share'),
     'imagenet2012': ('validation_share', 'test_share'),
+    'imagenet_v2': ('validation_share', 'test_share'),
     'hf': ('input',),
     'webdataset': ('input',),
   }

@@ -255,7 +255,7 @@ class Photographs(dataset_builder.FileReaderBuilder):
       self.info.features,
       side=self._request['size'],
       jpeg=self._request['encoding'] == 'jpeg',
-      measure=split == 'train',
+      measure=split == next(iter(self._found.examples)),  # training, if any
     )
     examples = self._found.examples[split]
     results = workers.in_order(submit, task, examples, 3 * self._workers)

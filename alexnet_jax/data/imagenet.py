@@ -1,4 +1,4 @@
-"""ILSVRC2012 from its official tars, read where they are."""
+"""ILSVRC2012 from its official tars, read where they are; and ImageNet-V2."""
 
 import re
 import tarfile
@@ -10,8 +10,8 @@ from tensorflow_datasets.datasets.siscore import labels as siscore
 
 from alexnet_jax.data.listing import Unused, warn, warn_unused
 from alexnet_jax.data.photographs import Photograph
-from alexnet_jax.data.sources import Source
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.data.sources import Source, read_tree
+from alexnet_jax.runtime.errors import UserError, printable
 
 TARS = {
   'train': 'ILSVRC2012_img_train.tar',  # of one tar per synset
@@ -65,6 +65,36 @@ def imagenet2012(root: Path) -> Source:
         f' classes; the official one has {COUNTS[split]:,} of 1,000'
       )
   return Source(tuple(ids), examples, unused)
+
+
+def imagenet_v2(root: Path) -> Source:
+  """The test photographs that Recht et al. gathered anew in 2019.
+
+  Args:
+    root: one of their sets, unpacked: class i of ILSVRC2012 is in the folder i.
+
+  Raises:
+    UserError: the folders are not 0 to 999, or one of them is empty.
+  """
+  tree = read_tree(root)
+  ids = _tfds_lines('labels.txt')
+  if set(tree.class_names) != set(map(str, range(len(ids)))):
+    raise UserError(
+      f'{printable(root)} is no set of ImageNet-V2 as its tar has it, whose '
+      f'folders are 0 to {len(ids) - 1}: its {len(tree.class_names)} folders '
+      'have other names'
+    )
+  labels = [int(name) for name in tree.class_names]
+  found = [
+    Photograph(e.name, labels[e.label], str(root / e.name))
+    for examples in tree.examples.values()
+    for e in examples
+  ]
+  found.sort(key=lambda photograph: photograph.label)
+  if empty := set(range(len(ids))) - {photograph.label for photograph in found}:
+    raise UserError(f'{printable(root)}: no photographs in {min(empty)}/')
+  warn_unused(root, tree.unused)
+  return Source(tuple(ids), {'test': found}, tree.unused, tree.listing)
 
 
 def readable(names: Sequence[str]) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from alexnet_jax.runtime.files import (
   upload,
 )
 
-SOURCES = ('imagenet2012', 'folder', 'shapes')
+SOURCES = ('imagenet2012', 'imagenet_v2', 'folder', 'shapes')
 TFDS, HF, WEBDATASET = SETS = ('tfds:', 'hf:', 'webdataset:')
 _BYTES = {'raw': 3.0, 'jpeg': 0.61}  # about, per pixel, on disk
 
@@ -65,12 +65,12 @@ def prepare(
   TFDS's description last: before that, no data set is seen.
 
   Args:
-    source: 'folder', 'imagenet2012', 'shapes', see `sources`; 'tfds:NAME',
+    source: one of `SOURCES`, see `sources` and `imagenet`; or 'tfds:NAME',
       'hf:PATH_OR_NAME' or 'webdataset:SHARDS', see the modules of these.
     data_dir: folder of all data sets.
     name: of this one; by default that of the source, if it has one.
-    input_dir: where the photographs are, of 'folder' and 'imagenet2012'; of
-      'tfds:NAME', TFDS's folder, by default where TFDS has it.
+    input_dir: where the photographs are, but for 'shapes', hf and webdataset;
+      of 'tfds:NAME', TFDS's folder, by default where TFDS has it.
     encoding: 'raw' pixels, or 'jpeg' of quality 90, 4:4:4. The statistics are
       those of the pixels as they will be read back.
     size: side of the square images, pixels; the shapes have their own.
@@ -231,6 +231,8 @@ def _find(request: dict[str, Any]) -> sources.Source:
       return sources.drawn_shapes()
     case 'imagenet2012':
       return imagenet.imagenet2012(Path(request['input']))
+    case 'imagenet_v2':
+      return imagenet.imagenet_v2(Path(request['input']))
   shares = {s: request[f'{s}_share'] for s in ('validation', 'test')}
   if request['source'].startswith(WEBDATASET):
     return webdataset_sets.webdataset(request['input'], shares)

@@ -6,7 +6,9 @@ import sys
 import pytest
 import small_runs
 
-from alexnet_jax.data import imagenet
+from alexnet_jax.data import imagenet, preparation
+from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import evaluation
 
 
 def test_synsets_have_words():
@@ -38,6 +40,49 @@ def test_synsets_have_words():
   both = [name for name in short if '(n' in name]  # of one word
   assert both == ['maillot (n03710637)', 'maillot (n03710721)']
   assert imagenet.shortened(['a (n1)', 'cat']) == ('a (n1)', 'cat')
+
+
+def test_folders_of_imagenet_v2_are_numbers(tmp_path):
+  for label in range(1000):
+    (tmp_path / str(label)).mkdir()
+    (tmp_path / str(label) / 'x.jpeg').touch()
+  (tmp_path / '10/a.jpeg').touch()
+  found = imagenet.imagenet_v2(tmp_path)
+  assert found.class_names[10] == 'n01530575'  # brambling
+  assert list(found.examples) == ['test']
+  names = {e.name: e.label for e in found.examples['test']}
+  assert len(names) == 1001 and list(names.values()) == sorted(names.values())
+  assert all(name.split('/')[0] == str(label) for name, label in names.items())
+  (tmp_path / '7/x.jpeg').unlink()
+  with pytest.raises(UserError, match='no photographs in 7/'):
+    imagenet.imagenet_v2(tmp_path)
+  (tmp_path / '7').rename(tmp_path / 'seven')
+  with pytest.raises(UserError, match='are 0 to 999: its 1000 folders have'):
+    imagenet.imagenet_v2(tmp_path)
+
+
+@pytest.mark.usefixtures('cached')
+def test_a_set_that_is_a_test_split_alone(
+  reference, data_dir, tmp_path, monkeypatch
+):
+  """ImageNet-V2, of six classes: the test split's pictures in folders 0 to 5
+  have the errors of that split, whatever their own mean image."""
+  names = list(map(str, range(small_runs.CLASSES)))
+  monkeypatch.setattr(imagenet, '_tfds_lines', lambda _: names)
+  made = preparation.prepare(
+    'imagenet_v2',
+    data_dir=tmp_path,
+    input_dir=str(data_dir.parent / 'pictures_input/test'),
+    num_workers=1,
+  )
+  assert made.fingerprint['examples'] == {'test': small_runs.IMAGES['test']}
+  other = {'data.name': 'imagenet_v2', 'data.dir': str(tmp_path)}
+  wanted, found = (
+    evaluation.evaluate_checkpoint(reference, 'last', 'test', 1, fields)
+    for fields in ({}, other)
+  )
+  assert found['top1_error'] == wanted['top1_error']
+  assert found['loss'] == pytest.approx(wanted['loss'], rel=1e-5)
 
 
 @pytest.mark.slow
