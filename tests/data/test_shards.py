@@ -65,7 +65,7 @@ def written_by_datasets(folder, tree):
 def written_by_webdataset(folder, tree, as_json=False):
   wds = pytest.importorskip('webdataset', reason="extra: '.[webdataset]'")
   for split in ('train', 'val'):
-    pattern = str(folder / f'pets-{split}-%06d.tar')
+    pattern = str(folder / f'test-set-{split}-%06d.tar')
     with wds.ShardWriter(pattern, maxcount=5, verbose=0) as writer:
       for path, data, label in pictures(tree, split):
         about = {'label': label, 'class_name': ['cat', 'eel'][label]}
@@ -106,7 +106,7 @@ def test_records_are_those_of_a_folder(kind, of_folder, request, tmp_path):
   assert made.class_names == classes
   names = {
     'parquet': 'train-00000-of-00002.parquet/4/café.jpg',
-    'tars': r'pets-train-000000.tar/train/cat/caf\udce9.jpg',
+    'tars': r'test-set-train-000000.tar/train/cat/caf\udce9.jpg',
   }
   assert made.files('train', [4]) == [names[kind]]
 
@@ -120,7 +120,7 @@ def listed(source, shares=NONE):
 
 def test_classes_of_json_have_names(tree, tmp_path):
   folder = written_by_webdataset(tmp_path, tree, as_json=True)
-  pattern = f'{folder}/pets-{{train-{{000000..000001}},val-000000}}.tar'
+  pattern = f'{folder}/test-set-{{train-{{000000..000001}},val-000000}}.tar'
   found = listed(f'webdataset:{pattern}')
   assert found.class_names == ('cat', 'eel')
   for split, name in (('train', 'train'), ('validation', 'val')):
@@ -305,7 +305,7 @@ def test_a_shard_cut_short_is_told(kind, request, tmp_path, share):
 
 def test_shards_that_are_not_there_are_told(tars, tmp_path):
   with pytest.raises(UserError, match=r'train-000002\.tar: there is no such'):
-    listed(f'webdataset:{tars}/pets-train-{{000000..000002}}.tar')
+    listed(f'webdataset:{tars}/test-set-train-{{000000..000002}}.tar')
   (tmp_path / 'x.tar.gz').touch()
   with pytest.raises(UserError, match=r'unpack \.tar\.gz first'):
     listed(f'webdataset:{tmp_path}/x.tar.gz')
