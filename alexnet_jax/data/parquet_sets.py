@@ -206,7 +206,7 @@ def _open(path: Path | str):
     raise _damaged(path, error) from error
 
 
-@functools.lru_cache(2)  # a chunk of examples is in one group or two
+@functools.lru_cache(1)  # of 100 MB each, and read in order
 def _images(path: str, group: int, column: str):
   return _open(path).read_row_group(group, columns=[column]).column(0)
 
