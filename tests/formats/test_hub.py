@@ -19,7 +19,7 @@ from alexnet_jax.data import stats
 from alexnet_jax.formats import conversion, hub
 from alexnet_jax.formats.names import Network
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training import as_trained, card, pretrained
+from alexnet_jax.training import card, pretrained
 from configs import default, finetune, imagenet2012_large_batch, torchvision
 
 
