@@ -142,7 +142,8 @@ def _features(path: Path) -> tuple[str, str, tuple[str, ...]]:
   try:
     described = json.loads(schema.metadata[b'huggingface'])
     about = dict(described['info']['features'])
-  except Exception:  # any program can have written anything there
+  # Another program writes nothing there, or something of its own.
+  except (KeyError, TypeError, ValueError, RecursionError):
     about = {}
   columns = []
   for kind in ('Image', 'ClassLabel'):

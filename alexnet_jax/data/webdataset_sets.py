@@ -156,7 +156,7 @@ def _label(
     kind = 'cls'
     if 'cls' in texts:
       label = int(texts['cls'])
-  except Exception as error:  # any bytes
+  except (AttributeError, ValueError, RecursionError) as error:
     raise UserError(
       f'{printable(path)}: {printable(parts[kind].name)} is no '
       + {'cls': 'integer', 'json': 'JSON object'}[kind]

@@ -64,7 +64,7 @@ def folder(path: epath.PathLike) -> epath.Path:
     fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
     try:
       path.exists()
-    except Exception as error:  # of many kinds
+    except Exception as error:  # of a client, of no common base
       raise UserError(
         f'{path} cannot be reached: {_first_line(error)}'
       ) from error
