@@ -73,7 +73,7 @@ def prepare(
       of 'tfds:NAME', TFDS's folder, by default where TFDS has it.
     encoding: 'raw' pixels, or 'jpeg' of quality 90, 4:4:4. The statistics are
       those of the pixels as they will be read back.
-    size: side of the square images, pixels; the shapes have their own.
+    size: side of the square images, pixels.
     validation_share: see `sources.folder`.
     test_share: likewise.
     skip_bad: leave out files that cannot be decoded, and list them, instead of
@@ -197,8 +197,6 @@ def _request(
     'encoding': encoding,
     'size': size,
   }
-  if source == 'shapes' and size != photographs.SIZE:
-    raise UserError(f'--size={size}: the shapes are drawn at 256')
   if source.startswith(TFDS):
     found = tfds_sets.find(source.removeprefix(TFDS), input_dir)
     request['input'] = os.path.abspath(found)  # with the version

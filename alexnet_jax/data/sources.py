@@ -59,8 +59,7 @@ class Drawing:
     return shapes.label(self.split, self.index)
 
   def read(self, side: int) -> Pixels:
-    assert side == SIZE, 'the shapes are drawn at one size'
-    return shapes.draw(shapes.SEED, self.split, self.index)
+    return shapes.draw(shapes.SEED, self.split, self.index, side)
 
 
 def named(words: Sequence[str]) -> list[str]:

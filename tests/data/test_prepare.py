@@ -293,6 +293,21 @@ def test_too_little_disk(tmp_path, pets, monkeypatch):
     prepare('folder', tmp_path, pets)
 
 
+def test_shapes_are_drawn_at_the_size_that_is_asked(tmp_path, monkeypatch):
+  counts = dict.fromkeys(('train', 'validation', 'test'), 2)
+  monkeypatch.setattr(shapes, 'NUM_EXAMPLES', counts)
+  dataset = preparation.prepare(
+    'shapes', data_dir=tmp_path, name='small', size=64
+  )
+  source = dataset.source('train')
+  # The scene is the same, so its mean is, up to what pixels round.
+  large = shapes.draw(shapes.SEED, 'train', 1)
+  small = source[1]['image']
+  assert small.shape == (64, 64, 3)
+  blocks = large.reshape(64, 4, 64, 4, 3).mean((1, 3))
+  assert np.abs(small - blocks).mean() < 8
+
+
 def test_shapes_are_drawn_once(tmp_path, monkeypatch, capfd):
   counts = {'train': 40, 'validation': 10, 'test': 10}
   monkeypatch.setattr(shapes, 'NUM_EXAMPLES', counts)
