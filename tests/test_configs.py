@@ -152,6 +152,7 @@ DEFAULT = '--config=configs/default.py'
   ('flags', 'words'),
   [
     ([], ['--config']),
+    (['--config.length=1'], ['--config.length', '--config=configs/default.py']),
     (['--config=configs/nope.py'], ['configs/nope.py', 'no such file']),
     ([DEFAULT, '--config.nope=1'], ['no field nope']),
     (

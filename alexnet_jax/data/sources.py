@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from alexnet_jax.data import shapes
 from alexnet_jax.data.listing import Unused, Walk, warn, warn_unused
-from alexnet_jax.data.photographs import SIZE, Photograph, Pixels
+from alexnet_jax.data.photographs import Photograph, Pixels
 from alexnet_jax.runtime.errors import UserError, printable
 
 SPLITS = ('train', 'validation', 'test')

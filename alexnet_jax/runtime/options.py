@@ -73,6 +73,11 @@ def explain(
       near = _nearest(match[1], fields, synonyms)
       return f'{text}: the nearest is {near}' if near else text
   if isinstance(error, flags.UnrecognizedFlagError):
+    if not fields and error.flagname.startswith('config.'):
+      return (
+        f'--{error.flagname} sets a field of a configuration: say of which, '
+        'such as --config=configs/default.py'
+      )
     near = _nearest(error.flagname, fields, synonyms)
     if near and 'Did you mean' not in str(error):
       return f'there is no option --{error.flagname}: use --config.{near}'
