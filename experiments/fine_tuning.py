@@ -23,6 +23,7 @@ def _few(pictures: int) -> Form:
       'schedule.kind': 'cosine',  # the same for any length of an epoch
       'evals.every': '150 steps',
       'evals.batch_size': 128,
+      'checkpoint.every': '150 steps',
       'checkpoint.keep': 1,
     },
     f'{pictures} photographs of each of 10 classes, width 1/4, 128 pixels',
