@@ -254,25 +254,31 @@ def _hardest(shown: _Shown) -> Iterator[str]:
   yield page.heading('Most wrong and least sure')
   yield page.paragraph(
     f'Of the {len(worst)} classes with the largest errors, the worst first: '
-    'the photographs whose class has the least probability, and those whose '
-    'first guess has; below each the guess. `figures losses` shows more.',
+    'first the photographs whose class has the least probability, then those '
+    'whose first guess has; below each the guess. `figures losses` shows more.',
     faint=True,
   )
   for one in worst:
     yield page.paragraph(f'{one.name}: {one.wrong:,} of {one.count:,} wrong')
-    for cases in (one.most_wrong, one.least_sure):
-      yield page.group(
-        'row',
-        (
-          page.figure(
-            canvas.thumbnail(case.image, 112),
-            f'{case.said} {case.share:.0%}',
-            case.file,
-            style='same' if case.said == one.name else 'other',
-          )
-          for case in cases
-        ),
+    yield page.group(
+      'side',
+      (_cases(one.name, one.most_wrong), _cases(one.name, one.least_sure)),
+    )
+
+
+def _cases(name: str, cases: Sequence[examples.Case]) -> str:
+  return page.group(
+    'row',
+    (
+      page.figure(
+        canvas.thumbnail(case.image, 112),
+        f'{case.said} {case.share:.0%}',
+        case.file,
+        style='same' if case.said == name else 'other',
       )
+      for case in cases
+    ),
+  )
 
 
 def _neighbours(
