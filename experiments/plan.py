@@ -33,7 +33,10 @@ _MACHINERY = {
   *('claims', 'forms', 'measures'),
 }
 # What a run's result does not depend on, but for the order of sums.
-_PLACES = ('data.dir', 'data.workers', 'data.prefetch', 'mesh.data')
+_PLACES = (
+  *('data.dir', 'data.workers', 'data.prefetch'),
+  *('mesh.data', 'mesh.towers'),
+)
 
 Variants = Callable[[ConfigDict], Iterator[tuple[str, Overrides]]]
 
