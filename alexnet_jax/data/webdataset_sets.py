@@ -152,10 +152,9 @@ def _label(
   kind = 'json'
   try:
     about = json.loads(texts.get('json', '{}'))
-    label, name = about.get('label'), about.get('class_name')
+    told, name = about.get('label'), about.get('class_name')
     kind = 'cls'
-    if 'cls' in texts:
-      label = int(texts['cls'])
+    label = int(texts['cls']) if 'cls' in texts else told
   except (AttributeError, ValueError, RecursionError) as error:
     raise UserError(
       f'{printable(path)}: {printable(parts[kind].name)} is no '
@@ -165,5 +164,10 @@ def _label(
     raise UserError(
       f'{printable(path)}: label in {printable(parts["json"].name)} is no '
       'integer: add a .cls with one'
+    )
+  if type(told) is int and told != label:
+    raise UserError(
+      f'{printable(path)}: {printable(parts["cls"].name)} has class {label}, '
+      f'and {printable(parts["json"].name)} class {told}: mend one'
     )
   return label, name

@@ -274,6 +274,10 @@ def test_folders_of_parquet_that_are_no_set_are_told(parquet, tmp_path):
     ({'cls': b'cat'}, r'k1\.cls is no integer'),
     ({'json': b'{'}, r'k1\.json is no JSON object'),
     ({'json': b'{"label": "cat"}'}, r'k1\.json is no integer: add a \.cls'),
+    (
+      {'cls': b'0', 'json': b'{"label": 1}'},
+      r'k1\.cls has class 0, .* 1: mend',
+    ),
     ({'cls': b'9'}, r'k1\.jpg is of class 9, .* of 3 pictures'),
     ({'cls': b'-1'}, r'k1\.jpg is of class -1'),
     ({'json': b'{"label": 0, "class_name": "b"}'}, '0 is called a and, in .*b'),
