@@ -109,7 +109,8 @@ def main(argv: Sequence[str]) -> int:
       'say what to run, such as --config=configs/default.py'
     )
   if _MODE.value == 'eval':
-    errors.refuse_flags(['profile'], 'it is for training')
+    of_training = ('profile', 'trackers', 'report')
+    errors.refuse_flags(of_training, 'this is for training')
   else:
     of_eval = ('checkpoint', 'split', 'views', 'per_class')
     errors.refuse_flags(of_eval, 'this is for --mode=eval')
@@ -192,8 +193,9 @@ def _run() -> int:
   overrides = config_flags.get_override_values(flags.FLAGS['config'])
   if _MODE.value == 'eval':
     config = as_trained.get_config(workdirs[0])
-    mesh = {n: x for n, x in overrides.items() if n.startswith('mesh.')}
-    config.update_from_flattened_dict({'mesh.data': -1, **mesh})
+    here = ('mesh.', 'deterministic')
+    own = {name: x for name, x in overrides.items() if name.startswith(here)}
+    config.update_from_flattened_dict({'mesh.data': -1, **own})
   backend.configure(
     max(config.mesh.data, 1) * config.mesh.towers,
     config.deterministic,

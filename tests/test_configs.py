@@ -186,6 +186,7 @@ def test_flags_that_would_not_be_used_are_refused():
   lines = f"""
     main {DEFAULT} --checkpoint=5
     main {DEFAULT} --mode=eval --profile=1:2
+    main {DEFAULT} --mode=eval --trackers=wandb
     prepare --source=shapes --input=x
     prepare --source=imagenet2012 --input=x --test_share=0.1
     predict a.png --output=answers.json

@@ -40,10 +40,11 @@ from alexnet_jax.training.views import PREPROCESSING, test_views
 Measure = type[Metrics] | type[per_class.PerClass]
 # Fields of a configuration that need not be the run's in an evaluation.
 _MAY_DIFFER = (
-  *('data.', 'evals.', 'mesh.', 'batch_size', 'dtype'),
-  *('matmul_precision', 'deterministic'),
+  *('data.name', 'data.dir', 'data.decoder', 'data.workers', 'data.prefetch'),
+  *('evals.batch_size', 'mesh.', 'batch_size', 'dtype', 'matmul_precision'),
+  'deterministic',
 )
-_PLACE = ('name', 'dir')  # of a data set
+_PLACE = ('name', 'dir', 'decoder')  # of a data set
 
 
 class Evaluator:

@@ -171,10 +171,11 @@ def test_what_a_network_sees_cannot_be_asked_for(reference, caplog):
   same = {'augment.mean': 'image', 'model.width': 0.05, 'seed': 0}
   evaluate.evaluate_checkpoint(reference, 'last', 'test', 1, same)
   assert 'not used' not in caplog.text
-  other = {'evals.batch_size': 5, 'schedule.learning_rate': 1.0}
+  other = {'evals.batch_size': 5, 'evals.split': 'test', 'seed': 1}
   evaluate.evaluate_checkpoint(reference, 'last', 'test', 1, other)
   assert [r.getMessage() for r in caplog.records if 'not used' in r.msg] == [
-    'config.schedule.learning_rate is not used in an evaluation'
+    'config.evals.split is not used in an evaluation',
+    'config.seed is not used in an evaluation',
   ]
 
 
