@@ -101,6 +101,7 @@ def _import() -> None:
     classes=_CLASSES.value,
     mean=_MEAN.value,
   )
+  network.config['pretrained']['source'] = _FILE.value
   saved.write_run(
     _WORKDIR.value,
     network.config,

@@ -124,5 +124,7 @@ class Trace(contextlib.AbstractContextManager['Trace']):
       print(f'profile written to {self._folder}', flush=True)
     self._running, self._steps = False, None
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, *error) -> None:
+    if self._steps and not self._running and error == (None, None, None):
+      print(f'no profile: the run ended before step {self._steps[0]}')
     self.close()

@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from alexnet_jax.runtime.cadence import Duration
+from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training.settings import Settings
 
 
@@ -71,6 +72,12 @@ class Course:
     def duration(text: str) -> Duration:
       return Duration.parse(text, settings.batch_size, num_examples)
 
+    color_until = settings.augment.color_until
+    if color_until not in ('', 'never') and not duration(color_until).length:
+      raise UserError(
+        f'config.augment.color_until={color_until!r} would be never: for no '
+        'noise set config.augment.color=0'
+      )
     return cls(
       batch_size=settings.batch_size,
       num_examples=num_examples,
@@ -78,7 +85,7 @@ class Course:
       log_every=duration(settings.log_every),
       evaluate_every=duration(settings.evals.every),
       save_every=duration(settings.checkpoint.every),
-      color_until=duration(settings.augment.color_until),
+      color_until=duration(color_until),
     )
 
   def resumed(self, start: Position) -> 'Course':

@@ -103,6 +103,7 @@ def train_and_evaluate(
     del network  # its arrays
     course, step = course.resumed(start.position), start.position.step
     first = jax.process_index() == 0
+    _check_profile(profile, step, course.end)
     if step >= course.end or start.schedule.finished:
       if first:
         print(notices.complete(workdir, step), flush=True)
@@ -180,14 +181,21 @@ def _begin(
   if restored is None:
     state = setup.init_state()
     if network:
+      pretrained.tell_differences(network, settings.pretrained, plain['model'])
       choice = settings.pretrained
       state = pretrained.start(network, choice, setup, state, names)
     return Start(state, Position(), schedule, bad_records, meta)
   state, before = restored
   position = Position.of_json(int(state.step), before['position'])
+  # Steps that are left may be of another size than those that are done.
+  epochs = course.resumed(position).epochs
+  schedule = make_schedule(settings.schedule, epochs)
   if before['config']['schedule']['kind'] == settings.schedule.kind:
     schedule.resume(before['schedule'])
+  else:
+    schedule.lowest = before['schedule'].get('lowest')
   bad_records.indices.update(before['bad_records'])
+  plain['pretrained'] = before['config']['pretrained']  # what it began with
   _log_changes(before, meta)
   print(
     f'resuming from step {position.step}, epoch {float(position.epoch):.2f}, '
@@ -226,6 +234,17 @@ def _alone_in(workdir: epath.Path) -> Iterator[None]:
     files.make_folder(workdir)
   with files.locked(workdir / '.lock', refuse):
     yield
+
+
+def _check_profile(
+  profile: tuple[int, int] | None, step: int, end: int
+) -> None:
+  """Refuses a trace of steps that will not be taken."""
+  if profile and step < end and not (profile[0] < end and step < profile[1]):
+    raise UserError(
+      f'--profile={profile[0]}:{profile[1]}: this run takes the steps from '
+      f'{step} to {end}'
+    )
 
 
 def _log_changes(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -6,11 +6,13 @@ of 2012, with a new fc8 (§6).
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -82,6 +84,28 @@ def _one_device_each() -> NamedSharding:
   first = {device.process_index: device for device in reversed(jax.devices())}
   devices = [first[process] for process in sorted(first)]
   return NamedSharding(Mesh(np.array(devices), ('process',)), P())
+
+
+def tell_differences(
+  network: Network, choice: Pretrained, model: Mapping[str, Any]
+) -> None:
+  """Warns of each field of `config.model` that is another than the one that
+  the layers were trained with, though their shapes are the same.
+
+  Args:
+    network: of `config.pretrained.source`.
+    choice: names the layers that begin anew.
+    model: `config.model` of the run that begins.
+  """
+  before, now = saved.flat(network.config['model']), saved.flat(model)
+  for field in sorted(before.keys() & now.keys()):
+    layer, _, last = field.rpartition('.')
+    kept = layer not in choice.fresh and not last.startswith('init_')
+    if kept and before[field] != now[field]:
+      logging.warning(
+        'config.model.%s is %r here, and the network of %s was trained with %r',
+        *(field, now[field], choice.source, before[field]),
+      )
 
 
 def start(

@@ -82,28 +82,31 @@ def restore(
 def check_run(
   workdir: epath.Path, checkpointer: Checkpointer, settings: Settings
 ) -> dict[str, Any] | None:
-  """Refuses to go on with a run that was begun on another data set, or with
-  another network.
+  """Refuses to go on with a run that was begun otherwise.
 
   Returns:
     The configuration that the last checkpoint has; None: there is none yet.
 
   Raises:
-    UserError: the last checkpoint was trained on a data set of another name, by
-      another rule, or from another network.
+    UserError: with another data set, rule, source, or split of the best error.
   """
   meta = read_meta(checkpointer, 'last')
   if meta is None:
     return None
+  began, source = meta['config']['pretrained']['source'], settings.pretrained
+  if source.source not in ('', began):
+    raise UserError(
+      f'config.pretrained.source is {source.source}, and the run in {workdir} '
+      f'began with {began or "initial weights"}: choose another --workdir'
+    )
   if not meta['position']['examples']:
     return meta['config']  # was imported: it has seen none of our data sets
   before, name = meta['config']['data']['name'], settings.data.name
   if before != name:
     raise UserError(
       f'the run in {workdir} is on the data set {before}, and '
-      f'config.data.name is {name}: choose another --workdir (to begin with '
-      "this run's network: "
-      f'--config.pretrained.source={workdir})'
+      f'config.data.name is {name}: choose another --workdir, or to begin with '
+      f'its network --config.pretrained.source={workdir}'
     )
   for field, of_state in (('kind', str), ('ema', bool)):
     then = meta['config']['optimizer'].get(field, 0)
@@ -113,11 +116,11 @@ def check_run(
         f'config.optimizer.{field} is {now!r}, and the run in {workdir} keeps '
         f'the state of {then!r}: choose another --workdir'
       )
-  began, source = meta['config']['pretrained']['source'], settings.pretrained
-  if source.source and source.source != began:
+  then, now = meta['config']['evals']['split'], settings.evals.split
+  if then != now:
     raise UserError(
-      f'config.pretrained.source is {source.source}, and the run in {workdir} '
-      f'began with {began or "initial weights"}: choose another --workdir'
+      f'config.evals.split is {now}, and the best checkpoint of the run in '
+      f'{workdir} is the best on {then}: choose another --workdir'
     )
   return meta['config']
 

@@ -134,6 +134,12 @@ def test_the_command_carries_a_run_out_and_in(
   assert values[0] == values[1]
   config.length = '1 step'
   assert 'resuming from step 0' in program(workdir, config).run()
+  meta = small_runs.saved(config, workdir)[1]
+  began = meta['config']['pretrained']['source']
+  assert began == f'{tmp_path}/network.safetensors'
+  config.pretrained.source = 'another.safetensors'
+  out = program(workdir, config).run(status=2)
+  assert f'and the run in {workdir} began with {began}: choose' in out
 
 
 # ---- torchvision's.

@@ -5,6 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training.course import Course, Position
 from alexnet_jax.training.schedules import make_schedule
 from alexnet_jax.training.settings import configure
@@ -86,3 +87,6 @@ def test_noise_ends_with_the_epoch_that_was_seen():
   assert not again.within(again.color_until, 4)
   never, _ = make_course()
   assert never.within(never.color_until, 10**6)
+  for text in ('0 epochs', '0 steps'):
+    with pytest.raises(UserError, match=f"'{text}' would be never"):
+      make_course(**{'augment.color_until': text})

@@ -165,6 +165,26 @@ def test_what_does_not_fit_is_refused(fields, words, reference, config):
     started(config)
 
 
+def test_another_network_of_the_same_shapes_is_told(reference, config, caplog):
+  config.update_from_flattened_dict(
+    {
+      'model.lrn.k': 1.0,
+      'model.conv1.init_std': 0.5,
+      'model.conv3.reads': 'own',
+      'pretrained.source': 'there',
+      'pretrained.fresh': ('conv3', 'fc8'),
+    }
+  )
+  settings = configure(config)
+  network = pretrained.read(reference)
+  plain = config.to_dict()['model']
+  pretrained.tell_differences(network, settings.pretrained, plain)
+  assert [record.getMessage() for record in caplog.records] == [
+    'config.model.lrn.k is 1.0 here, and the network of there was trained with '
+    '2.0'
+  ]
+
+
 OTHER_VIEWS = {
   'augment.mean': 'rgb',
   'augment.scale': 0.5,

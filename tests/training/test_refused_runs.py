@@ -1,6 +1,7 @@
 """Mistakes that only a run can find are one message, before it has begun."""
 
 import re
+import shutil
 
 import pytest
 import small_runs
@@ -68,3 +69,20 @@ def test_a_test_that_is_not_there_is_refused_before_training(tmp_path):
   with pytest.raises(UserError, match=message):
     train.train_and_evaluate(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_stays_with_the_split_that_says_what_is_best(
+  config, reference, tmp_path
+):
+  workdir = shutil.copytree(reference, tmp_path / 'run')
+  config.evals.split, config.length = 'train', '20 steps'
+  with pytest.raises(UserError, match='split is train, .* on validation: choo'):
+    train.train_and_evaluate(config, workdir)
+
+
+@pytest.mark.parametrize('steps', [(5, 18), (20, 21)])
+def test_a_profile_of_no_step_is_refused(steps, config, reference, tmp_path):
+  workdir = shutil.copytree(reference, tmp_path / 'run')
+  config.length = '20 steps'
+  with pytest.raises(UserError, match='takes the steps from 18 to 20'):
+    train.train_and_evaluate(config, workdir, profile=steps)

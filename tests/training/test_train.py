@@ -216,6 +216,25 @@ def test_another_batch_size_moves_nothing_backwards(
   assert meta['position']['examples'] == 144 + steps * batch_size
 
 
+def test_a_rate_falls_to_the_end_of_steps_of_another_size(
+  config, reference, tmp_path
+):
+  """18 steps of 8 pictures of 36 are done; 9 of 4 are one more epoch."""
+  workdir = shutil.copytree(reference, tmp_path / 'run')
+  config.batch_size, config.length = 4, '27 steps'
+  config.schedule.kind = 'cosine'
+  assert train.train_and_evaluate(config, workdir) == 0
+  rows = small_runs.rows(workdir)
+  rates = {row['step']: row.get('train/learning_rate') for row in rows[::-1]}
+  for step in range(18, 27):
+    left = (27 - step) / 9 / 5  # of five epochs
+    rate = 0.01 * (1 - np.cos(np.pi * left)) / 2
+    assert rates[step + 1] == pytest.approx(rate, rel=1e-6)
+  errors = [r['validation/top1_error'] for r in rows if 'validation/loss' in r]
+  meta = small_runs.saved(config, workdir)[1]
+  assert meta['schedule']['lowest'] == min(errors)
+
+
 # ---- What stops it.
 
 
