@@ -4,7 +4,8 @@ r"""Draws the network and what it has learned.
   alexnet figures kernels WORKDIR
   alexnet figures curves WORKDIR...
   alexnet figures predictions|confusion|losses WORKDIR
-  alexnet figures activations|occlusion WORKDIR [IMAGE...]
+  alexnet figures activations WORKDIR [IMAGE]
+  alexnet figures occlusion WORKDIR [IMAGE...]
 
 architecture: figure 2, the towers with shapes, neurons, parameters and what
 they send each other; a WORKDIR in place of --config will do. kernels: figure 3,
@@ -77,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
     'kernels': {'checkpoint'},
     'curves': set(),
     'confusion': {'checkpoint', 'split', 'data_dir'},
+    'activations': {'checkpoint', *(pictures - {'count'})},
   }.get(what, {'checkpoint', *pictures})
   every = {'config', 'classes', 'checkpoint', 'split', 'data_dir', 'count'}
   errors.refuse_flags(sorted(every - used), f'{what} has no use for it')
@@ -171,18 +173,21 @@ def _losses(workdir: str):
   return _titled(panels.losses(worst, each), workdir, model, _SPLIT.value)
 
 
-def _activations(workdir: str, *files: str):
+def _activations(workdir: str, file: str = ''):
   import numpy as np
 
   from alexnet_jax.drawing import panels
 
   model = _load(workdir)
-  images, _, (name, *_) = _photographs(model, files, 1)
+  images, _, (name, *more) = _photographs(model, [file] if file else [], 1)
+  if more:
+    raise errors.UserError(f'activations: {file} is {1 + len(more)} images')
   view = model.preprocess(images[:1])[0]
+  kernels = {row.name for row in model.table.convs}
   maps = {
     name: np.asarray(values[0])
     for name, values in model.activations(view).items()
-    if name.startswith('conv')
+    if values.ndim == 4 and name in kernels
   }
   view = _seen(model, images[0])
   fig = panels.activations(view, maps, model.table.towers)

@@ -207,7 +207,13 @@ class Model:
       images: what `preprocess` of this module takes, any number of them.
       views: 1, 2 or 10, as `preprocess` of this model has it.
     """
-    return np.exp(self._in_batches(self._log_mean, images, views=views))
+    return np.exp(self.log_probabilities(images, views))
+
+  def log_probabilities(
+    self, images: Picture | Sequence[Picture], views: int = 1
+  ) -> np.ndarray:
+    """Logarithms of what `predict` gives, however small that is."""
+    return self._in_batches(self._log_mean, images, views=views)
 
   def features(
     self, images: Picture | Sequence[Picture], layer: str = 'fc7'

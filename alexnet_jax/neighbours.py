@@ -93,7 +93,9 @@ def main(argv: Sequence[str]) -> None:
   fig = panels.neighbours(images, captions, found)
   title = f'{_LAYER.value} of {_WORKDIR.value}, step {model.step:,}'
   if not files:
-    title += f'; first photographs of {_SPLIT.value}, then of train'
+    among = {_split_name(name)[0] or 'named files' for name, _ in known}
+    title += f'; first photographs of {_SPLIT.value}, then of '
+    title += ' and '.join(sorted(among))
   canvas.save(canvas.titled(fig, title), _OUTPUT.value)
 
 

@@ -87,6 +87,8 @@ def main(argv: Sequence[str]) -> None:
     own = {'torchvision': ['mean'], 'caffe': []}
     unused = own.get(_FORMAT.value, others)
     errors.refuse_flags(unused, f'{_FORMAT.value} has its own')
+  if argv[1] == 'import' or _FORMAT.value != 'hub':
+    errors.refuse_flags(['license'], 'it is for export to a hub')
   commands[argv[1]]()
 
 

@@ -12,6 +12,7 @@ from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime.fingerprints import fingerprint
 from alexnet_jax.runtime.writers import Progress
 from alexnet_jax.training import saved
+from alexnet_jax.training.state import with_statistics
 
 BATCH = 32  # photographs looked at together
 
@@ -45,13 +46,16 @@ def open_data(model: Any, data_dir: str | None) -> Dataset:
     data_dir: folder of data sets; None: as the run had it.
 
   Raises:
-    UserError: there is none of its name, or it has other classes.
+    UserError: there is none of its name, or it has other classes, pictures of
+      another size, or JPEG records whose decoder is not installed.
   """
   data = model.config.data
-  dataset = builders.open_dataset(data.name, data_dir or data.dir)
+  decoder = data.get('decoder', 'pillow')
+  dataset = builders.open_dataset(data.name, data_dir or data.dir, decoder)
   saved.check_classes(
     'the network', model.class_names, dataset.class_names, model.step > 0
   )
+  with_statistics(dataset, model.statistics)  # refuses, or warns
   return dataset
 
 
@@ -116,8 +120,8 @@ def judge(
   parts = []
   with Progress(len(indices), 'images', split) as progress:
     for images, labels, _ in read_batches(dataset, split, indices):
-      probabilities = in_one_program(model.predict, images)
-      parts.append(measures.judge(probabilities, np.array(labels)))
+      logs = in_one_program(model.log_probabilities, images)
+      parts.append(measures.judge(logs, np.array(labels)))
       progress.update(len(labels))
   return measures.Verdicts(*map(np.concatenate, zip(*parts, strict=True)))
 

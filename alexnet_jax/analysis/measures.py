@@ -57,8 +57,8 @@ class Verdicts(NamedTuple):
   Attributes:
     labels: their classes.
     predicted: the most probable ones.
-    right: the probability of `labels`.
-    sure: that of `predicted`.
+    right: the logarithm of the probability of `labels`.
+    sure: the probability of `predicted`.
     rank: how many classes come before `labels`; 0: it is right.
   """
 
@@ -71,7 +71,7 @@ class Verdicts(NamedTuple):
   def summary(self) -> dict[str, float]:
     """'top1_error', 'top5_error', 'loss', as an evaluation has them."""
     errors = {f'top{k}_error': float((self.rank >= k).mean()) for k in (1, 5)}
-    return {**errors, 'loss': float(-np.log(self.right).mean())}
+    return {**errors, 'loss': float(-self.right.mean())}
 
   def hardest(self, label: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The places of those of a class with the least probability of it among
@@ -84,17 +84,18 @@ class Verdicts(NamedTuple):
     )
 
 
-def judge(probabilities: np.ndarray, labels: np.ndarray) -> Verdicts:
+def judge(logs: np.ndarray, labels: np.ndarray) -> Verdicts:
   """Of equal probabilities the first class counts, as in an evaluation.
 
   Args:
-    probabilities: float [N, C].
+    logs: float [N, C], logarithms of the probabilities, which may be too small
+      for numbers.
     labels: int [N].
   """
-  right = np.take_along_axis(probabilities, labels[:, None], 1)
-  before = np.arange(probabilities.shape[1]) < labels[:, None]
-  ahead = (probabilities > right) | (probabilities == right) & before
-  sure, predicted = probabilities.max(1), probabilities.argmax(1)
+  right = np.take_along_axis(logs, labels[:, None], 1)
+  before = np.arange(logs.shape[1]) < labels[:, None]
+  ahead = (logs > right) | (logs == right) & before
+  sure, predicted = np.exp(logs.max(1)), logs.argmax(1)
   return Verdicts(labels, predicted, right[:, 0], sure, ahead.sum(1))
 
 

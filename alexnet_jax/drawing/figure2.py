@@ -39,7 +39,13 @@ def draw_network(
     image_size: side of the views, pixels.
   """
   towers = layers[0].towers
-  received = [needs.get((layer.name, 'forward'), 0) for layer in layers]
+  received = [
+    sum(
+      needs.get((name, 'forward'), 0)
+      for name in (layer.name, *(step.name for step in layer.then))
+    )
+    for layer in layers
+  ]
   xs = [_COLUMN * (i + 1) for i in range(len(layers))]
   ys = [-_ROW * tower for tower in range(towers)]
   middle = sum(ys) / towers

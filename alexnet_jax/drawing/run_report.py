@@ -1,6 +1,7 @@
 """What one or several runs have learned, as one page."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -285,23 +286,24 @@ def _neighbours(
   shown: _Shown, some: examples.Examples, gallery: int
 ) -> Iterator[str]:
   dataset, model = shown.dataset, shown.run.model
+  # What the classes are read from: fc7, or as in CIFAR-10's nets, maps.
+  layer = (*model.table.convs, *model.table.denses)[-1].name
+  features = functools.partial(model.features, layer=layer)
   places = examples.spread_indices(dataset, 'train', gallery)
   vectors = (
-    examples.in_one_program(model.features, images)
+    examples.in_one_program(features, images)
     for images, *_ in examples.read_batches(dataset, 'train', places)
   )
   queries = list(zip(*some, strict=True))[::2][:_QUERIES]
-  wanted = examples.in_one_program(
-    model.features, [image for image, *_ in queries]
-  )
+  wanted = examples.in_one_program(features, [image for image, *_ in queries])
   distances, nearest = measures.find_nearest(
     wanted, vectors, min(_NEIGHBOURS, len(places))
   )
   yield page.heading('Nearest training photographs (figure 4, right)')
   yield page.paragraph(
-    'First a photograph, then those at the least Euclidean distance in fc7, '
-    f'among {len(places):,} of {dataset.num_examples("train"):,} for training: '
-    'of the same class in blue, of another in red.',
+    'First a photograph, then those at the least Euclidean distance in '
+    f'{layer}, among {len(places):,} of {dataset.num_examples("train"):,} '
+    'for training: of the same class in blue, of another in red.',
     faint=True,
   )
   for (image, label, file), row, far in zip(

@@ -81,6 +81,7 @@ def _read_foreign(
   network = Network(config, {}, _read_class_names(classes), statistics)
   if form == 'torchvision':
     programs.check_torchvision(network, whole=False)
+  names.check_order(network.table)
   layout = _layout(form, network)
   grouped = jax.eval_shape(names.join, network.shapes())
   wanted = jax.eval_shape(layout.convert, grouped)
@@ -105,6 +106,8 @@ def write(file: epath.PathLike, form: str, network: Network) -> list[str]:
     UserError: it cannot be written, or not in this format.
   """
   path = epath.Path(file)
+  if form != 'safetensors':
+    names.check_order(network.table)
   if form not in LAYOUTS:
     kind = 'grouped' if form == 'grouped' else 'towers'
     safetensors.write(path, network, kind)

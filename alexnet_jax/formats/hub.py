@@ -35,7 +35,8 @@ def resolve(source: str | os.PathLike) -> epath.Path:
   text = os.fspath(source)
   path = files.source(_fetch(text) if text.startswith(SCHEME) else text)
   found = path / WEIGHTS
-  return found if found.exists() else path
+  run = (path / 'checkpoints').exists()  # whose network that may not be
+  return found if found.exists() and not run else path
 
 
 def _fetch(source: str) -> str:

@@ -152,6 +152,23 @@ def split(grouped: Arrays, towers: int) -> Arrays:
   return out
 
 
+def check_order(table: Table) -> None:
+  """Refuses a network whose maps are not turned by the names of its layers.
+
+  Raises:
+    UserError: what reads the last maps is not fc6, or a convolution is last
+      that has not the last name.
+  """
+  first = (*table.denses, table.logits)[0].name
+  last = table.convs[-1].name
+  if first != 'fc6' or last != max(row.name for row in table.convs):
+    raise UserError(
+      f'{first} reads the maps of {last}: only where fc6 reads those of the '
+      'convolution with the highest number has a network a form for one '
+      'device: --format=safetensors holds this network as it is'
+    )
+
+
 def _last_conv(names: Mapping[str, Any]) -> str:
   return max(n.split('/')[0] for n in names if n.startswith('conv'))
 

@@ -64,6 +64,12 @@ class _Graph:
           f'--format=onnx has no operator for {sorted(unknown)} of '
           f'config.model.{row.name}.then'
         )
+    lrn = self._table.lrn
+    if lrn and lrn.size % 2 == 0:
+      raise UserError(
+        f'--format=onnx: config.model.lrn.size={lrn.size} is even, and ONNX '
+        'has the middle of such a window elsewhere'
+      )
     self._nodes: list[Any] = []
     self._constants: list[Any] = []
 

@@ -32,6 +32,12 @@ def fold_dropout(params: Arrays, table: Table, back: bool = False) -> Arrays:
   params = dict(params)
   for row, following in itertools.pairwise((*table.denses, table.logits)):
     if 'dropout' in row.then:
+      early = 'act' in row.then[row.then.index('dropout') :]
+      if early and table.activation != 'relu':
+        raise UserError(
+          f'config.model.{row.name}.then has dropout before '
+          f'{table.activation}: that is no factor of the next kernel'
+        )
       name = f'{following.name}/kernel'
       x = params[name]
       factor = x.dtype.type(1 / kept if back else kept)

@@ -18,7 +18,7 @@ tags: [alexnet, image-classification, jax, flax{torch}]
 # AlexNet trained on {data}
 
 The network of Krizhevsky, Sutskever and Hinton (2012): {parameters:,}
-parameters, {classes:,} classes, {towers}, trained by `alexnet_jax`.
+parameters, {classes:,} classes, {towers}{trained}.
 """
 _USE = """
 ## Use
@@ -94,7 +94,8 @@ def make_card(
       data=config.get('data', {}).get('name', 'pictures'),
       parameters=sum(math.prod(x.shape) for x in network.params.values()),
       classes=len(network.class_names),
-      towers='two towers' if towers == 2 else 'one tower',
+      towers='one tower' if towers == 1 else f'{towers} towers',
+      trained=', trained by `alexnet_jax`' if network.step else '',
     ),
     *_errors(network, meta, rows),
     _USE.format(**shape),
@@ -102,7 +103,7 @@ def make_card(
     if torch
     else '\nThere is no program for PyTorch with it: the network has layers '
     'that only `alexnet_jax` computes.\n',
-    *_recipe(config, meta),
+    *_recipe(network, meta),
     f'\n## Licence\n\nOf the weights: {licence}. What the pictures allow is '
     'theirs; a network of ImageNet carries its terms (research, not '
     'commerce). The program is Apache 2.0.\n',
@@ -140,10 +141,13 @@ def _errors(
   )
 
 
-def _recipe(
-  config: Mapping[str, Any], meta: Mapping[str, Any] | None
-) -> Iterator[str]:
+def _recipe(network: Network, meta: Mapping[str, Any] | None) -> Iterator[str]:
+  config = network.config
   yield '\n## Training\n\n'
+  if not meta and network.step:
+    yield f'Of its {network.step:,} steps there is the configuration in the '
+    yield 'header of `model.safetensors`, and no record.\n'
+    return
   if not meta or not meta['position']['examples']:
     yield 'Imported: it was trained by another program.\n'
     return
@@ -159,7 +163,9 @@ def _recipe(
     'rule': f'{rule["kind"]}, momentum {rule["momentum"]:g}, decay '
     f'{rule["weight_decay"]:g}',
     'rate': f'{plan["learning_rate"]:g}, {plan["kind"]}',
-    'dropout': config['model'].get('dropout', 'none'),
+    'dropout': config['model'].get('dropout', 'none')
+    if any('dropout' in row.then for row in network.table.denses)
+    else 'none',
     'views': f'crops: {config["augment"]["random_crop"]}, mirrored: '
     f'{config["augment"]["random_flip"]}, colour noise: '
     f'{config["augment"]["color"]:g}',

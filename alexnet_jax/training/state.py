@@ -226,16 +226,20 @@ def open_setup(
     preparation.ensure_shapes(data.dir)
   dataset = builders.open_dataset(data.name, data.dir, data.decoder)
   if statistics:
-    dataset = _with_statistics(dataset, statistics)
+    dataset = with_statistics(dataset, statistics)
   mesh = settings.mesh.make_mesh(table.towers)
   setup = make_setup(settings, mesh, dataset.num_classes, dataset.statistics)
   return dataset, setup
 
 
-def _with_statistics(dataset: Dataset, statistics: Statistics) -> Dataset:
+def with_statistics(dataset: Dataset, statistics: Statistics) -> Dataset:
   """A data set whose pictures a network sees as it saw those of `statistics`.
+  Warns where their mean is another.
 
   Where only a mean is known (`stats.of_mean`), colours are the data set's.
+
+  Raises:
+    UserError: its pictures are of another size.
   """
   size = len(statistics.mean_image)
   if size != dataset.image_size:

@@ -51,8 +51,10 @@ def test_verdicts_are_those_of_an_evaluation():
   logits = rng.normal(size=(60, 7)).astype(np.float32)
   logits[:9, 3] = logits[:9, 5]  # of equals the first comes first
   labels = np.where(np.arange(60) < 9, 5, rng.integers(0, 7, 60))
+  labels[20], logits[20, 2] = 2, -200.0  # too small for a probability
   probabilities = np.asarray(jax.nn.softmax(logits))
-  found = measures.judge(probabilities, labels)
+  found = measures.judge(np.asarray(jax.nn.log_softmax(logits)), labels)
+  assert found.rank[20] == 6
   want = metrics.Metrics.of(jnp.asarray(logits), jnp.asarray(labels)).compute()
   assert found.summary().keys() == want.keys()
   for name, value in found.summary().items():
