@@ -4,7 +4,9 @@ positions at once.
 Grain permutes an epoch with a small block cipher (Simon, four rounds) whose
 keys follow from the seed and the epoch, and encrypts a number again while the
 result is no position of the split. It does so for one position a call; here
-NumPy does so for all positions of a batch, and gives the same numbers.
+NumPy does so for all positions of a batch, and gives the same numbers, but for
+splits of 2 ** (2 k) + 1 pictures, 65,537 and more: there Grain's block is too
+small, so that one picture comes twice and another never.
 """
 
 import functools
@@ -52,7 +54,7 @@ class Order:
 
 def _shuffled(indices: np.ndarray, seed: int, count: int) -> np.ndarray:
   """Where the shuffle of one epoch sends int64 [N]."""
-  bits = (count - 2).bit_length()
+  bits = (count - 1).bit_length()
   bits = max(bits + bits % 2, _LEAST_BITS)
   if bits == _LEAST_BITS:
     return _table(seed, count)[indices % 2**bits]
