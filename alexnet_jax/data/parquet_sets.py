@@ -93,6 +93,7 @@ def parquet(root: Path, shares: Mapping[str, float]) -> sources.Source:
       'as OWNER/NAME@refs/convert/parquet'
     )
   root = root if root.is_dir() else root.parent
+  shards.refuse_missing(root, files)
   splits = shards.by_split(root, files, walk.unused)
   _refuse_several(root, splits)
   image, label, names = _features(splits['train'][0])

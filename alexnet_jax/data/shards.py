@@ -52,6 +52,26 @@ def by_split(
   return splits
 
 
+def refuse_missing(root: Path, files: Sequence[Path]) -> None:
+  """Refuses files of which some, by the names of the others, are not there.
+
+  Raises:
+    UserError: of 'train-00000-of-00003.parquet' and its like one is missing.
+  """
+  there: dict[tuple[Path, str, str], set[int]] = {}
+  for path in files:
+    if match := re.fullmatch(r'(.*-)(\d+)-of-(\d+)(\D.*)?', path.name):
+      first, number, of, _ = match.groups()
+      there.setdefault((path.parent, first, of), set()).add(int(number))
+  for (parent, first, of), numbers in there.items():
+    if missing := sorted(set(range(int(of))) - numbers):
+      name = (parent / f'{first}{missing[0]:0{len(of)}d}-of-{of}').as_posix()
+      raise UserError(
+        f'{printable(root)}: {len(missing)} of {int(of)} files are missing, '
+        f'the first is {printable(name)}: fetch them'
+      )
+
+
 def class_names(where: Path, names: Sequence[str]) -> tuple[str, ...]:
   """The names, if files and pages can hold each of them on one line.
 

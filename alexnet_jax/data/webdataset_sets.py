@@ -42,12 +42,19 @@ def webdataset(pattern: str, shares: Mapping[str, float]) -> sources.Source:
   found = sources.named(shardlists.expand_urls(pattern))
   files = [Path(os.path.abspath(path)) for path in found]
   root = Path(os.path.commonpath([path.parent for path in files]))
-  tars = [path for path in files if path.suffix == '.tar']
-  unused = [
-    listing.Unused(path.relative_to(root).as_posix(), 'no .tar')
-    for path in files
-    if path not in tars
-  ]
+  tars: list[Path] = []
+  unused: list[listing.Unused] = []
+  known: set[tuple[int, int]] = set()
+  for path in files:
+    if path.suffix != '.tar':
+      why = 'no .tar'
+    elif (place := (path.stat().st_dev, path.stat().st_ino)) in known:
+      why = 'named twice'  # or a link to one that was
+    else:
+      known.add(place)
+      tars.append(path)
+      continue
+    unused.append(listing.Unused(path.relative_to(root).as_posix(), why))
   if not tars:
     raise UserError(
       f'{printable(pattern)}: none of these is a .tar (unpack .tar.gz first)'

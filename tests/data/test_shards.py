@@ -167,6 +167,17 @@ def test_what_a_tar_has_besides_is_named(tmp_path, capfd):
   assert '6 files below' in told and all(one in told for one in unused)
 
 
+def test_a_shard_that_is_named_twice_is_read_once(tars, tmp_path, capfd):
+  (tmp_path / 'train-link.tar').symlink_to(next(tars.glob('*train-000000*')))
+  once = listed(f'webdataset:{tars}').examples
+  found = listed(f'webdataset:{tars}::{tars}/*val*::{tmp_path}')
+  assert {s: len(es) for s, es in found.examples.items()} == {
+    split: len(examples) for split, examples in once.items()
+  }
+  assert len(found.unused) == 2
+  assert capfd.readouterr().err.count('named twice') == 2
+
+
 def test_a_split_without_labels_is_left_out(parquet, tmp_path, capfd):
   folder = shutil.copytree(parquet, tmp_path / 'copy')
   rewrite(folder, 'validation', lambda t: label(t, [-1] * 3))
@@ -263,6 +274,9 @@ def test_folders_of_parquet_that_are_no_set_are_told(parquet, tmp_path):
     listed(f'hf:{tmp_path}')
   assert listed(f'hf:{tmp_path}/big').class_names == ('cat', 'eel')
   next((tmp_path / 'big').glob('train-00001*')).unlink()
+  words = '1 of 2 files are missing, the first is .*train-00001-of-00002:'
+  with pytest.raises(UserError, match=words):
+    listed(f'hf:{tmp_path}/big')
   next((tmp_path / 'big').glob('train-00000*')).unlink()
   with pytest.raises(UserError, match='shards of validation, but none'):
     listed(f'hf:{tmp_path}/big')
