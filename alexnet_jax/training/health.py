@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.models.rows import Table
+from alexnet_jax.models.rows import Conv, Table
 from alexnet_jax.models.towers import TOWER
 from alexnet_jax.runtime import backend, sharding
 from alexnet_jax.runtime.metrics import standard_error
@@ -76,11 +76,13 @@ def make_probe(setup: Setup) -> Callable[[TrainState, jax.Array], Health]:
   def body(state: TrainState, images: jax.Array, constants):
     views = test_views(constants, images, size, 1)[0]
     model = nnx.merge(setup.graphdef, state.params)
-    *hidden, _ = model.activations(views).items()
+    out = model.activations(views)
     signal, dead = {}, {}
-    for name, xs in hidden:
-      if name.startswith(('conv', 'local', 'fc')):
-        signal[name], dead[name] = _shares(setup, name, xs)
+    for row in (*setup.table.convs, *setup.table.denses):
+      name = at = row.name
+      if isinstance(row, Conv) and 'act' in row.then:
+        at = row.output('act')  # it may come after others
+      signal[name], dead[name] = _shares(setup, name, out[at])
     trees: list[Any] = [(trace, state.params) for trace in _velocity(state)]
     squares = {
       name: [_squares(tree[name]['kernel'][...]) for tree in pair]

@@ -100,8 +100,12 @@ def test_health_does_not_depend_on_the_mesh(mesh, parallelism, config, cached):
     np.testing.assert_array_equal(found.dead[name], want.dead[name])
 
 
-def test_dead_units_are_counted_by_tower(config, cached):
+@pytest.mark.parametrize(
+  'then', [('act', 'norm', 'pool'), ('norm', 'pool', 'act')]
+)
+def test_dead_units_are_counted_by_tower(then, config, cached):
   """conv1 of the second tower, by a bias that nothing overcomes."""
+  config.model.conv1.then = then
   dataset = builders.open_dataset(config.data.name, config.data.dir)
   mesh = MeshShape(1, 2).make_mesh(2)
   setup = state.make_setup(
