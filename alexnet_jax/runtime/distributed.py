@@ -2,12 +2,15 @@
 
 import contextlib
 import faulthandler
+import hashlib
+import json
 import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -128,6 +131,23 @@ def union(indices: set[int]) -> set[int]:
     return set()
   row[:count] = sorted(indices)
   return set(multihost_utils.process_allgather(row).ravel().tolist()) - {-1}
+
+
+def refuse_different(what: str, value: Any) -> None:
+  """Refuses a value, as JSON has it, that processes have differently; all call
+  it together.
+
+  Raises:
+    UserError: with `what` it is.
+  """
+  if num_processes() == 1:
+    return
+  digest = hashlib.sha256(json.dumps(value).encode()).digest()
+  every = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+  if (every != every[0]).any():
+    raise UserError(
+      f'{what} is not the same in all processes: give each the same copy'
+    )
 
 
 def _has_its_own_devices() -> bool:

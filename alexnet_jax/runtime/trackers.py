@@ -63,9 +63,9 @@ class _Wandb:
     )
     self._run.define_metric('*', step_metric='step')
     folder = Path(place or '.') / 'wandb'
-    parts = [self._run.step]  # of a record on the server
-    parts += map(_wandb_rows, folder.glob(f'*run-*-{self.key}/*.wandb'))
-    self.rows = sum(parts)
+    # A run that is not offline leaves files, too, of rows that the server has.
+    logs = folder.glob(f'offline-run-*-{self.key}/*.wandb')
+    self.rows = max(self._run.step, sum(map(_wandb_rows, logs)))
 
   def log(self, number: int, row: Row) -> None:
     self._run.log(dict(row), step=number, commit=True)
@@ -213,6 +213,13 @@ class Trackers:
     keys |= {name: tracker.key for name, tracker in self._open.items()}
     if self._open:
       files.write_atomically(path, json.dumps(keys))
+    for name, tracker in self._open.items():
+      if tracker.rows > len(rows):
+        logging.warning(
+          '--trackers=%s: the record has %d rows of an attempt that went '
+          'further: rows of the same numbers are not written again',
+          *(name, tracker.rows - len(rows)),
+        )
     for row in rows:
       self.add(row)
 

@@ -78,11 +78,13 @@ def train_and_evaluate(
   settings, workdir = configure(config), files.folder(workdir)
   checkpointer = Checkpointer(workdir / 'checkpoints', settings.checkpoint.keep)
   own, network = check_run(workdir, checkpointer, settings), None
-  used_to, source = read_statistics(workdir), workdir
+  # Without a checkpoint, statistics are what another run has left behind.
+  used_to = None if own is None else read_statistics(workdir)
+  source = workdir
   if own is None and settings.pretrained.source:
     source = settings.pretrained.source
     network = pretrained.read(source, settings.pretrained.checkpoint)
-    own, used_to = network.config, used_to or network.statistics
+    own, used_to = network.config, network.statistics
   if own is not None:
     config = with_views(source, own, config, overrides or {})
     settings = configure(config)

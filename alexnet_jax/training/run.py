@@ -75,6 +75,7 @@ class Run:
     self.evaluator, self.final_evaluator = evaluators
     self.checkpointer, self.pictures = checkpointer, pictures
     self.statistics = workdir / STATISTICS
+    self.begins = not start.resumed  # until it is saved
     self.state, self.step = start.state, start.position.step
     self.schedule, self.bad_records = start.schedule, start.bad_records
     self.meta = start.meta
@@ -276,9 +277,11 @@ class Run:
     self._check_finite()
     self.bad_records.unite()
     error, self.error = self.error, None
-    if jax.process_index() == 0 and not self.statistics.exists():
+    missing = self.begins or not self.statistics.exists()
+    if jax.process_index() == 0 and missing:
       with files.explained(self.statistics):
         self.dataset.statistics.save(self.statistics)
+    self.begins = False
     self.writer.sync()
     meta = {
       **self.meta,

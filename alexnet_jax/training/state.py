@@ -17,7 +17,7 @@ from alexnet_jax.models import towers
 from alexnet_jax.models.networks import make_network
 from alexnet_jax.models.rows import Table
 from alexnet_jax.models.towers import Towers
-from alexnet_jax.runtime import backend, sharding
+from alexnet_jax.runtime import backend, distributed, sharding
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import views
 from alexnet_jax.training.optimizer import (
@@ -225,6 +225,10 @@ def open_setup(
   if data.name == 'shapes':
     preparation.ensure_shapes(data.dir)
   dataset = builders.open_dataset(data.name, data.dir, data.decoder)
+  distributed.refuse_different(
+    f'the data set {data.name}',
+    [dataset.class_names, dataset.fingerprint['examples']],
+  )
   if statistics:
     dataset = with_statistics(dataset, statistics)
   mesh = settings.mesh.make_mesh(table.towers)

@@ -16,6 +16,7 @@ from alexnet_jax.models.towers import MeshShape
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import loop as train
 from alexnet_jax.training import pretrained
+from alexnet_jax.training.saved import STATISTICS
 from alexnet_jax.training.settings import configure
 from alexnet_jax.training.state import make_setup
 from alexnet_jax.training.views import PREPROCESSING
@@ -205,6 +206,8 @@ def test_views_are_those_of_the_source(reference, config, tmp_path, caplog):
     }
   )
   same, other = tmp_path / 'same', tmp_path / 'other'
+  same.mkdir()  # with what a run has left whose checkpoints are gone
+  (same / STATISTICS).write_bytes(b'of another run')
   assert train.train_and_evaluate(config, same) == 0
   assert 'as the network of' not in caplog.text
   given = config.copy_and_resolve_references()
