@@ -107,6 +107,18 @@ def test_a_claim_about_training_errors_reads_them():
   assert plan.plan('lrn', 'full', 1)[0].reading == ('validation', 10)
 
 
+def test_32_bits_are_exchanged_where_they_are_claimed():
+  experiment = plan.load('half_precision_exchange')
+  for form in experiment.forms:
+    whole, half = (
+      run.resolve() for run in plan.plan('half_precision_exchange', form, 1)
+    )
+    assert whole.dtype == half.dtype == 'float32'
+    assert whole.mesh.exchange_dtype == 'float32'
+    assert half.mesh.exchange_dtype == 'float16'
+    assert whole.matmul_precision == half.matmul_precision == 'highest'
+
+
 def test_claims_are_numbers_of_2012():
   """Each difference of two errors of the paper, or of the authors' logs."""
   paper = {
