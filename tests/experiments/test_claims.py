@@ -185,6 +185,23 @@ def test_epochs_are_read_off_curves():
   }
 
 
+def test_of_points_that_miss_the_target_the_nearest_counts():
+  """Not the shortest curve, which may be of a run that diverged."""
+  grid = [
+    a_row('tanh a', 0, 0, curve='80 70 60'),
+    a_row('tanh b', 0, 0, curve='80 60 50'),
+    a_row('tanh c', 0, 0, curve='40', status='not finite'),
+    a_row('tanh d', 0, 0, curve='', status='not finite'),
+  ]
+
+  def best(rows):
+    return Ratio(6.0).groups(rows, 25.0)['tanh'][0]['variant']
+
+  assert best(grid) == best(grid[::-1]) == 'tanh b'
+  assert best(grid[2:]) == 'tanh c'
+  assert best([*grid, a_row('tanh e', 0, 0, curve='80 70 60 25')]) == 'tanh e'
+
+
 def test_the_share_of_runs_that_stall():
   runs = [a_row('v', s, 0, at_chance=str(int(s < 5))) for s in range(6)]
   found = Stalls().each(Runs(runs, []))

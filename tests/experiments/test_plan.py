@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from experiment_rows import a_row
 from flax import nnx
 
 from alexnet_jax.models.networks import make_network
@@ -25,9 +26,7 @@ def test_every_experiment_claims_something_of_its_variants(name):
   assert len(lines) <= 50, len(lines)
   claimed = {*experiment.claims, experiment.baseline}
   for form in experiment.forms:
-    rows = [
-      {'variant': run.variant, 'curve': ''} for run in plan.plan(name, form, 1)
-    ]
+    rows = [a_row(run.variant, 0, 0) for run in plan.plan(name, form, 1)]
     assert claimed <= experiment.reader.groups(rows, 50.0).keys()
   # Rows of all variants are read by one type, about one split.
   assert len({claim.measure for claim in experiment.claims.values()}) <= 1
