@@ -137,7 +137,9 @@ class Claim:
   def needed(self, found: Measured) -> str:
     """The runs that would tell, if all else stays as it was measured."""
     n = np.arange(3, _MOST)
-    half = measures.half_width(n, found.sd, found.se * np.sqrt(found.n / n))
+    same = max(0.0, found.se**2 - found.noise)  # however many seeds
+    se = np.sqrt(same + found.noise * found.n / n)
+    half = measures.half_width(n, found.sd, se)
     tells = self.judge(found.value - half, found.value + half) != UNKNOWN
     return f'n = {n[tells][0]}' if tells.any() else f'n over {_MOST}'
 

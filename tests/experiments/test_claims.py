@@ -101,6 +101,27 @@ def test_the_runs_that_would_tell():
   assert Stalls().verdict(stalls, False).endswith('(n = 6 would tell)')
 
 
+def test_seeds_do_not_tell_what_pictures_leave_open():
+  """A difference that all seeds have on the same pictures stays as sure as
+  these are; noise of seeds falls with their number."""
+  same = [np.array([100.0, 100, 100, -100, 0, 0, 0, 0])] * 3
+  found = measures.measure([25.0] * 3, same)
+  assert found.noise == 0 and found.low < 0 < found.high
+  assert Higher().needed(found) == 'n over 1000'
+
+  rng = np.random.default_rng(0)
+  each = 100.0 * rng.integers(-1, 2, (3, 400)) + 2 * rng.standard_normal(400)
+  found = measures.measure(list(each.mean(1)), list(each))
+  sums = [np.var(picture, ddof=1) for picture in each.T]
+  assert found.noise == pytest.approx(np.mean(sums) / 3 / 400)
+  se = np.std(each.mean(0), ddof=1) / 20
+  assert found.se == pytest.approx(se)
+  found = measures.Measured(3, 3.0, -2.0, 8.0, 0.0, 2.5, 5.0)
+  # 6.25 - 5 stay, and 5 is 15 / n: 1.96 se < 3 where se^2 < 2.343.
+  n = math.ceil(15 / ((3 / 1.96) ** 2 - 1.25))
+  assert Higher().needed(found) == f'n = {n}'
+
+
 # -- intervals of rows, by NumPy and SciPy
 
 
