@@ -133,8 +133,13 @@ def half_width(n: Any, sd: Any, se: Any) -> Any:
 
 
 def picture_error(pictures: np.ndarray) -> Any:
-  """Standard error over pictures of a mean over seeds: [..., n, pictures]."""
+  """Standard error over pictures of a mean over seeds: [..., n, pictures].
+
+  0 where one column stands for all pictures.
+  """
   each = pictures.mean(axis=-2)
+  if each.shape[-1] == 1:
+    return np.zeros(each.shape[:-1])
   return each.std(axis=-1, ddof=1) / math.sqrt(each.shape[-1])
 
 

@@ -160,6 +160,15 @@ def test_runs_of_a_seed_are_paired_picture_by_picture(tmp_path):
   )
 
 
+def test_runs_that_all_diverged_have_all_pictures_wrong():
+  lost = [a_row('v', s, 0, status='not finite') for s in range(3)]
+  found = Reported(26.0).each(Runs(lost, []))
+  assert (found.value, found.low, found.high) == (100.0, 100.0, 100.0)
+  assert Reported(26.0).verdict(found, False) == DISAGREES
+  found = Higher().compare(Runs(lost, lost))
+  assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
+
+
 def test_an_average_is_compared_with_its_members(tmp_path):
   base = [
     keep(tmp_path, 'one', seed, wrong_pictures(seed, 0.2 + 0.1 * (seed > 1)))
