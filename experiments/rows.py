@@ -84,12 +84,18 @@ def right_path(row: Row, folder: Path = RESULTS) -> Path:
 
 
 def right(row: Row, folder: Path = RESULTS) -> np.ndarray | None:
-  """Which pictures a run got right: bool [examples]; None: it is not kept."""
+  """Which pictures a run got right: bool [examples]; None: it is not kept.
+
+  Another training of the same configuration may have left the file since: its
+  errors are not the row's.
+  """
   file = right_path(row, folder)
-  if not file.exists():
+  if not row['top1'] or not file.exists():
     return None
   packed = np.frombuffer(bytes.fromhex(file.read_text()), np.uint8)
-  return np.unpackbits(packed, count=int(row['examples'])).astype(bool)
+  found = np.unpackbits(packed, count=int(row['examples'])).astype(bool)
+  own = abs(100 * (1 - found.mean()) - float(row['top1'])) < 0.0051
+  return found if own else None
 
 
 def reading_name(split: str, views: int) -> str:

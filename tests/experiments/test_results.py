@@ -68,6 +68,18 @@ def test_rows_replace_those_of_the_same_run(tmp_path):
   assert [row['top1'] for row in rows.read('lrn', tmp_path)] == ['21.0', '22.0']
 
 
+def test_a_row_has_no_pictures_of_another_training(tmp_path):
+  """That an experiment with the same run has left since."""
+  first, again = (np.arange(400) < wrong for wrong in (80, 81))
+  row = keep(tmp_path, 'with', 0, first)
+  assert rows.right(row, tmp_path).tolist() == (~first).tolist()
+  assert rows.right(row | {'top1': '20.00'}, tmp_path) is not None
+  keep(tmp_path, 'with', 0, again, experiment='dropout')
+  assert rows.right(row, tmp_path) is None
+  lost = row | {'status': 'not finite', 'top1': ''}
+  assert rows.right(lost, tmp_path) is None
+
+
 def test_committed_rows_are_of_experiments_that_there_are():
   for name in plan.names():
     for row in rows.read(name):
