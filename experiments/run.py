@@ -103,7 +103,8 @@ def main(argv: Sequence[str]) -> int:
   status = Sweep(todo, Path(_ROOT.value), results).run() if todo else 0
   for name in dict.fromkeys(run.experiment for run in wanted):
     if any(row['form'] == _FORM.value for row in rows.read(name, results)):
-      print(table.plain(table.read(name, _FORM.value, results)))
+      extra = plan.overrides(_SET.value)
+      print(table.plain(table.read(name, _FORM.value, results, extra)))
   return status
 
 
