@@ -204,14 +204,20 @@ def section(result: Result) -> str:
     return f'### `{result.name}`, {result.form}\n\n{result.left_out}\n'
   views = sorted({int(row['views']) for row in runs})
   pictures = sorted({row['examples'] for row in runs if row['examples']})
+  # A training that several rows read is one.
+  trained = {
+    tuple(row[name] for name in ('config', 'seed', 'date', 'commit')): row
+    for row in runs
+  }
+  hours = sum(float(row['hours']) for row in trained.values())
   machines = sorted({f'{r["hardware"]}, {r["versions"]}' for r in runs})
   out = [
     f'### `{result.name}`, {result.form}',
     '',
     f'{claim}. {form.scale}; {" or ".join(pictures)} pictures of '
     f'{runs[0]["split"]}, {" or ".join(map(str, views))} '
-    f'view{"s" * (views != [1])}; {len(runs)} run{"s" * (len(runs) > 1)}, '
-    f'{cost.duration(sum(float(row["hours"]) for row in runs))} of training '
+    f'view{"s" * (views != [1])}; {len(trained)} run{"s" * (len(trained) > 1)}, '
+    f'{cost.duration(hours)} of training '
     f'on {"; ".join(machines)}; commit '
     f'{", ".join(sorted({row["commit"] for row in runs}))}. '
     f'{reader.measure[:1].upper()}{reader.measure[1:]}:',

@@ -146,6 +146,20 @@ def test_the_page_of_results_says_what_the_rows_say():
       assert f'### `{name}`, ' in text
 
 
+def test_a_training_that_is_read_twice_is_one(tmp_path):
+  for run in plan.plan('views', 'small', 2):
+    more = {
+      'experiment': 'views',
+      **rows.identity(run),
+      'top1': '20',
+      'hours': '2',
+    }
+    rows.add(a_row('', 0, 0) | more, '', tmp_path)
+  found = table.read('views', 'small', tmp_path)
+  assert len(found.rows) == 6
+  assert '; 2 runs, 4.0 hours of training' in table.section(found)
+
+
 def test_only_what_stands_between_the_marks_is_replaced():
   text = 'a <!-- x -->old<!-- /x --> b <!-- y -->kept<!-- /y -->'
   made = table.replace_part(text, 'x', ' new\n')
