@@ -116,12 +116,14 @@ class Sweep:
     self._waiting = list(runs)
     self._jobs: dict[plan.Run, Any] = {}  # submitit's, under way
     self._failed: list[str] = []
+    self._waited_for: set[Path] = set()  # workdirs, of which it was said
     self._stop = False
 
   def run(self) -> int:
     """Returns the exit status."""
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, self._ask_to_stop)
+    asked = False
     with Progress(len(self._runs), 'runs', _EXPERIMENT.value) as progress:
       while self._waiting or self._jobs:
         while len(self._jobs) < _JOBS.value and (run := self._next()):
@@ -129,6 +131,9 @@ class Sweep:
           progress.update(self._collect())
         time.sleep(0.5)
         progress.update(self._collect(), self._state())
+        if self._stop and not asked:
+          self._end_jobs()
+          asked = True
         if self._stop and not self._jobs:
           break
     for text in self._failed:
@@ -139,16 +144,37 @@ class Sweep:
 
   def _next(self) -> plan.Run | None:
     """The next run to start: whose members, if any, have ended, and whose
-    network is not being trained for another experiment."""
+    network is not being trained, for another experiment or by another
+    process."""
     if self._stop:
       return None
     trained = {run.key for run in self._jobs}
     open_keys = trained | {run.key for run in self._waiting}
     for number, run in enumerate(self._waiting):
       members = {member.key for member in run.members}
-      if run.key not in trained and not open_keys & members:
+      free = run.key not in trained and not open_keys & members
+      if free and not self._is_trained_elsewhere(run):
         return self._waiting.pop(number)
     return None
+
+  def _is_trained_elsewhere(self, run: plan.Run) -> bool:
+    """A killed sweep leaves its run going on: it is waited for, not run twice.
+    `_next` asks again, for a wait for the lock itself is deaf to signals."""
+    workdir = plan.workdir(self._root, run)
+
+    def refuse() -> None:
+      raise BlockingIOError
+
+    try:
+      if workdir.exists():
+        with locked(workdir / '.lock', refuse):
+          pass
+    except BlockingIOError:
+      if workdir not in self._waited_for:
+        print(f'waiting for {workdir}', flush=True)
+        self._waited_for.add(workdir)
+      return True
+    return False
 
   def _start(self, run: plan.Run) -> None:
     """Submits a run, unless all it wants is there from another experiment."""
@@ -157,14 +183,12 @@ class Sweep:
     if self._keep_row(run):
       self._jobs[run] = None
       return
-    # A killed sweep leaves its run going on: it is waited for, not run twice.
-    with locked(
-      workdir / '.lock', lambda: print(f'waiting for {workdir}', flush=True)
-    ):
-      pass
     wanted = {r.reading for r in self._runs if r.key == run.key}
     job = Job(run, workdir.absolute(), _DATA_DIR.value, tuple(sorted(wanted)))
-    self._jobs[run] = self._executor().submit(job)
+    executor = self._executor()
+    if self._stop:  # asked since `_next`
+      return
+    self._jobs[run] = executor.submit(job)
     log = self._jobs[run].paths.stderr
     print(f'{run.experiment}: {run}: log {log}', flush=True)
 
@@ -214,12 +238,14 @@ class Sweep:
 
   def _ask_to_stop(self, *_) -> None:
     self._stop = True
+
+  def _end_jobs(self) -> None:
+    """Those of Slurm go on; their rows come next time."""
+    if _EXECUTOR.value == 'slurm':
+      self._jobs = {}
     for job in self._jobs.values():
-      if job and _EXECUTOR.value == 'local':
+      if job:
         os.kill(int(job.job_id), signal.SIGTERM)
-      elif job:
-        self._jobs = {}  # jobs of Slurm go on; their rows come next time
-        return
 
 
 _SHARED = {

@@ -14,6 +14,7 @@ import small_runs
 
 from alexnet_jax import library
 from alexnet_jax.data import builders
+from alexnet_jax.runtime.files import locked
 from alexnet_jax.training import evaluation
 from experiments import job, plan, rows
 from experiments.run import Sweep
@@ -195,6 +196,52 @@ def test_a_network_is_trained_once_at_a_time(tmp_path):
   assert len(started) == len(set(started)) == 4
   sweep._jobs.clear()
   assert sweep._next().key in started  # whose row is there by then
+
+
+def test_what_another_process_trains_is_waited_for(tmp_path, capsys):
+  runs = plan.select('lrn', 'small', 1)
+  workdir = plan.workdir(tmp_path, runs[0])
+  workdir.mkdir()
+  sweep = Sweep(runs, tmp_path, tmp_path)
+  with locked(workdir / '.lock', pytest.fail):
+    assert sweep._next() is runs[1]
+    assert sweep._next() is None and sweep._next() is None
+  assert capsys.readouterr().out == f'waiting for {workdir}\n'
+  assert sweep._next() is runs[0]
+
+
+def test_a_sweep_that_waits_can_be_stopped(tmp_path):
+  """Within the half second that it sleeps, and it starts nothing."""
+  (run,) = plan.select('lrn', 'small', 1, '^with$')
+  workdir = plan.workdir(tmp_path, run)
+  workdir.mkdir()
+  command = (sys.executable, '-m', 'experiments.run', '--experiment=lrn')
+  with locked(workdir / '.lock', pytest.fail):
+    process = subprocess.Popen(
+      [
+        *(*command, '--variants=^with$', f'--root={tmp_path}'),
+        f'--results={tmp_path / "results"}',
+      ],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    while not process.stdout.readline().startswith('waiting for '):
+      assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+  assert process.returncode == 75
+  assert not (tmp_path / 'logs').exists()
+
+
+def test_nothing_is_submitted_after_a_stop(tmp_path, monkeypatch):
+  run = plan.select('lrn', 'small', 1)[0]
+  sweep = Sweep([run], tmp_path, tmp_path)
+  run = sweep._next()
+  sweep._ask_to_stop()  # between the two
+  monkeypatch.setattr(sweep, '_executor', lambda: None)
+  sweep._start(run)
+  assert not sweep._jobs and sweep._next() is None
 
 
 def test_an_unknown_experiment_is_refused(sweep):
