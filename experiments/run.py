@@ -82,7 +82,8 @@ def main(argv: Sequence[str]) -> int:
   del argv
   logging.set_verbosity(logging.WARNING)
   results = Path(rows.CHOSEN.value)
-  if _JOBS.value > 1:  # else the first on a GPU takes most of its memory
+  # Else the first on a GPU takes most of its memory.
+  if _JOBS.value > 1 and _EXECUTOR.value == 'local':
     share = f'{0.9 / _JOBS.value:.3f}'
     os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', share)
   wanted = plan.select(
@@ -116,6 +117,7 @@ class Sweep:
     self._waiting = list(runs)
     self._jobs: dict[plan.Run, Any] = {}  # submitit's, under way
     self._failed: list[str] = []
+    self._stopped: list[str] = []  # by others than this sweep
     self._waited_for: set[Path] = set()  # workdirs, of which it was said
     self._stop = False
 
@@ -138,7 +140,9 @@ class Sweep:
           break
     for text in self._failed:
       print(f'error: {text}', flush=True)
-    if self._stop:
+    for text in self._stopped:
+      print(f'{text} was stopped: the same command goes on with it', flush=True)
+    if self._stop or self._stopped:
       return STOPPED
     return 1 if self._failed else 0
 
@@ -214,6 +218,9 @@ class Sweep:
       job = self._jobs.pop(run)
       if job is None or self._keep_row(run) or self._stop:
         continue
+      if _left(job):
+        self._stopped.append(f'{run.experiment}, {run}')
+        continue
       tail = (job.stderr() or '').strip().splitlines()[-1:]
       self._failed.append(
         f'{run.experiment}, {run}: {" ".join(tail) or "no word"} '
@@ -246,6 +253,12 @@ class Sweep:
     for job in self._jobs.values():
       if job:
         os.kill(int(job.job_id), signal.SIGTERM)
+
+
+def _left(job: Any) -> bool:
+  """Whether a job that has ended saved and left, as a signal asked it to."""
+  there = job.paths.result_pickle.exists()  # else submitit waits for it
+  return there and not job.exception() and job.result() == 'stopped'
 
 
 _SHARED = {

@@ -216,8 +216,8 @@ def section(result: Result) -> str:
     '',
     f'{claim}. {form.scale}; {" or ".join(pictures)} pictures of '
     f'{runs[0]["split"]}, {" or ".join(map(str, views))} '
-    f'view{"s" * (views != [1])}; {len(trained)} run{"s" * (len(trained) > 1)}, '
-    f'{cost.duration(hours)} of training '
+    f'view{"s" * (views != [1])}; {len(trained)} '
+    f'run{"s" * (len(trained) > 1)}, {cost.duration(hours)} of training '
     f'on {"; ".join(machines)}; commit '
     f'{", ".join(sorted({row["commit"] for row in runs}))}. '
     f'{reader.measure[:1].upper()}{reader.measure[1:]}:',
