@@ -118,6 +118,14 @@ def test_32_bits_are_exchanged_where_they_are_claimed():
     assert whole.matmul_precision == half.matmul_precision == 'highest'
 
 
+def test_relu_and_tanh_are_compared_at_one_rate_throughout():
+  """Not by a rule that lowers it when errors stay, sooner for one of them."""
+  for form in ('full', 'small', 'gpu', 'cifar'):
+    for run in plan.plan('relu_vs_tanh', form, 1):
+      schedule = run.resolve().schedule
+      assert (schedule.kind, schedule.drops) == ('staircase', ())
+
+
 def test_claims_are_numbers_of_2012():
   """Each difference of two errors of the paper, or of the authors' logs."""
   paper = {
