@@ -126,6 +126,15 @@ def test_relu_and_tanh_are_compared_at_one_rate_throughout():
       assert (schedule.kind, schedule.drops) == ('staircase', ())
 
 
+def test_a_variant_without_crops_and_flips_has_the_noise_of_colour():
+  """The paper's claim is about these two alone."""
+  runs = plan.plan('augmentation', 'small', 1)
+  augment = {run.variant: run.resolve().augment for run in runs}
+  still, noise = augment['no crops or flips'], augment['all'].color
+  assert still.color == noise > 0 == augment['no colour'].color
+  assert not still.random_crop and not still.random_flip
+
+
 def test_claims_are_numbers_of_2012():
   """Each difference of two errors of the paper, or of the authors' logs."""
   paper = {
