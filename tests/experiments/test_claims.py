@@ -2,13 +2,14 @@
 be wrong, on simulated runs."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 from experiment_rows import a_row, keep
 from scipy import stats
 
-from experiments import claims, measures
+from experiments import claims, measures, plan
 from experiments.claims import (
   AGREES,
   DISAGREES,
@@ -376,6 +377,21 @@ def test_simulated_rows_have_the_verdicts_of_simulated_arrays(tmp_path):
     ]
     measured = claim.compare(Runs(*rows, folder=tmp_path / str(draw)))
     assert claim.verdict(measured, False).startswith(found[draw])
+
+
+def test_types_are_written_on_the_page_as_they_are_called():
+  page = (plan.FOLDER.parent / 'docs/experiments.md').read_text()
+  table = page.partition('| type |')[2].partition('\n\n')[0]
+  cells = [line.split(' | ')[0] for line in table.splitlines()[2:]]
+  found = {}
+  for text in re.findall('`(.*?)`', ' '.join(cells)):
+    numbers = {'points': 1.0, 'factor': 2.0, 'error': 3.0}
+    claim = eval(text, vars(claims) | numbers)
+    kind = claim if isinstance(claim, type) else type(claim)
+    found[kind] = (getattr(claim, 'paper', None), getattr(claim, 'margin', 0))
+  assert found.keys() == set(claims.Claim.__subclasses__())
+  assert found[Difference] == (1.0, 0) and found[Ratio] == (2.0, 0)
+  assert found[Equivalent] == (None, ...) and found[Reported] == (3.0, ...)
 
 
 def test_every_type_is_judged():
