@@ -1,7 +1,8 @@
 """Numbers with a 95 % interval, from the rows of runs.
 
 Half of an interval is the larger of t sd / sqrt(n) over n seeds and 1.96
-standard errors over the test pictures of the mean over seeds.
+standard errors over the test pictures of the mean over seeds: approximately,
+for where both count the larger may be too short.
 """
 
 import dataclasses

@@ -10,10 +10,12 @@ anything: finished runs are skipped, others go on from their workdirs. At the
 end it prints what the rows say. Data sets are looked for in $ALEXNET_DATA_DIR,
 else data/. Ctrl-C or SIGTERM saves what runs and leaves (exit status 75).
 
-experiments/results has rows that come with the program. To measure them anew,
-and to keep yours apart, give another folder, here and to experiments.table:
+experiments/results has rows that come with the program. To keep yours apart,
+give another folder, here and to experiments.table. Runs that are finished in
+the same --root are not trained again, their rows are copied: to train anew give
+another root, too:
 
-  python -m experiments.run --experiment=lrn --results=runs/results
+  python -m experiments.run --experiment=lrn --results=mine --root=runs/anew
 """
 
 import os
@@ -97,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
   there = len(wanted) - len(todo)
   print(f'{len(wanted)} runs, {there} have rows in {results}', flush=True)
   if there and results == rows.RESULTS:
-    print('(those come with the program; --results=FOLDER measures them anew)')
+    print('(those come with the program: --results=FOLDER keeps yours apart)')
   if _DRY_RUN.value:
     cost.dry_run(todo, _DATA_DIR.value, Path(_ROOT.value))
     return 0
