@@ -1,7 +1,8 @@
 """Numbers with a 95 % interval, from the rows of runs.
 
 Half of an interval is the larger of t sd / sqrt(n) over n seeds and 1.96
-standard errors over the test pictures of the mean over seeds.
+standard errors over the test pictures of the mean over seeds: approximately,
+for where both count the larger may be too short.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ class Measured:
     high: the other.
     sd: over seeds.
     se: standard error over pictures, of the mean over seeds.
+    noise: what of its square more seeds make smaller.
     bound: `value` is only a lower bound.
   """
 
@@ -37,6 +39,7 @@ class Measured:
   high: float
   sd: float = 0.0
   se: float = 0.0
+  noise: float = 0.0
   bound: bool = False
 
 
@@ -98,13 +101,16 @@ def measure(
   if n == 1:
     return Measured(1, mean, math.nan, math.nan)
   known = [array for array in pictures if array is not None]
+  se, noise = 0.0, 0.0
   if len(known) < len(pictures):
     se = math.nan
-  else:
-    se = picture_error(np.stack(np.broadcast_arrays(*known))) if known else 0.0
+  elif known:
+    each = np.stack(np.broadcast_arrays(*known))
+    se = float(picture_error(each))
+    noise = float(each.var(axis=0, ddof=1).mean()) / each.size
   low, high = interval(np.asarray(values), se)
   sd = float(np.std(values, ddof=1))
-  return Measured(n, mean, float(low), float(high), sd, float(se))
+  return Measured(n, mean, float(low), float(high), sd, se, noise)
 
 
 def interval(values: np.ndarray, se: Any = 0.0) -> tuple[Any, Any]:
@@ -128,8 +134,13 @@ def half_width(n: Any, sd: Any, se: Any) -> Any:
 
 
 def picture_error(pictures: np.ndarray) -> Any:
-  """Standard error over pictures of a mean over seeds: [..., n, pictures]."""
+  """Standard error over pictures of a mean over seeds: [..., n, pictures].
+
+  0 where one column stands for all pictures.
+  """
   each = pictures.mean(axis=-2)
+  if each.shape[-1] == 1:
+    return np.zeros(each.shape[:-1])
   return each.std(axis=-1, ddof=1) / math.sqrt(each.shape[-1])
 
 

@@ -254,12 +254,21 @@ def select(
   runs = [
     run
     for name in chosen
-    for run in plan(name, form, seeds, dict(map(_parse, extra)))
+    for run in plan(name, form, seeds, overrides(extra))
     if pattern.search(run.variant)
   ]
   if not runs:
     raise UserError(f'--variants={variants}: no variant has it')
   return sorted(runs, key=lambda run: run.seed)
+
+
+def overrides(texts: Sequence[str]) -> Overrides:
+  """Of FIELD=VALUE, as on a command line.
+
+  Raises:
+    UserError: no such text.
+  """
+  return dict(map(_parse, texts))
 
 
 def _parse(text: str) -> tuple[str, Any]:

@@ -20,7 +20,8 @@ _BARE = {**CIFAR, **WITHOUT} | {
 }
 # Long enough for tanh, at one rate throughout.
 _LONG = {'length': '40 epochs', 'evals.every': '1 epoch'}
-_HALF = {**_LONG, 'schedule.drops': (), 'schedule.target': 0.5}
+_FLAT = {'schedule.kind': 'staircase', 'schedule.drops': ()}
+_HALF = {**_LONG, **_FLAT, 'schedule.target': 0.5}
 _NET = Form('cifar10_18pct', _BARE, '`18pct` without norm, CIFAR-10 (JPEG)')
 
 

@@ -34,7 +34,7 @@ COLUMNS = (
   *('steps', 'hours', 'curve_split', 'curve', 'colour', 'colour_se'),
   *('commit', 'versions', 'hardware', 'date'),
 )
-_KEY = ('form', 'variant', 'seed', 'config')
+_KEY = ('form', 'variant', 'seed', 'config', 'split', 'views')
 Row = dict[str, str]
 
 
@@ -84,12 +84,18 @@ def right_path(row: Row, folder: Path = RESULTS) -> Path:
 
 
 def right(row: Row, folder: Path = RESULTS) -> np.ndarray | None:
-  """Which pictures a run got right: bool [examples]; None: it is not kept."""
+  """Which pictures a run got right: bool [examples]; None: it is not kept.
+
+  Another training of the same configuration may have left the file since: its
+  errors are not the row's.
+  """
   file = right_path(row, folder)
-  if not file.exists():
+  if not row['top1'] or not file.exists():
     return None
   packed = np.frombuffer(bytes.fromhex(file.read_text()), np.uint8)
-  return np.unpackbits(packed, count=int(row['examples'])).astype(bool)
+  found = np.unpackbits(packed, count=int(row['examples'])).astype(bool)
+  own = abs(100 * (1 - found.mean()) - float(row['top1'])) < 0.0051
+  return found if own else None
 
 
 def reading_name(split: str, views: int) -> str:
@@ -99,11 +105,15 @@ def reading_name(split: str, views: int) -> str:
 
 def has(run: 'Run', folder: Path = RESULTS) -> bool:
   """Whether the run's row is there."""
-  want = (run.form, run.variant, str(run.seed), run.key)
-  return any(
-    tuple(row[name] for name in _KEY) == want
-    for row in read(run.experiment, folder)
-  )
+  want = identity(run).items()
+  return any(want <= row.items() for row in read(run.experiment, folder))
+
+
+def identity(run: 'Run') -> Row:
+  """What a run's row has at `_KEY`."""
+  split, views = run.reading
+  own = (run.form, run.variant, str(run.seed), run.key, split, str(views))
+  return dict(zip(_KEY, own, strict=True))
 
 
 def of(run: 'Run', workdir: Path) -> tuple[Row, str] | None:
@@ -130,15 +140,10 @@ def of(run: 'Run', workdir: Path) -> tuple[Row, str] | None:
   environment = result['environment']
   chance = not finished or values['loss'] >= result['chance']
   row = {
+    **identity(run),
     'experiment': run.experiment,
-    'form': run.form,
-    'variant': run.variant,
-    'seed': run.seed,
-    'config': run.key,
     'status': result['status'],
     'data': result['data'],
-    'split': split,
-    'views': views,
     'examples': values.get('examples', ''),
     'top1': _percent(values['top1_error']) if finished else '',
     'top5': _percent(values['top5_error']) if finished else '',

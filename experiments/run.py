@@ -10,10 +10,12 @@ anything: finished runs are skipped, others go on from their workdirs. At the
 end it prints what the rows say. Data sets are looked for in $ALEXNET_DATA_DIR,
 else data/. Ctrl-C or SIGTERM saves what runs and leaves (exit status 75).
 
-experiments/results has rows that come with the program. To measure them anew,
-and to keep yours apart, give another folder, here and to experiments.table:
+experiments/results has rows that come with the program. To keep yours apart,
+give another folder, here and to experiments.table. Runs that are finished in
+the same --root are not trained again, their rows are copied: to train anew give
+another root, too:
 
-  python -m experiments.run --experiment=lrn --results=runs/results
+  python -m experiments.run --experiment=lrn --results=mine --root=runs/anew
 """
 
 import os
@@ -82,7 +84,8 @@ def main(argv: Sequence[str]) -> int:
   del argv
   logging.set_verbosity(logging.WARNING)
   results = Path(rows.CHOSEN.value)
-  if _JOBS.value > 1:  # else the first on a GPU takes most of its memory
+  # Else the first on a GPU takes most of its memory.
+  if _JOBS.value > 1 and _EXECUTOR.value == 'local':
     share = f'{0.9 / _JOBS.value:.3f}'
     os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', share)
   wanted = plan.select(
@@ -96,14 +99,15 @@ def main(argv: Sequence[str]) -> int:
   there = len(wanted) - len(todo)
   print(f'{len(wanted)} runs, {there} have rows in {results}', flush=True)
   if there and results == rows.RESULTS:
-    print('(those come with the program; --results=FOLDER measures them anew)')
+    print('(those come with the program: --results=FOLDER keeps yours apart)')
   if _DRY_RUN.value:
     cost.dry_run(todo, _DATA_DIR.value, Path(_ROOT.value))
     return 0
   status = Sweep(todo, Path(_ROOT.value), results).run() if todo else 0
   for name in dict.fromkeys(run.experiment for run in wanted):
     if any(row['form'] == _FORM.value for row in rows.read(name, results)):
-      print(table.plain(table.read(name, _FORM.value, results)))
+      extra = plan.overrides(_SET.value)
+      print(table.plain(table.read(name, _FORM.value, results, extra)))
   return status
 
 
@@ -115,12 +119,15 @@ class Sweep:
     self._waiting = list(runs)
     self._jobs: dict[plan.Run, Any] = {}  # submitit's, under way
     self._failed: list[str] = []
+    self._stopped: list[str] = []  # by others than this sweep
+    self._waited_for: set[Path] = set()  # workdirs, of which it was said
     self._stop = False
 
   def run(self) -> int:
     """Returns the exit status."""
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, self._ask_to_stop)
+    asked = False
     with Progress(len(self._runs), 'runs', _EXPERIMENT.value) as progress:
       while self._waiting or self._jobs:
         while len(self._jobs) < _JOBS.value and (run := self._next()):
@@ -128,26 +135,52 @@ class Sweep:
           progress.update(self._collect())
         time.sleep(0.5)
         progress.update(self._collect(), self._state())
+        if self._stop and not asked:
+          self._end_jobs()
+          asked = True
         if self._stop and not self._jobs:
           break
     for text in self._failed:
       print(f'error: {text}', flush=True)
-    if self._stop:
+    for text in self._stopped:
+      print(f'{text} was stopped: the same command goes on with it', flush=True)
+    if self._stop or self._stopped:
       return STOPPED
     return 1 if self._failed else 0
 
   def _next(self) -> plan.Run | None:
     """The next run to start: whose members, if any, have ended, and whose
-    network is not being trained for another experiment."""
+    network is not being trained, for another experiment or by another
+    process."""
     if self._stop:
       return None
     trained = {run.key for run in self._jobs}
     open_keys = trained | {run.key for run in self._waiting}
     for number, run in enumerate(self._waiting):
       members = {member.key for member in run.members}
-      if run.key not in trained and not open_keys & members:
+      free = run.key not in trained and not open_keys & members
+      if free and not self._is_trained_elsewhere(run):
         return self._waiting.pop(number)
     return None
+
+  def _is_trained_elsewhere(self, run: plan.Run) -> bool:
+    """A killed sweep leaves its run going on: it is waited for, not run twice.
+    `_next` asks again, for a wait for the lock itself is deaf to signals."""
+    workdir = plan.workdir(self._root, run)
+
+    def refuse() -> None:
+      raise BlockingIOError
+
+    try:
+      if workdir.exists():
+        with locked(workdir / '.lock', refuse):
+          pass
+    except BlockingIOError:
+      if workdir not in self._waited_for:
+        print(f'waiting for {workdir}', flush=True)
+        self._waited_for.add(workdir)
+      return True
+    return False
 
   def _start(self, run: plan.Run) -> None:
     """Submits a run, unless all it wants is there from another experiment."""
@@ -156,14 +189,12 @@ class Sweep:
     if self._keep_row(run):
       self._jobs[run] = None
       return
-    # A killed sweep leaves its run going on: it is waited for, not run twice.
-    with locked(
-      workdir / '.lock', lambda: print(f'waiting for {workdir}', flush=True)
-    ):
-      pass
     wanted = {r.reading for r in self._runs if r.key == run.key}
     job = Job(run, workdir.absolute(), _DATA_DIR.value, tuple(sorted(wanted)))
-    self._jobs[run] = self._executor().submit(job)
+    executor = self._executor()
+    if self._stop:  # asked since `_next`
+      return
+    self._jobs[run] = executor.submit(job)
     log = self._jobs[run].paths.stderr
     print(f'{run.experiment}: {run}: log {log}', flush=True)
 
@@ -189,6 +220,9 @@ class Sweep:
       job = self._jobs.pop(run)
       if job is None or self._keep_row(run) or self._stop:
         continue
+      if _left(job):
+        self._stopped.append(f'{run.experiment}, {run}')
+        continue
       tail = (job.stderr() or '').strip().splitlines()[-1:]
       self._failed.append(
         f'{run.experiment}, {run}: {" ".join(tail) or "no word"} '
@@ -213,12 +247,20 @@ class Sweep:
 
   def _ask_to_stop(self, *_) -> None:
     self._stop = True
+
+  def _end_jobs(self) -> None:
+    """Those of Slurm go on; their rows come next time."""
+    if _EXECUTOR.value == 'slurm':
+      self._jobs = {}
     for job in self._jobs.values():
-      if job and _EXECUTOR.value == 'local':
+      if job:
         os.kill(int(job.job_id), signal.SIGTERM)
-      elif job:
-        self._jobs = {}  # jobs of Slurm go on; their rows come next time
-        return
+
+
+def _left(job: Any) -> bool:
+  """Whether a job that has ended saved and left, as a signal asked it to."""
+  there = job.paths.result_pickle.exists()  # else submitit waits for it
+  return there and not job.exception() and job.result() == 'stopped'
 
 
 _SHARED = {

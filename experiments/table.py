@@ -23,6 +23,7 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import write_atomically
 from experiments import cost, plan, rows
 from experiments.claims import Claim
+from experiments.forms import Overrides
 from experiments.measures import Measured, Runs
 from experiments.rows import Row
 
@@ -54,12 +55,17 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """An experiment in a form: its rows, and its lines, the baseline first."""
+  """An experiment in a form: its rows, and its lines, the baseline first.
+
+  Attributes:
+    left_out: how many other rows there are and why, in words; '': none.
+  """
 
   name: str
   form: str
   rows: Sequence[Row]
   lines: Sequence[Line]
+  left_out: str = ''
 
   @property
   def experiment(self) -> plan.Experiment:
@@ -78,7 +84,8 @@ def main(_: Sequence[str]) -> None:
   print(f'{PAGE} written')
   canvas.save(charts.forest(forest(results)), _PICTURES / 'claims.png')
   for result in results:
-    if (result.name, result.form) == ('relu_vs_tanh', 'cifar'):
+    cifar = (result.name, result.form) == ('relu_vs_tanh', 'cifar')
+    if cifar and result.rows:
       canvas.save(figure_1(result), _PICTURES / 'figure_1.png')
 
 
@@ -91,12 +98,23 @@ def read_all(folder: Path = rows.RESULTS) -> list[Result]:
   ]
 
 
-def read(name: str, form: str, folder: Path = rows.RESULTS) -> Result:
-  """An experiment's rows in a form, and what they say."""
+def read(
+  name: str,
+  form: str,
+  folder: Path = rows.RESULTS,
+  extra: Overrides | None = None,
+) -> Result:
+  """An experiment's rows in a form, and what they say.
+
+  Args:
+    name: of the experiment.
+    form: of it.
+    folder: of all rows.
+    extra: what all runs set, too; rows of runs that do not are left out.
+  """
+  found, left_out = _alike(name, form, folder, extra)
   experiment = plan.load(name)
   target, reader = experiment.forms[form].target, experiment.reader
-  found = [row for row in rows.read(name, folder) if row['form'] == form]
-  found.sort(key=lambda row: int(row['seed']))
   groups = reader.groups(found, target)
   base = groups.get(experiment.baseline, [])
   lines = []
@@ -111,7 +129,42 @@ def read(name: str, form: str, folder: Path = rows.RESULTS) -> Result:
       verdict = claim.verdict(line.judged, full=form == 'full')
       line = dataclasses.replace(line, verdict=verdict)
     lines.append(line)
-  return Result(name, form, found, lines)
+  return Result(name, form, found, lines, left_out)
+
+
+def _alike(
+  name: str, form: str, folder: Path, extra: Overrides | None
+) -> tuple[list[Row], str]:
+  """The rows of planned runs on one data set, by seed, and what is left out."""
+  there = [row for row in rows.read(name, folder) if row['form'] == form]
+  there.sort(key=lambda row: int(row['seed']))
+  seeds = int(there[-1]['seed']) + 1 if there else 0
+  wanted = {
+    (run.variant, str(run.seed)): rows.identity(run).items()
+    for run in plan.plan(name, form, seeds, extra)
+  }
+  planned = [
+    row
+    for row in there
+    if (want := wanted.get((row['variant'], row['seed'])))
+    and want <= row.items()
+  ]
+  data = [row['data'] for row in planned]
+
+  def rank(one: str) -> tuple[int, str]:
+    return data.count(one), max(r['date'] for r in planned if r['data'] == one)
+
+  most = max(sorted(set(data)), key=rank, default='')
+  found = [row for row in planned if row['data'] == most]
+  left = [
+    f'{count} row{"s" * (count > 1)} of other {what}'
+    for count, what in (
+      (len(there) - len(planned), 'settings, variants, split or views'),
+      (len(planned) - len(found), 'data'),
+    )
+    if count
+  ]
+  return found, f'Left out: {", ".join(left)}.' if left else ''
 
 
 # -- the page
@@ -147,30 +200,40 @@ def section(result: Result) -> str:
   experiment, runs = result.experiment, result.rows
   form, reader = experiment.forms[result.form], experiment.reader
   claim = experiment.claim[:1].upper() + experiment.claim[1:]
+  if not runs:
+    return f'### `{result.name}`, {result.form}\n\n{result.left_out}\n'
   views = sorted({int(row['views']) for row in runs})
   pictures = sorted({row['examples'] for row in runs if row['examples']})
+  # A training that several rows read is one.
+  trained = {
+    tuple(row[name] for name in ('config', 'seed', 'date', 'commit')): row
+    for row in runs
+  }
+  hours = sum(float(row['hours']) for row in trained.values())
   machines = sorted({f'{r["hardware"]}, {r["versions"]}' for r in runs})
   out = [
     f'### `{result.name}`, {result.form}',
     '',
     f'{claim}. {form.scale}; {" or ".join(pictures)} pictures of '
     f'{runs[0]["split"]}, {" or ".join(map(str, views))} '
-    f'view{"s" * (views != [1])}; {len(runs)} run{"s" * (len(runs) > 1)}, '
-    f'{cost.duration(sum(float(row["hours"]) for row in runs))} of training '
+    f'view{"s" * (views != [1])}; {len(trained)} '
+    f'run{"s" * (len(trained) > 1)}, {cost.duration(hours)} of training '
     f'on {"; ".join(machines)}; commit '
     f'{", ".join(sorted({row["commit"] for row in runs}))}. '
     f'{reader.measure[:1].upper()}{reader.measure[1:]}:',
     '',
     *_lines(result),
+    '',
   ]
-  return '\n'.join([*out, ''])
+  return '\n'.join([*out, *([result.left_out, ''] if result.left_out else [])])
 
 
 def plain(result: Result) -> str:
   """The same for a terminal."""
   measure = result.experiment.reader.measure
   lines = (line.replace('**', '') for line in _lines(result))
-  return '\n'.join([f'{result.name}, {result.form}; {measure}:', *lines])
+  head = f'{result.name}, {result.form}; {measure}:'
+  return '\n'.join(filter(None, [head, *lines, result.left_out]))
 
 
 def _lines(result: Result) -> list[str]:

@@ -2,13 +2,14 @@
 be wrong, on simulated runs."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 from experiment_rows import a_row, keep
 from scipy import stats
 
-from experiments import claims, measures
+from experiments import claims, measures, plan
 from experiments.claims import (
   AGREES,
   DISAGREES,
@@ -101,6 +102,27 @@ def test_the_runs_that_would_tell():
   assert Stalls().verdict(stalls, False).endswith('(n = 6 would tell)')
 
 
+def test_seeds_do_not_tell_what_pictures_leave_open():
+  """A difference that all seeds have on the same pictures stays as sure as
+  these are; noise of seeds falls with their number."""
+  same = [np.array([100.0, 100, 100, -100, 0, 0, 0, 0])] * 3
+  found = measures.measure([25.0] * 3, same)
+  assert found.noise == 0 and found.low < 0 < found.high
+  assert Higher().needed(found) == 'n over 1000'
+
+  rng = np.random.default_rng(0)
+  each = 100.0 * rng.integers(-1, 2, (3, 400)) + 2 * rng.standard_normal(400)
+  found = measures.measure(list(each.mean(1)), list(each))
+  sums = [np.var(picture, ddof=1) for picture in each.T]
+  assert found.noise == pytest.approx(np.mean(sums) / 3 / 400)
+  se = np.std(each.mean(0), ddof=1) / 20
+  assert found.se == pytest.approx(se)
+  found = measures.Measured(3, 3.0, -2.0, 8.0, 0.0, 2.5, 5.0)
+  # 6.25 - 5 stay, and 5 is 15 / n: 1.96 se < 3 where se^2 < 2.343.
+  n = math.ceil(15 / ((3 / 1.96) ** 2 - 1.25))
+  assert Higher().needed(found) == f'n = {n}'
+
+
 # -- intervals of rows, by NumPy and SciPy
 
 
@@ -137,6 +159,15 @@ def test_runs_of_a_seed_are_paired_picture_by_picture(tmp_path):
   assert found.value == pytest.approx(
     (differences.mean(1)[:2].sum() + last) / 3
   )
+
+
+def test_runs_that_all_diverged_have_all_pictures_wrong():
+  lost = [a_row('v', s, 0, status='not finite') for s in range(3)]
+  found = Reported(26.0).each(Runs(lost, []))
+  assert (found.value, found.low, found.high) == (100.0, 100.0, 100.0)
+  assert Reported(26.0).verdict(found, False) == DISAGREES
+  found = Higher().compare(Runs(lost, lost))
+  assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
 
 
 def test_an_average_is_compared_with_its_members(tmp_path):
@@ -183,6 +214,23 @@ def test_epochs_are_read_off_curves():
     'relu': 'relu a',
     'tanh': 'tanh a',
   }
+
+
+def test_of_points_that_miss_the_target_the_nearest_counts():
+  """Not the shortest curve, which may be of a run that diverged."""
+  grid = [
+    a_row('tanh a', 0, 0, curve='80 70 60'),
+    a_row('tanh b', 0, 0, curve='80 60 50'),
+    a_row('tanh c', 0, 0, curve='40', status='not finite'),
+    a_row('tanh d', 0, 0, curve='', status='not finite'),
+  ]
+
+  def best(rows):
+    return Ratio(6.0).groups(rows, 25.0)['tanh'][0]['variant']
+
+  assert best(grid) == best(grid[::-1]) == 'tanh b'
+  assert best(grid[2:]) == 'tanh c'
+  assert best([*grid, a_row('tanh e', 0, 0, curve='80 70 60 25')]) == 'tanh e'
 
 
 def test_the_share_of_runs_that_stall():
@@ -329,6 +377,21 @@ def test_simulated_rows_have_the_verdicts_of_simulated_arrays(tmp_path):
     ]
     measured = claim.compare(Runs(*rows, folder=tmp_path / str(draw)))
     assert claim.verdict(measured, False).startswith(found[draw])
+
+
+def test_types_are_written_on_the_page_as_they_are_called():
+  page = (plan.FOLDER.parent / 'docs/experiments.md').read_text()
+  table = page.partition('| type |')[2].partition('\n\n')[0]
+  cells = [line.split(' | ')[0] for line in table.splitlines()[2:]]
+  found = {}
+  for text in re.findall('`(.*?)`', ' '.join(cells)):
+    numbers = {'points': 1.0, 'factor': 2.0, 'error': 3.0}
+    claim = eval(text, vars(claims) | numbers)
+    kind = claim if isinstance(claim, type) else type(claim)
+    found[kind] = (getattr(claim, 'paper', None), getattr(claim, 'margin', 0))
+  assert found.keys() == set(claims.Claim.__subclasses__())
+  assert found[Difference] == (1.0, 0) and found[Ratio] == (2.0, 0)
+  assert found[Equivalent] == (None, ...) and found[Reported] == (3.0, ...)
 
 
 def test_every_type_is_judged():

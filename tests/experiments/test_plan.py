@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from experiment_rows import a_row
 from flax import nnx
 
 from alexnet_jax.models.networks import make_network
@@ -25,9 +26,7 @@ def test_every_experiment_claims_something_of_its_variants(name):
   assert len(lines) <= 50, len(lines)
   claimed = {*experiment.claims, experiment.baseline}
   for form in experiment.forms:
-    rows = [
-      {'variant': run.variant, 'curve': ''} for run in plan.plan(name, form, 1)
-    ]
+    rows = [a_row(run.variant, 0, 0) for run in plan.plan(name, form, 1)]
     assert claimed <= experiment.reader.groups(rows, 50.0).keys()
   # Rows of all variants are read by one type, about one split.
   assert len({claim.measure for claim in experiment.claims.values()}) <= 1
@@ -105,6 +104,35 @@ def test_a_claim_about_training_errors_reads_them():
     runs = plan.plan(name, 'small', 1)
     assert {run.reading for run in runs} == {reading}
   assert plan.plan('lrn', 'full', 1)[0].reading == ('validation', 10)
+
+
+def test_32_bits_are_exchanged_where_they_are_claimed():
+  experiment = plan.load('half_precision_exchange')
+  for form in experiment.forms:
+    whole, half = (
+      run.resolve() for run in plan.plan('half_precision_exchange', form, 1)
+    )
+    assert whole.dtype == half.dtype == 'float32'
+    assert whole.mesh.exchange_dtype == 'float32'
+    assert half.mesh.exchange_dtype == 'float16'
+    assert whole.matmul_precision == half.matmul_precision == 'highest'
+
+
+def test_relu_and_tanh_are_compared_at_one_rate_throughout():
+  """Not by a rule that lowers it when errors stay, sooner for one of them."""
+  for form in ('full', 'small', 'gpu', 'cifar'):
+    for run in plan.plan('relu_vs_tanh', form, 1):
+      schedule = run.resolve().schedule
+      assert (schedule.kind, schedule.drops) == ('staircase', ())
+
+
+def test_a_variant_without_crops_and_flips_has_the_noise_of_colour():
+  """The paper's claim is about these two alone."""
+  runs = plan.plan('augmentation', 'small', 1)
+  augment = {run.variant: run.resolve().augment for run in runs}
+  still, noise = augment['no crops or flips'], augment['all'].color
+  assert still.color == noise > 0 == augment['no colour'].color
+  assert not still.random_crop and not still.random_flip
 
 
 def test_claims_are_numbers_of_2012():

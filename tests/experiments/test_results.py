@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from experiment_rows import a_row, keep
+from experiment_rows import a_row, keep, planned
 
 from alexnet_jax.drawing import charts
 from experiments import cost, plan, rows, table
@@ -68,20 +68,73 @@ def test_rows_replace_those_of_the_same_run(tmp_path):
   assert [row['top1'] for row in rows.read('lrn', tmp_path)] == ['21.0', '22.0']
 
 
+def test_a_row_has_no_pictures_of_another_training(tmp_path):
+  """That an experiment with the same run has left since."""
+  first, again = (np.arange(400) < wrong for wrong in (80, 81))
+  row = keep(tmp_path, 'with', 0, first)
+  assert rows.right(row, tmp_path).tolist() == (~first).tolist()
+  assert rows.right(row | {'top1': '20.00'}, tmp_path) is not None
+  keep(tmp_path, 'with', 0, again, experiment='dropout')
+  assert rows.right(row, tmp_path) is None
+  lost = row | {'status': 'not finite', 'top1': ''}
+  assert rows.right(lost, tmp_path) is None
+
+
+def test_another_reading_is_another_row(tmp_path):
+  run = plan.plan('lrn', 'small', 1)[0]
+  for more in ({'split': 'validation'}, {'views': '1'}, {}):
+    rows.add(a_row('with', 0, 20.0, **planned('with', 0) | more), '', tmp_path)
+    assert rows.has(run, tmp_path) == (not more)
+  assert len(rows.read('lrn', tmp_path)) == 3
+
+
+def test_a_table_is_of_planned_runs_on_one_data_set(tmp_path):
+  """Errors that would all change the mean; what is left is 10."""
+
+  def add(top1, seed, **more):
+    fields = planned('with', seed) | more
+    rows.add(a_row('with', seed, top1, **fields), '', tmp_path)
+
+  def said(extra=None):
+    text = table.plain(table.read('lrn', 'small', tmp_path, extra))
+    return text.splitlines()[1:]
+
+  for seed in range(2):
+    add(10.0, seed)
+  assert said() == ['* with: 10.0, n = 2']
+  add(20.0, 0, split='validation')
+  add(20.0, 0, views='1')
+  fast = {'schedule.learning_rate': 0.02}
+  add(30.0, 1, **planned('with', 1, **fast))
+  left = 'Left out: 3 rows of other settings, variants, split or views'
+  assert said()[1] == f'{left}.'
+  add(40.0, 2, data='e', date='2026-01-01')
+  lines = [
+    '* with: 10.0, n = 2',
+    f'{left}, 1 row of other data.',
+  ]
+  assert said() == lines
+  # Of as many, those that came last.
+  add(50.0, 3, data='e', date='2026-01-02')
+  assert said()[0].startswith('* with: 45.0, ')
+  assert said(fast)[0] == '* with: 30.0, n = 1'
+  assert said(fast)[1].startswith('Left out: 6 rows of other')
+  text = table.section(table.read('lrn', 'small', tmp_path))
+  assert f'\n\n{left}, 2 rows of other data.\n' in text
+  # Of none there is nothing but this to say.
+  text = table.section(table.read('lrn', 'small', tmp_path, {'batch_size': 2}))
+  assert text.splitlines()[2].startswith('Left out: 7 rows of other')
+
+
 def test_committed_rows_are_of_experiments_that_there_are():
   for name in plan.names():
     for row in rows.read(name):
       assert tuple(row) == rows.COLUMNS
-      keys = {
-        run.variant: run.key
-        for run in plan.plan(name, row['form'], int(row['seed']) + 1)
-        if run.seed == int(row['seed'])
-      }
-      assert keys[row['variant']] == row['config'], (name, row['variant'])
       if row['data'] and row['status'] == 'finished':
         right = rows.right(row)
         wrong = 100 * (1 - right.mean())
         assert float(row['top1']) == pytest.approx(wrong, abs=0.0051)
+  assert not [result.left_out for result in table.read_all() if result.left_out]
 
 
 def test_the_page_of_results_says_what_the_rows_say():
@@ -91,6 +144,20 @@ def test_the_page_of_results_says_what_the_rows_say():
   for name in plan.names():  # a section each
     if rows.read(name):
       assert f'### `{name}`, ' in text
+
+
+def test_a_training_that_is_read_twice_is_one(tmp_path):
+  for run in plan.plan('views', 'small', 2):
+    more = {
+      'experiment': 'views',
+      **rows.identity(run),
+      'top1': '20',
+      'hours': '2',
+    }
+    rows.add(a_row('', 0, 0) | more, '', tmp_path)
+  found = table.read('views', 'small', tmp_path)
+  assert len(found.rows) == 6
+  assert '; 2 runs, 4.0 hours of training' in table.section(found)
 
 
 def test_only_what_stands_between_the_marks_is_replaced():
@@ -111,8 +178,8 @@ def test_a_table_has_the_numbers(tmp_path):
   wrong = np.arange(400) < 80
   twice = np.arange(400) < 160
   for seed in range(3):
-    keep(tmp_path, 'with', seed, wrong)
-    keep(tmp_path, 'without', seed, twice)
+    for variant, array in (('with', wrong), ('without', twice)):
+      keep(tmp_path, variant, seed, array, **planned(variant, seed))
   text = table.page(table.PAGE.read_text(), table.read_all(tmp_path))
   summary, section = text.split('<!-- experiments -->')
   half = 1.96 * np.sqrt(20 * 80 / 399)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_runs
+from absl.testing import flagsaver
+from submitit.local.local import LocalJob
 
 from alexnet_jax import library
 from alexnet_jax.data import builders
+from alexnet_jax.runtime.files import locked
 from alexnet_jax.training import evaluation
-from experiments import job, plan, rows
+from experiments import job, plan, rows, run
 from experiments.run import Sweep
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +102,19 @@ def test_a_sweep_stopped_midway_ends_with_every_run_once(sweep, tmp_path, how):
   errors = [f'{float(row["top1"]):.1f}' for row in found]
   assert f'* with: {errors[0]}, n = 1' in out  # it ends with its table
   assert f'* without: {errors[1]}, n = 1' in out
+
+
+@pytest.mark.slow
+def test_a_run_that_another_stops_is_no_error(sweep, tmp_path):
+  process = sweep('--variants=^with$')
+  wait_for_step(tmp_path, 4, runs=1)
+  (log,) = (tmp_path / 'root/logs').glob('*_log.err')
+  os.kill(int(log.name.partition('_')[0]), signal.SIGTERM)
+  out, _ = process.communicate(timeout=120)
+  assert process.returncode == 75 and 'error' not in out
+  assert 'lrn, with, seed 0 was stopped: the same command goes on' in out
+  assert '1 runs, 0 have rows' in small_runs.finish(sweep('--variants=^with$'))
+  assert len(rows.read('lrn', tmp_path / 'results')) == 1
 
 
 @pytest.mark.slow
@@ -189,12 +206,91 @@ def test_a_network_is_trained_once_at_a_time(tmp_path):
   assert len(runs) == 6 and len({run.key for run in runs}) == 4
   sweep = Sweep(runs, tmp_path, tmp_path)
   started = []
-  while run := sweep._next():
-    sweep._jobs[run] = None
-    started.append(run.key)
+  while one := sweep._next():
+    sweep._jobs[one] = None
+    started.append(one.key)
   assert len(started) == len(set(started)) == 4
   sweep._jobs.clear()
   assert sweep._next().key in started  # whose row is there by then
+
+
+def test_what_another_process_trains_is_waited_for(tmp_path, capsys):
+  runs = plan.select('lrn', 'small', 1)
+  workdir = plan.workdir(tmp_path, runs[0])
+  workdir.mkdir()
+  sweep = Sweep(runs, tmp_path, tmp_path)
+  with locked(workdir / '.lock', pytest.fail):
+    assert sweep._next() is runs[1]
+    assert sweep._next() is None and sweep._next() is None
+  assert capsys.readouterr().out == f'waiting for {workdir}\n'
+  assert sweep._next() is runs[0]
+
+
+def test_a_sweep_that_waits_can_be_stopped(tmp_path):
+  """Within the half second that it sleeps, and it starts nothing."""
+  workdir = plan.workdir(tmp_path, plan.select('lrn', 'small', 1, '^with$')[0])
+  workdir.mkdir()
+  command = (sys.executable, '-m', 'experiments.run', '--experiment=lrn')
+  with locked(workdir / '.lock', pytest.fail):
+    process = subprocess.Popen(
+      [
+        *(*command, '--variants=^with$', f'--root={tmp_path}'),
+        f'--results={tmp_path / "results"}',
+      ],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    while not process.stdout.readline().startswith('waiting for '):
+      assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+  assert process.returncode == 75
+  assert not (tmp_path / 'logs').exists()
+
+
+def test_nothing_is_submitted_after_a_stop(tmp_path, monkeypatch):
+  sweep = Sweep(plan.select('lrn', 'small', 1), tmp_path, tmp_path)
+  one = sweep._next()
+  sweep._ask_to_stop()  # between the two
+  monkeypatch.setattr(sweep, '_executor', lambda: None)
+  sweep._start(one)
+  assert not sweep._jobs and sweep._next() is None
+
+
+def test_how_a_job_ended_is_said(tmp_path, capsys, monkeypatch):
+  """As submitit keeps it: stopped by another, failed, killed."""
+  runs = plan.select('lrn,dropout', 'small', 1)[:3]
+  sweep = Sweep(runs, tmp_path, tmp_path)
+  outcomes = (('success', 'stopped'), ('error', 'a trace'), None)
+  sweep._waiting = []
+  for number, (one, outcome) in enumerate(zip(runs, outcomes, strict=True)):
+    job = LocalJob(tmp_path, str(number))
+    if outcome:
+      job.paths.result_pickle.write_bytes(pickle.dumps(outcome))
+    sweep._jobs[one] = job
+  monkeypatch.setattr(signal, 'signal', lambda *_: None)
+  with flagsaver.flagsaver(experiment='lrn,dropout'):
+    assert sweep.run() == 75
+  out = capsys.readouterr().out
+  assert out.count('error: ') == 2
+  assert f'{runs[0].experiment}, {runs[0]} was stopped: the same comm' in out
+
+
+@pytest.mark.parametrize('executor', ['local', 'slurm'])
+def test_runs_share_the_memory_of_this_machine_only(
+  executor, tmp_path, monkeypatch
+):
+  given = {}
+  monkeypatch.setattr(os, 'environ', given)
+  monkeypatch.setattr(run.logging, 'set_verbosity', lambda _: None)
+  monkeypatch.setattr(Sweep, 'run', lambda _: 0)
+  with flagsaver.flagsaver(
+    experiment='lrn', jobs=3, executor=executor, results=str(tmp_path)
+  ):
+    assert run.main([]) == 0
+  share = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.300'}
+  assert given == (share if executor == 'local' else {})
 
 
 def test_an_unknown_experiment_is_refused(sweep):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import rows
+from experiments import plan, rows
 
 
 def a_row(variant: str, seed: int, top1: float, **more: str) -> rows.Row:
@@ -29,6 +29,14 @@ def a_row(variant: str, seed: int, top1: float, **more: str) -> rows.Row:
     'hardware': '1 x cpu',
     **more,
   }
+
+
+def planned(variant: str, seed: int, **extra: object) -> rows.Row:
+  """What a table knows the row of that run of `lrn`, small, by."""
+  runs = plan.plan('lrn', 'small', seed + 1, extra)
+  (run,) = (r for r in runs if (r.variant, r.seed) == (variant, seed))
+  found = rows.identity(run)
+  return {name: found[name] for name in ('config', 'split', 'views')}
 
 
 def keep(
