@@ -161,6 +161,33 @@ def test_a_run_moves_from_two_processes_to_one_and_back(
     assert row['train/loss'] == pytest.approx(other['train/loss'], rel=1e-4)
 
 
+@pytest.mark.parametrize('second', ['cat', 'dog'])
+def test_what_processes_have_differently_is_refused(second):
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  codes = [
+    'from alexnet_jax.runtime import distributed\n'
+    f'distributed.initialize("manual", "localhost:{port}", 2, {process})\n'
+    f'distributed.refuse_different("the data set pets", {classes})'
+    for process, classes in enumerate((['cat'], [second]))
+  ]
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', code],
+      cwd=small_runs.ROOT,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for code in codes
+  ]
+  for process in processes:
+    said = process.communicate(timeout=200)[1]
+    refused = 'the data set pets is not the same in all processes' in said
+    assert refused == (second == 'dog'), said
+    assert process.returncode == refused
+
+
 @pytest.mark.slow
 def test_both_begin_with_what_another_run_has_learnt(
   program, config, reference, tmp_path
