@@ -14,6 +14,7 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 _LINK = re.compile(
   r'!?\[(?:[^\[\]]|!?\[[^\]]*\]\([^)]*\))*\]\(\s*([^)\s]+)\s*\)'
 )
+_IMAGE = re.compile(r'<img\s[^>]*?src="([^"]+)"')
 _FENCE = re.compile(r'^```.*?^```$', re.MULTILINE | re.DOTALL)
 
 
@@ -27,7 +28,7 @@ def links(text: str) -> list[str]:
   found = []
   for match in _LINK.finditer(text):
     found += [match[1], *links(match[0][1:-1])]
-  return found
+  return found + _IMAGE.findall(text)
 
 
 def anchors(page: Path) -> set[str]:
