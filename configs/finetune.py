@@ -4,7 +4,7 @@
               --config=configs/finetune.py:runs/default --config.data.name=mine
   hardware  2 CPU cores will do; any GPU is far faster
   time      as configs/folder.py, by the width of the network
-  expected  not measured yet
+  expected  as docs/finetuning.md has it, for one network and little data
 
 Behind the colon stands what to begin with: the workdir of a run, such as an
 imported one, a file or folder of `weights export`, or hf://OWNER/NAME. Network

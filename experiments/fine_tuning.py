@@ -41,7 +41,8 @@ def variants(_):
 
 
 EXPERIMENT = Experiment(
-  claim='§6: training on other pictures first lowers the error',
+  claim='§6, with drawn shapes for its larger ImageNet: training on other '
+  'pictures first lowers the error',
   variants=variants,
   forms={f'few_{n}': _few(n) for n in (10, 50, 200)},
   baseline='scratch',

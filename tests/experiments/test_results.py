@@ -256,3 +256,15 @@ def test_the_page_has_the_means_of_the_files():
         assert f'n = {len(pairs)}' in said.split('against')[1]
         checked += 1
   assert checked > 15
+
+
+def test_the_page_of_fine_tuning_says_what_the_rows_say():
+  text = (table.PAGE.parent / 'finetuning.md').read_text()
+  for count in (10, 50, 200):
+    scratch, tuned = table.read('fine_tuning', f'few_{count}').lines
+    more = tuned.against
+    said = (
+      f'| {count} | {scratch.alone.value:.1f} | {tuned.alone.value:.1f} | '
+      f'{more.value:+.1f} ({more.low:+.1f} to {more.high:+.1f}) |'
+    )
+    assert more.n == 3 and said in text
