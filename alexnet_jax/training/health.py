@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.models.rows import Conv, Table
+from alexnet_jax.models.rows import Table
 from alexnet_jax.models.towers import TOWER
 from alexnet_jax.runtime import backend, sharding
 from alexnet_jax.runtime.metrics import standard_error
@@ -78,11 +78,14 @@ def make_probe(setup: Setup) -> Callable[[TrainState, jax.Array], Health]:
     model = nnx.merge(setup.graphdef, state.params)
     out = model.activations(views)
     signal, dead = {}, {}
-    for row in (*setup.table.convs, *setup.table.denses):
-      name = at = row.name
-      if isinstance(row, Conv) and 'act' in row.then:
-        at = row.output('act')  # it may come after others
-      signal[name], dead[name] = _shares(setup, name, out[at])
+    # The activation function of a convolution may come after others.
+    at = {
+      row.name: row.output('act') if 'act' in row.then else row.name
+      for row in setup.table.convs
+    }
+    at |= {row.name: row.name for row in setup.table.denses}
+    for name, output in at.items():
+      signal[name], dead[name] = _shares(setup, name, out[output])
     trees: list[Any] = [(trace, state.params) for trace in _velocity(state)]
     squares = {
       name: [_squares(tree[name]['kernel'][...]) for tree in pair]
