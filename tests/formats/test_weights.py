@@ -145,31 +145,6 @@ def test_the_command_carries_a_run_out_and_in(
 # ---- torchvision's.
 
 
-@pytest.mark.parametrize(
-  ('fields', 'words'),
-  [
-    ({'model.rounding': 'up'}, "model.rounding is 'up', not 'down'"),
-    ({'model.lrn.enabled': True}, r"model.conv1.then is .*'norm'"),
-    ({'model.dropout_form': 'paper'}, "dropout_form is 'paper'"),
-    ({'model.conv1.pad': 1}, 'model.conv1.pad is 1, not 2'),
-    ({'model.activation': 'tanh'}, "activation is 'tanh'"),
-    ({'model.width': 0.5}, 'model.conv1.features is 32, not 64'),
-    ({'augment.crop_size': 160}, 'the last maps have 4 pixels a side, not 6'),
-    ({'augment.mean': 'image'}, "augment.mean is 'image', not 'rgb'"),
-    ({'augment.mean': 'none'}, "augment.mean is 'none', not 'rgb'"),
-  ],
-)
-def test_what_torchvisions_program_does_not_do_is_refused(
-  fields, words, tmp_path
-):
-  config = torchvision.get_config()
-  config.update_from_flattened_dict(fields)
-  nothing = stats.of_mean(np.zeros((256, 256, 3)))
-  network = Network(as_json(config), {}, tuple('abcdef'), nothing)
-  with pytest.raises(UserError, match=words):
-    conversion.write(tmp_path / 'x.safetensors', 'torchvision', network)
-
-
 @pytest.fixture(scope='module')
 def peer():
   """PyTorch, and the layers of torchvision.models.alexnet, as it starts."""
