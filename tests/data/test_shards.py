@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 from small_pictures import draw_jpeg, prepare, write_tree
+from written_sets import written_by_datasets, written_by_webdataset
 
 from alexnet_jax.data import parquet_sets, sources, webdataset_sets
 from alexnet_jax.data.photographs import BadImageError
@@ -27,52 +28,6 @@ def tree(tmp_path_factory):
   tree = write_tree(tmp_path_factory.mktemp('tree'), counts)
   (tree / 'train/cat' / ODD).write_bytes(draw_jpeg(99))
   return tree
-
-
-def pictures(tree, split):
-  """(path below the tree, bytes, label) in the order of a folder's records."""
-  for label, name in enumerate(['cat', 'eel']):
-    for path in sorted((tree / split / name).iterdir()):
-      yield path.relative_to(tree).as_posix(), path.read_bytes(), label
-
-
-def written_by_datasets(folder, tree):
-  """Two files of the training split, in groups of two rows, and one other."""
-  datasets = pytest.importorskip('datasets', reason='it writes the set')
-  kinds = {
-    'image': datasets.Image(),
-    'width': datasets.Value('int64'),
-    'label': datasets.ClassLabel(names=['cat', 'eel']),
-  }
-  for split, name in (('train', 'train'), ('val', 'validation')):
-    rows = [
-      {
-        'image': {'bytes': data, 'path': os.fsencode(path).decode('latin')},
-        'width': 80,
-        'label': label,
-      }
-      for path, data, label in pictures(tree, split)
-    ]
-    parts = [rows[:5], rows[5:]] if split == 'train' else [rows]
-    for i, part in enumerate(parts):
-      made = datasets.Dataset.from_list(part, datasets.Features(kinds))
-      made.to_parquet(
-        folder / f'{name}-{i:05}-of-{len(parts):05}.parquet', batch_size=2
-      )
-  return folder
-
-
-def written_by_webdataset(folder, tree, as_json=False):
-  wds = pytest.importorskip('webdataset', reason="extra: '.[webdataset]'")
-  for split in ('train', 'val'):
-    pattern = str(folder / f'test-set-{split}-%06d.tar')
-    with wds.ShardWriter(pattern, maxcount=5, verbose=0) as writer:
-      for path, data, label in pictures(tree, split):
-        about = {'label': label, 'class_name': ['cat', 'eel'][label]}
-        kinds = {'json': about} if as_json else {'cls': label}
-        key = path.removesuffix('.jpg')
-        writer.write({'__key__': key, 'jpg': data, **kinds})
-  return folder
 
 
 @pytest.fixture(scope='module')
