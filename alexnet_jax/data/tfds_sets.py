@@ -10,7 +10,9 @@ import functools
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
+import google_crc32c
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.core import read_only_builder
@@ -19,8 +21,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 from alexnet_jax.data import listing, photographs, sources
 from alexnet_jax.runtime.errors import UserError
 
-_HEADER = struct.Struct('<Q4x')  # length and its checksum
-_FOOTER = 4
+# A TFRecord: the length and its checksum, the record and its own.
+_LENGTH, _CHECKSUM = struct.Struct('<Q'), struct.Struct('<I')
 _AT_ONCE = 256  # records of an ArrayRecord file read together
 
 
@@ -168,13 +170,23 @@ def _records(path: str) -> Iterator[tuple[int, bytes]]:
       yield place, _next_record(file, path)
 
 
-def _next_record(file, path: str) -> bytes:
-  header = file.read(_HEADER.size)
-  length = _HEADER.unpack(header)[0] if len(header) == _HEADER.size else -1
-  whole = file.read(length + _FOOTER) if 0 <= length < 2**31 else b''
-  if length < 0 or len(whole) != length + _FOOTER:
+def _next_record(file: BinaryIO, path: str) -> bytes:
+  (length,) = _LENGTH.unpack(_checked(file, _LENGTH.size, path))
+  return _checked(file, length, path)
+
+
+def _checked(file: BinaryIO, size: int, path: str) -> bytes:
+  """The next `size` bytes, once the masked CRC-32C after them is theirs."""
+  # No record has 2 GB, and a wrong length must not ask for all memory.
+  data = file.read(size) if size < 2**31 else b''
+  checksum = file.read(_CHECKSUM.size)
+  if len(data) != size or len(checksum) != _CHECKSUM.size:
     raise _damaged(path, 'it ends within a record')
-  return whole[:length]
+  crc = google_crc32c.value(data)
+  masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+  if _CHECKSUM.unpack(checksum) != (masked,):
+    raise _damaged(path, 'a record has another checksum than was written')
+  return data
 
 
 def _is_array_record(path: str) -> bool:

@@ -142,3 +142,16 @@ def test_a_file_cut_short_is_named(records, tmp_path, keep, words):
   file.write_bytes(data[:keep])
   with pytest.raises(UserError, match=f'train.tfrecord.*damaged: .*{words}'):
     tiny(folder, tmp_path)
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_one_flipped_bit_is_noticed(records, tmp_path, seed):
+  """Wherever it is: in a length, a label, a picture or a checksum."""
+  folder = copied(records, tmp_path)
+  (file,) = folder.rglob('*-train.tfrecord*')
+  data = bytearray(file.read_bytes())
+  rng = np.random.default_rng(seed)
+  data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+  file.write_bytes(data)
+  with pytest.raises(UserError, match=r'train.tfrecord.*damaged'):
+    tiny(folder, tmp_path)
