@@ -81,12 +81,7 @@ def parquet(root: Path, shares: Mapping[str, float]) -> sources.Source:
     UserError: there is no such file, one is damaged, or lacks what a set of
       photographs with a class each has.
   """
-  walk = listing.Walk(root)
-  paths = walk.files(root) if root.is_dir() else [root]
-  files = [path for path in paths if path.suffix == '.parquet']
-  for path in paths:
-    if path not in files:
-      walk.leave_out(path, 'no Parquet file')
+  files, walk = _files(root)
   if not files:
     raise UserError(
       f'{printable(root)} has no .parquet files: the hub has them of many sets '
@@ -119,7 +114,25 @@ def parquet(root: Path, shares: Mapping[str, float]) -> sources.Source:
   if 'train' not in examples:
     raise UserError(f'{printable(root)}: no training picture has a label')
   source = sources.completed(root, names, examples, shares)
-  return dataclasses.replace(source, unused=walk.unused)
+  return dataclasses.replace(
+    source, unused=walk.unused, listing=sources.listed(root, files)
+  )
+
+
+def listed(root: Path) -> dict[str, Any]:
+  """`sources.listed` of the files that `parquet` would take."""
+  files, _ = _files(root)
+  return sources.listed(root if root.is_dir() else root.parent, files)
+
+
+def _files(root: Path) -> tuple[list[Path], listing.Walk]:
+  walk = listing.Walk(root)
+  paths = walk.files(root) if root.is_dir() else [root]
+  files = [path for path in paths if path.suffix == '.parquet']
+  for path in paths:
+    if path not in files:
+      walk.leave_out(path, 'no Parquet file')
+  return files, walk
 
 
 def _refuse_several(root: Path, splits: Mapping[str, list[Path]]) -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +149,12 @@ def _reuse(dataset: Dataset, request: dict[str, Any]) -> Dataset:
 
 
 def _warn_of_changes(dataset: Dataset, request: dict[str, Any]) -> None:
-  """Says so where a folder has other files now than a data set was made of."""
-  if request['source'] != 'folder' or not os.path.isdir(request['input']):
-    return
+  """Says so where there are other files now than a data set was made of."""
   was = dataset.fingerprint['listing']
+  if was is None:
+    return
   try:
-    now = sources.read_tree(Path(request['input'])).listing
+    now = _listed(request)
   except UserError as error:
     change = str(error)
   else:
@@ -165,6 +165,18 @@ def _warn_of_changes(dataset: Dataset, request: dict[str, Any]) -> None:
     f'{printable(request["input"])} has changed since {dataset.path} was made '
     f'of it ({change}): --overwrite makes it anew'
   )
+
+
+def _listed(request: dict[str, Any]) -> Mapping[str, Any] | None:
+  """`sources.listed` of what is there now; None: it is not there any more."""
+  match request['source'].partition(':')[0]:
+    case 'folder' | 'imagenet_v2' if os.path.isdir(request['input']):
+      return sources.read_tree(Path(request['input'])).listing
+    case 'hf' if os.path.exists(request['input']):
+      return parquet_sets.listed(Path(request['input']))
+    case 'webdataset':
+      return webdataset_sets.listed(request['input'])
+  return None
 
 
 @contextlib.contextmanager
@@ -204,9 +216,7 @@ def _request(
     found = parquet_sets.find(source.removeprefix(HF))
     request['input'] = os.path.abspath(found)  # of the hub, with the commit
   elif source.startswith(WEBDATASET):
-    patterns = source.removeprefix(WEBDATASET).split('::')
-    paths = (os.path.abspath(os.path.expanduser(one)) for one in patterns)
-    request['input'] = '::'.join(paths)
+    request['input'] = webdataset_sets.find(source.removeprefix(WEBDATASET))
   elif source != 'shapes':
     if not input_dir:
       raise UserError(f'--source={source} needs --input=FOLDER')

@@ -6,7 +6,7 @@ import dataclasses
 import glob
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +42,7 @@ class Source:
   class_names: tuple[str, ...]
   examples: Mapping[str, Sequence[Example]]  # by split
   unused: Sequence[Unused] = ()  # what is there besides
-  listing: Mapping[str, Any] | None = None  # of a folder, see `read_tree`
+  listing: Mapping[str, Any] | None = None  # of its files, see `listed`
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,8 +133,7 @@ def read_tree(root: Path) -> Source:
   whole tree is training. Every file below a class is taken for a photograph.
 
   Returns:
-    The pictures by split, none held out. Their `listing` says how many files
-    they are, with a digest of their names and sizes.
+    The pictures by split, none held out, and their `listing`.
 
   Raises:
     UserError: there are no classes, a split has two folders, a class has a
@@ -178,7 +177,21 @@ def read_tree(root: Path) -> Source:
     ]
     for split, classes in found.items()
   }
-  return Source(names, examples, walk.unused, _listing(examples))
+  paths = [Path(one.path) for some in examples.values() for one in some]
+  return Source(names, examples, walk.unused, listed(root, paths))
+
+
+def listed(root: Path, paths: Iterable[Path]) -> dict[str, Any]:
+  """How many files, with a digest of their names below `root` and sizes."""
+  digest, count = hashlib.sha256(), 0
+  for path in paths:
+    size = 0  # of what cannot be read
+    with contextlib.suppress(OSError):
+      size = path.stat().st_size
+    name = path.relative_to(root).as_posix()
+    digest.update(b'%d %s\0' % (size, os.fsencode(name)))
+    count += 1
+  return {'files': count, 'sha256': digest.hexdigest()}
 
 
 def completed(
@@ -244,18 +257,6 @@ def _class_name(folder: Path) -> str:
       'to UTF-8 without line breaks and control characters'
     )
   return name
-
-
-def _listing(examples: Mapping[str, Sequence[Photograph]]) -> dict[str, Any]:
-  digest, count = hashlib.sha256(), 0
-  for photographs in examples.values():
-    for photograph in photographs:
-      size = 0  # of what cannot be read
-      with contextlib.suppress(OSError):
-        size = os.stat(photograph.path).st_size
-      digest.update(b'%d %s\0' % (size, os.fsencode(photograph.name)))
-      count += 1
-  return {'files': count, 'sha256': digest.hexdigest()}
 
 
 def _hold_out(

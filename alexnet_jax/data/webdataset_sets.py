@@ -21,6 +21,18 @@ _PICTURES = (
 )
 
 
+def find(pattern: str) -> str:
+  """The absolute form of what `webdataset` takes.
+
+  Raises:
+    UserError: the library is missing.
+  """
+  shards.require('webdataset', f'--source=webdataset:{pattern}', 'webdataset')
+  return '::'.join(
+    os.path.abspath(os.path.expanduser(one)) for one in pattern.split('::')
+  )
+
+
 def webdataset(pattern: str, shares: Mapping[str, float]) -> sources.Source:
   """The photographs in tars that have a label.
 
@@ -33,32 +45,9 @@ def webdataset(pattern: str, shares: Mapping[str, float]) -> sources.Source:
     shares: as of `sources.folder`.
 
   Raises:
-    UserError: the library is missing, a shard is missing or damaged, or a label
-      is none.
+    UserError: a shard is missing or damaged, or a label is none.
   """
-  shards.require('webdataset', f'--source=webdataset:{pattern}', 'webdataset')
-  from webdataset import shardlists
-
-  found = sources.named(shardlists.expand_urls(pattern))
-  files = [Path(os.path.abspath(path)) for path in found]
-  root = Path(os.path.commonpath([path.parent for path in files]))
-  tars: list[Path] = []
-  unused: list[listing.Unused] = []
-  known: set[tuple[int, int]] = set()
-  for path in files:
-    if path.suffix != '.tar':
-      why = 'no .tar'
-    elif (place := (path.stat().st_dev, path.stat().st_ino)) in known:
-      why = 'named twice'  # or a link to one that was
-    else:
-      known.add(place)
-      tars.append(path)
-      continue
-    unused.append(listing.Unused(path.relative_to(root).as_posix(), why))
-  if not tars:
-    raise UserError(
-      f'{printable(pattern)}: none of these is a .tar (unpack .tar.gz first)'
-    )
+  root, tars, unused = _tars(pattern)
   splits = shards.by_split(root, tars, unused)
   classes: dict[int, str] = {}
   examples: dict[str, list[Photograph]] = {}
@@ -83,7 +72,42 @@ def webdataset(pattern: str, shares: Mapping[str, float]) -> sources.Source:
   source = sources.completed(
     root, shards.class_names(root, names), examples, shares
   )
-  return dataclasses.replace(source, unused=unused)
+  return dataclasses.replace(
+    source, unused=unused, listing=sources.listed(root, tars)
+  )
+
+
+def listed(pattern: str) -> dict[str, Any]:
+  """`sources.listed` of the tars that `webdataset` would take."""
+  root, tars, _ = _tars(pattern)
+  return sources.listed(root, tars)
+
+
+def _tars(pattern: str) -> tuple[Path, list[Path], list[listing.Unused]]:
+  """The folder of all, the tars, and what is none."""
+  from webdataset import shardlists
+
+  found = sources.named(shardlists.expand_urls(pattern))
+  files = [Path(os.path.abspath(path)) for path in found]
+  root = Path(os.path.commonpath([path.parent for path in files]))
+  tars: list[Path] = []
+  unused: list[listing.Unused] = []
+  known: set[tuple[int, int]] = set()
+  for path in files:
+    if path.suffix != '.tar':
+      why = 'no .tar'
+    elif (place := (path.stat().st_dev, path.stat().st_ino)) in known:
+      why = 'named twice'  # or a link to one that was
+    else:
+      known.add(place)
+      tars.append(path)
+      continue
+    unused.append(listing.Unused(path.relative_to(root).as_posix(), why))
+  if not tars:
+    raise UserError(
+      f'{printable(pattern)}: none of these is a .tar (unpack .tar.gz first)'
+    )
+  return root, tars, unused
 
 
 def _photographs(

@@ -66,11 +66,25 @@ def test_records_are_those_of_a_folder(kind, of_folder, request, tmp_path):
   assert made.files('train', [4]) == [names[kind]]
 
 
+@pytest.mark.parametrize('kind', ['parquet', 'tars'])
+def test_shards_that_changed_after_prepare(kind, request, tmp_path, capfd):
+  folder = shutil.copytree(request.getfixturevalue(kind), tmp_path / 'copy')
+  source = {'parquet': f'hf:{folder}', 'tars': f'webdataset:{folder}'}[kind]
+  prepare(source, tmp_path, size=32, name='pets')
+  capfd.readouterr()
+  prepare(source, tmp_path, size=32, name='pets')
+  assert 'changed since' not in capfd.readouterr().err
+  first, *_ = sorted(folder.iterdir())
+  first.write_bytes(first.read_bytes() + b'more')
+  prepare(source, tmp_path, size=32, name='pets')
+  assert 'copy has changed since' in capfd.readouterr().err
+
+
 def listed(source, shares=NONE):
   kind, _, what = str(source).partition(':')
   if kind == 'hf':
     return parquet_sets.parquet(parquet_sets.find(what), shares)
-  return webdataset_sets.webdataset(what, shares)
+  return webdataset_sets.webdataset(webdataset_sets.find(what), shares)
 
 
 def test_classes_of_json_have_names(tree, tmp_path):
