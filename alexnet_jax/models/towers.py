@@ -78,7 +78,7 @@ class Towers(Checked, part='mesh'):
     [b, H, W, C], or those of 'both' [b, H, W, towers * C] in their order."""
     if reads != 'both':
       return xs
-    return [self._join(xs, spread=self.spread and not self.owt)] * len(xs)
+    return self._join(xs, len(xs), spread=self.spread and not self.owt)
 
   def read_units(self, xs: Maps, reads: str, first: bool, here: int) -> Maps:
     """What a fully connected layer reads on each local tower.
@@ -94,7 +94,7 @@ class Towers(Checked, part='mesh'):
     """
     rows = self.owt and first and self.spread
     if reads == 'both':
-      return [self._join(xs, spread=self.spread, rows=rows)] * here
+      return self._join(xs, here, spread=self.spread, rows=rows)
     return self._regroup(xs) if rows else xs
 
   def sum_halves(self, xs: Maps) -> jax.Array:
@@ -109,8 +109,11 @@ class Towers(Checked, part='mesh'):
     first = 0 if all_here else lax.axis_index(self.axis) * here
     return [first + i for i in range(here)]
 
-  def _join(self, xs: Maps, spread: bool, rows: bool = False) -> jax.Array:
-    """Every tower's maps side by side: the exchange before conv3, fc6, fc7."""
+  def _join(
+    self, xs: Maps, readers: int, spread: bool, rows: bool = False
+  ) -> Maps:
+    """Every tower's maps side by side, for each of the towers here that read
+    them: the exchange before conv3, fc6, fc7."""
     x = jnp.concatenate(xs, axis=-1)
     sent = self._rounded(x)
     if spread and rows:
@@ -121,7 +124,9 @@ class Towers(Checked, part='mesh'):
       sent = lax.all_gather(sent, self.axis)  # [devices, B, ..., channels]
       sent = jnp.moveaxis(sent, 0, -2)
       sent = sent.reshape(*sent.shape[:-2], -1)
-    return sent.astype(x.dtype)
+    # The gradient of each reader is rounded before their sum, here or on the
+    # way between devices.
+    return [sent.astype(x.dtype) for _ in range(readers)]
 
   def _regroup(self, xs: Maps) -> Maps:
     """From all towers on some rows to some towers on all rows."""

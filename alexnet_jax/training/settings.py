@@ -15,6 +15,7 @@ from alexnet_jax.models.networks import read_table
 from alexnet_jax.models.rows import Table
 from alexnet_jax.models.towers import MeshShape
 from alexnet_jax.runtime.checks import MANY, Checked, Range, check, choice
+from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training.optimizer import Rule
 from alexnet_jax.training.schedules import Plan
 from alexnet_jax.training.views import Augment
@@ -89,6 +90,11 @@ class Settings(Checked):
     if self.model.name != 'alexnet':
       # One tower, which no device shares with another.
       check('mesh.parallelism', self.mesh.parallelism, choice('towers'))
+    if self.mesh.parallelism == 'owt' and not self.model.denses:
+      raise UserError(
+        "config.mesh.parallelism='owt' spreads the fully connected layers "
+        'before the last, and config.model.layers has none'
+      )
 
   @property
   def eval_batch_size(self) -> int:
