@@ -142,3 +142,10 @@ def _check_unread(model: Mapping[str, Any], made: Table) -> None:
           f'config.model.{name}.{field}={now!r} is read by nothing: {why}. '
           f'Leave it at {value!r}'
         )
+  dropped = any('dropout' in row.then for row in made.denses)
+  usual = table.TABLES[made.name]().get('dropout', 0.0)
+  if not dropped and made.dropout not in (0.0, usual):
+    raise UserError(
+      f'config.model.dropout={made.dropout} is read by nothing: no layer has '
+      f"'dropout' in its `then`. Leave it at {usual}"
+    )

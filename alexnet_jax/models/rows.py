@@ -15,6 +15,7 @@ from alexnet_jax.runtime.errors import UserError
 
 Power = Annotated[float, Range(0, 1000)]
 Positive = Annotated[float, Range(0, FLOAT32)]
+Offset = Annotated[float, Range(1e-12, FLOAT32)]  # 0 to a power may be infinite
 Size = Annotated[int, Range(1, 100)]
 Bias = Annotated[float, Range(-1000, 1000)]
 
@@ -91,7 +92,7 @@ class ResponseNorm(Checked, part='model.lrn'):
 
   enabled: bool
   size: Size
-  k: Positive
+  k: Offset
   alpha: Positive
   beta: Power
   alpha_over: Annotated[str, choice('sum', 'mean')]
@@ -109,7 +110,7 @@ class MapNorm(Checked, part='model.map_norm'):
   """Response normalization within each map."""
 
   size: Size
-  k: Positive
+  k: Offset
   alpha: Positive
   beta: Power
 
@@ -168,11 +169,46 @@ class Table(Checked, part='model'):
           f'config.{row.part}.reads={row.reads!r}: conv1 reads the '
           "'image', every other layer its 'own' tower or 'both'"
         )
+    for conv in self.convs:
+      self._check_steps(conv)
+      self._check_windows(conv)
+    for dense in self.denses:
+      self._check_steps(dense)
     if self.logits.reads != 'both':
       raise UserError(
         f'config.{self.logits.part}.reads={self.logits.reads!r}: the classes '
         "are of 'both' towers"
       )
+
+  def _check_steps(self, row: Conv | Dense) -> None:
+    lacks = {
+      'norm': self.lrn is None,
+      'map_norm': self.map_norm is None,
+      'batch_norm': self.batch_norm is None,
+      'dropout': self.name != 'alexnet',
+    }
+    for step in row.then:
+      if lacks.get(step):
+        raise UserError(
+          f'config.{row.part}.then={row.then}: {self.name} has no {step!r}'
+        )
+    if {'pool', 'avg_pool'} <= set(row.then):
+      raise UserError(
+        f"config.{row.part}.then={row.then}: take 'pool' or 'avg_pool'"
+      )
+
+  def _check_windows(self, row: Conv) -> None:
+    """Refuses a last window that may lie outside: it has no largest pixel."""
+    windows = {row.part: (row.kernel, row.stride)}
+    if {'pool', 'avg_pool'} & set(row.then):
+      windows[self.pool.part] = (self.pool.window, self.pool.stride)
+    for part, (window, stride) in windows.items():
+      if window < stride and self.rounding == 'up':
+        raise UserError(
+          f'config.{part}: windows of {window} at a stride of {stride} leave '
+          'pixels out, and the last one may lie outside of the maps: take '
+          f'stride={window}, or config.model.rounding=down'
+        )
 
   @property
   def rows(self) -> tuple[Conv | Dense, ...]:

@@ -192,9 +192,23 @@ def test_widths_follow_the_table():
     ({'conv1.then': ('act', 'lrn')}, r"conv1.then=\('act', 'lrn'\): 'act' and"),
     ({'conv1.then': ('pool',)}, "conv1.then=.*: 'act' and some of"),
     ({'conv3.then': ('act', 'act')}, 'each once'),
+    ({'conv2.then': ('act', 'pool', 'avg_pool')}, "take 'pool' or 'avg_pool'"),
+    ({'pool.window': 1}, 'pool: windows of 1 at a stride of 2 .*stride=1'),
+    ({'conv2.stride': 6}, 'conv2: windows of 5 at a stride of 6'),
+    ({'lrn.k': 0.0}, 'lrn.k=0.0 is not in'),
+    (
+      {'fc6.then': ('act',), 'fc7.then': ('act',), 'dropout': 0.3},
+      "dropout=0.3 is read by nothing: no layer has 'dropout'",
+    ),
     ({'rounding': 'off'}, "rounding is one of .'down', 'up'., not 'off'"),
   ],
 )
 def test_bad_tables_are_refused(overrides, message):
   with pytest.raises(UserError, match=message):
     make(**SMALL, **overrides)
+
+
+def test_windows_within_the_maps_may_leave_pixels_out():
+  model = make(**SMALL, **{'pool.window': 1, 'rounding': 'down'})
+  images = jnp.ones((1, 96, 96, 3))
+  assert np.isfinite(model(images)).all()
