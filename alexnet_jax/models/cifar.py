@@ -68,12 +68,17 @@ class CifarNet(AlexNet):
           (x,) = layers.take_step(step, [x], table, self.towers)
         out[row.output(step)] = [x]
     x = x.reshape(x.shape[0], -1)
-    for dense in (*table.denses, table.logits):
+    for dense in table.denses:
       (kernel,), (bias,) = self._weights(dense)
       with jax.named_scope(dense.name):
         x = x @ kernel + bias
         for step in dense.then:
           (x,) = layers.take_step(step, [x], table, self.towers)
       out[dense.name] = [x]
-    out[dense.name] = self.towers.sum_halves([x.astype(jnp.float32)])
+    name = table.logits.name
+    (kernel,), _ = self._weights(table.logits)
+    with jax.named_scope(name):
+      x = jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+      x += getattr(self, name).bias[0]
+      out[name] = self.towers.sum_halves([x])
     return out

@@ -38,8 +38,9 @@ def load(name, **overrides):
 def make(name, num_classes=10, **overrides):
   settings = configure(load(name, **overrides))
   size = settings.augment.crop_size
+  rngs = nnx.Rngs(params=0)
   return make_network(
-    settings.model, num_classes, size, rngs=nnx.Rngs(params=0)
+    settings.model, num_classes, size, dtype=settings.dtype, rngs=rngs
   )
 
 
@@ -114,6 +115,15 @@ def test_switches():
   assert jax.eval_shape(half, images).shape == (2, 7)
 
 
+def test_logits_are_float32_where_the_rest_is_not():
+  images = jnp.asarray(normal(0, (8, 32, 32, 3), 60))
+  model = make('80sec', dtype='bfloat16')
+  out = jax.jit(lambda x: model.activations(x))(images)
+  got = np.asarray(out['fc10'])
+  assert got.dtype == np.float32
+  assert (got != got.astype(jnp.bfloat16).astype(np.float32)).any()
+
+
 @pytest.mark.parametrize(
   ('name', 'count'),
   [
@@ -149,6 +159,10 @@ def test_initial_weights():
     ({'mesh.parallelism': 'owt'}, "parallelism is one of .'towers'.,"),
     ({'model.activation': 'gelu'}, "activation is one of .* not 'gelu'"),
     ({'augment.crop_size': 2}, 'crop_size=2 is too small for conv1'),
+    ({'model.conv1.then': ('act', 'norm')}, "80sec has no 'norm'"),
+    ({'model.conv1.then': ('act', 'map_norm')}, "80sec has no 'map_norm'"),
+    ({'model.conv2.then': ('batch_norm', 'act')}, "80sec has no 'batch_norm'"),
+    ({'model.fc64.then': ('act', 'dropout')}, "80sec has no 'dropout'"),
   ],
 )
 def test_bad_fields_are_refused(overrides, message):
