@@ -20,9 +20,9 @@ per core; with --pictures=FOLDER, PyTorch's loader on the photographs as they
 were, in turn.
 
 startup, memory, end_to_end: seconds from the command to the first step, with
-and without what was compiled before; the most memory of a run; images per
-second of a run and its share of waiting for data. The real program, on its
-data set.
+and without what was compiled before; the most memory of this machine that a run
+has had; images per second of a run and its share of waiting for data. The real
+program, on its data set and on config.mesh.
 
 tpu: the training step compiled by libtpu for --topology, with no TPU here:
 FLOPs and bytes an image as XLA counts them, memory, what chips send, and the
@@ -43,7 +43,6 @@ many virtual devices as --mesh asks for.
 """
 
 import functools
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -56,9 +55,10 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _MESH = flags.DEFINE_multi_string(
   'mesh',
-  ['1,2'],
-  'DATA,TOWER: devices that spread the batch, the towers. step compares '
-  'several: --mesh=1,1 --mesh=1,2.',
+  None,
+  'DATA,TOWER: devices that spread the batch, the towers; default: those of '
+  'config.mesh, and 1 of data for -1. step compares several: --mesh=1,1 '
+  '--mesh=1,2.',
 )
 _CLASSES = options.classes()
 _BATCH = flags.DEFINE_integer(
@@ -96,6 +96,20 @@ _CSV = flags.DEFINE_string(
 flags.mark_flag_as_required('config')
 
 
+# The flags that each command reads.
+_STEP = ('mesh', 'classes', 'repeats', 'peer', 'peer_compile', 'peer_python')
+_ROWS = ('json', 'csv')
+_READ: dict[str, tuple[str, ...]] = {
+  'step': (*_STEP, *_ROWS),
+  'layers': ('classes', 'repeats', *_ROWS),
+  'eval': ('mesh', 'classes', 'repeats', *_ROWS),
+  'input': ('mesh', 'repeats', 'pictures', 'peer_python', *_ROWS),
+  'tpu': ('mesh', 'classes', 'topology', 'report', 'leads', *_ROWS),
+  'gpu': (*_STEP, 'compile_only', *_ROWS),
+  'comms': ('mesh', 'classes'),
+} | dict.fromkeys(('startup', 'memory', 'end_to_end'), ('repeats', *_ROWS))
+
+
 def main(argv: Sequence[str]) -> None:
   commands = {
     'step': _step,
@@ -111,8 +125,12 @@ def main(argv: Sequence[str]) -> None:
   }
   if len(argv) < 2 or argv[1] not in commands:
     raise errors.UserError(f'say what to measure: {", ".join(commands)}')
+  unread = dict.fromkeys(flag for read in _READ.values() for flag in read)
+  for flag in _READ[argv[1]]:
+    del unread[flag]
+  errors.refuse_flags(tuple(unread), f'{argv[1]} does not read it')
   alone = ['layers', 'tpu'] + ['gpu'] * _COMPILE_ONLY.value
-  settings, meshes = _configured(virtual=argv[1] not in alone)
+  settings, meshes = _configured(argv[1], virtual=argv[1] not in alone)
   rows, text = commands[argv[1]](settings, meshes)
   from alexnet_jax.benchmarks import results
 
@@ -123,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
     results.append_csv(_CSV.value, rows)
 
 
-def _configured(virtual: bool):
+def _configured(command: str, virtual: bool):
   """The settings, on the first mesh, and all meshes; the backend has devices
   for each, if they are to be `virtual`."""
   from alexnet_jax.runtime import backend
@@ -133,11 +151,14 @@ def _configured(virtual: bool):
   if _BATCH.value:
     config.batch_size = _BATCH.value
   meshes = []
-  for text in _MESH.value:
+  for text in _MESH.value or ():
     sizes = text.split(',')
     if len(sizes) != 2 or not all(size.isdecimal() for size in sizes):
       raise errors.UserError(f'--mesh={text}: write it as 1,2')
     meshes.append((int(sizes[0]), int(sizes[1])))
+  if len(meshes) > 1 and command in ('comms', 'input'):
+    raise errors.UserError(f'{command} is of one --mesh at a time')
+  meshes = meshes or [(max(config.mesh.data, 1), config.mesh.towers)]
   config.mesh.data, config.mesh.towers = meshes[0]
   settings = configure(config)
   most = max(data * towers for data, towers in meshes)
@@ -204,7 +225,10 @@ def _input(settings, _):
 def _program(kind, settings, _):
   from alexnet_jax.benchmarks import results, run_cost
 
-  arguments = [word for word in sys.argv if word.startswith('--config')]
+  flag = flags.FLAGS['config']
+  arguments = [f'--config={config_flags.get_config_filename(flag)}']
+  for field, value in config_flags.get_override_values(flag).items():
+    arguments.append(f'--config.{field}={value}')
   if _BATCH.value:
     arguments.append(f'--config.batch_size={_BATCH.value}')
   rows = run_cost.measure_runs(kind, settings, arguments, _REPEATS.value)

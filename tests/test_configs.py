@@ -198,6 +198,9 @@ def test_flags_that_would_not_be_used_are_refused():
     figures architecture x --classes=3
     figures kernels x --split=test
     figures occlusion x a.png --count=3
+    benchmark memory {DEFAULT} --mesh=1,2
+    benchmark layers {DEFAULT} --peer
+    benchmark comms {DEFAULT} --json=x
   """
   started = [
     subprocess.Popen(

@@ -105,7 +105,7 @@ def compile_step(settings: Settings, num_classes: int) -> Row:
 
 def roofline(row: Row) -> Roofline:
   """The least seconds of a row of `compile_step` on H100s."""
-  rounded = row['dtype'] == 'float32' and row['precision'] == 'default'
+  rounded = row['dtype'] == 'float32' and row['precision'] != 'highest'
   return Roofline(
     row['flops'] / FLOPS['TF32' if rounded else row['dtype']],
     row['bytes'] / MEMORY,
@@ -177,16 +177,20 @@ def format_layers(spent: dict[str, float]) -> str:
 
 
 def add_up(planes: Iterable[Any], layers: dict[str, str]) -> dict[str, float]:
-  """Seconds a step by layer, of the planes of a trace of `_STEPS` steps."""
+  """Seconds a step by layer, the mean of the GPUs that were busy, of the planes
+  of a trace of `_STEPS` steps."""
   spent: dict[str, float] = defaultdict(float)
+  gpus: set[str] = set()
   for plane in planes:
     for line in plane.lines if 'GPU' in plane.name else ():
       for event in line.events:
         operation = dict(event.stats).get('hlo_op')
         if operation is not None:
+          gpus.add(plane.name)
           layer = layers.get(str(operation), 'rest')
           spent[layer] += event.duration_ns / 1e9 / _STEPS
-  return dict(sorted(spent.items(), key=lambda item: -item[1]))
+  ordered = sorted(spent.items(), key=lambda item: -item[1])
+  return {layer: seconds / len(gpus) for layer, seconds in ordered}
 
 
 def _open_topology(chips: int) -> list[jax.Device]:

@@ -23,7 +23,7 @@ class TimedLayer(NamedTuple):
 
   Attributes:
     name: as `AlexNet.activations` has it.
-    ours: the layer as the network computes it.
+    ours: the layer as the network computes it where no step is joined to it.
     plain: its formula.
     args: shapes of what both take.
     operations: of its products, forward; 0 where there are none.
@@ -59,7 +59,9 @@ def measure_layers(
   for layer in list_layers(settings, num_classes):
     row = timing.describe_run('layers', settings, repeats)
     row['name'] = layer.name
-    for name, taken in timing.alternate(_contenders(layer), repeats).items():
+    with jax.default_matmul_precision(settings.matmul_precision):
+      samples = timing.alternate(_contenders(layer), repeats)
+    for name, taken in samples.items():
       seconds = Spread.of([sample['seconds'] for sample in taken])
       row |= seconds.fields(f'{name}_seconds')
     if layer.operations:

@@ -138,6 +138,17 @@ def describe_for_peer(setup: Setup, num_classes: int) -> dict[str, Any]:
     raise UserError('--peer: PyTorch stands by with ReLU only')
   if not _is_usual(table):
     raise UserError('--peer: PyTorch stands by with the order of §3 only')
+  rule = setup.optimizer
+  if (
+    rule.kind != 'momentum'
+    or rule.ema
+    or setup.label_smoothing
+    or setup.accumulate > 1
+  ):
+    raise UserError(
+      '--peer: PyTorch takes the steps of §5 only: optimizer.kind=momentum, '
+      'without optimizer.ema, label_smoothing and accumulate'
+    )
   assert table.lrn is not None
   layers = describe(table, num_classes, setup.augment.crop_size)
   number = len(table.convs)

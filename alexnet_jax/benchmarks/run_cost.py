@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -131,6 +132,8 @@ def _watch(workdir: str, arguments: Sequence[str], steps: int) -> Seen:
 def _process(command: Sequence[str]) -> Iterator[subprocess.Popen]:
   environment = dict(os.environ)
   environment.pop('JAX_COMPILATION_CACHE_DIR', None)  # each has its own
+  # So that SIGTERM ends the run, too, which else goes on for ever.
+  before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   process = subprocess.Popen(
     command, env=environment, stdout=subprocess.DEVNULL
   )
@@ -139,6 +142,7 @@ def _process(command: Sequence[str]) -> Iterator[subprocess.Popen]:
   finally:
     process.kill()
     process.wait()
+    signal.signal(signal.SIGTERM, before)
 
 
 def _peak(pid: int) -> float:

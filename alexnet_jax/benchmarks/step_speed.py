@@ -150,7 +150,9 @@ def measure_steps(
   for mesh in meshes:
     placed = communication.on_mesh(settings, *mesh)
     setup = communication.abstract_setup(placed, num_classes)
-    name = f'alexnet_jax, mesh {mesh[0]},{mesh[1]}'
+    name = f'alexnet_jax, mesh {timing.mesh_name(setup.mesh)}'
+    if name in steps:  # one device has all towers
+      continue
     steps[name] = OurStep(setup, cuts, labels)
     contenders.append(Contender(name, steps[name].measure))
     memory[name] = timing.peak_memory
@@ -177,6 +179,8 @@ def measure_steps(
     )
     peaks = {name: peak() for name, peak in memory.items()}
   gemm = timing.gemm_rate(samples.pop('GEMM'))
+  if not timing.on_cpu():  # whose virtual devices share what one product has
+    gemm *= setup.mesh.size
   layers = describe(settings.model, num_classes, settings.augment.crop_size)
   work = sum(layer.training_flops for layer in layers)
   common = timing.describe_run('step', settings, repeats) | {

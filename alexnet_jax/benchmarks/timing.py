@@ -135,6 +135,11 @@ def peak_memory() -> float:
   return max(peaks, default=own)
 
 
+def mesh_name(mesh: jax.sharding.Mesh) -> str:
+  """DATA,TOWER of the devices there are."""
+  return ','.join(map(str, mesh.devices.shape))
+
+
 def describe_run(
   benchmark: str, settings: Settings, repeats: int
 ) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training.settings import Settings
 
-_LAYER = re.compile(r'(conv|fc|lrn|pool)\d|augment|update|loss')
+_LAYER = re.compile(
+  r'(conv|local|fc|lrn|map_norm|batch_norm|pool|act)\d+|augment|update|loss'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,7 @@ def compile_for(
   memory: Any = compiled.memory_analysis()
   text = compiled.as_text()
   assert text is not None
-  mesh, chips = settings.mesh, setup.mesh.size
+  chips = setup.mesh.size
   sent = communication.read_transfers(setup, compiled)
   about = timing.describe_machine()
   row = {
@@ -92,8 +94,8 @@ def compile_for(
     'versions': about['versions'],
     'topology': topology,
     'chips': chips,
-    'mesh': f'{mesh.data},{mesh.towers}',
-    'parallelism': mesh.parallelism,
+    'mesh': timing.mesh_name(setup.mesh),
+    'parallelism': settings.mesh.parallelism,
     'dtype': settings.dtype,
     'batch': settings.batch_size,
     'flops': cost['flops'],

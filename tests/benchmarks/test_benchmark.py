@@ -144,6 +144,22 @@ def test_the_peer_is_the_same_network(peer_python):
     assert np.abs(peer.ask_logits(there) - theirs).max() > 0  # it has learnt
 
 
+@pytest.mark.parametrize(
+  'overrides',
+  [
+    {'optimizer.kind': 'adamw'},
+    {'optimizer.ema': 0.9},
+    {'label_smoothing': 0.1},
+    {'accumulate': 2},
+  ],
+)
+def test_a_peer_of_another_step_is_refused(overrides):
+  settings = test_communication.small(1, 1, **overrides)
+  setup = test_communication.abstract(settings)
+  with pytest.raises(UserError, match='--peer: PyTorch takes the steps of §5'):
+    peer.describe_for_peer(setup, test_communication.CLASSES)
+
+
 @pytest.mark.parametrize('python', ['/no/python', '/bin/false'])
 def test_a_peer_that_is_not_there_is_told(python):
   with (

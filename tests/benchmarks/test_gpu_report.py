@@ -49,6 +49,8 @@ def test_layers_of_a_trace_of_five_steps():
   ]
   planes = [
     types.SimpleNamespace(name='/device:GPU:0', lines=lines),
+    types.SimpleNamespace(name='/device:GPU:1', lines=lines),  # as long
+    types.SimpleNamespace(name='/device:GPU:2', lines=[]),  # of no step
     types.SimpleNamespace(name='/host:CPU', lines=lines),
   ]
   layers = {'conv.1': 'conv1', 'fusion.2': 'pool1 backward'}
@@ -63,6 +65,7 @@ def test_layers_of_a_trace_of_five_steps():
   [
     ('bfloat16', 'default', 798e12),
     ('float32', 'default', 421e12),
+    ('float32', 'high', 421e12),
     ('float32', 'highest', 51.6e12),
   ],
 )

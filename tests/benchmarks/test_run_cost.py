@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from test_measure import ABOUT, spread_of
 
@@ -148,8 +149,7 @@ def measured(kind, data_dir, tmp_path):
   done = subprocess.run(
     [
       *(sys.executable, '-m', 'alexnet_jax.benchmark', kind),
-      '--config=configs/default.py',
-      '--config.data.name=pictures',
+      *('--config', 'configs/default.py', '--config.data.name', 'pictures'),
       f'--config.data.dir={data_dir}',
       *('--config.model.width=0.05', '--config.augment.crop_size=64'),
       *('--batch=8', '--repeats=1', f'--json={file}'),
@@ -169,6 +169,21 @@ def measured(kind, data_dir, tmp_path):
     assert 0 <= row['waiting'] <= 1
     assert row['name'] in done.stdout
   return rows
+
+
+def test_who_is_ended_ends_its_run():
+  code = (
+    'import time; from alexnet_jax.benchmarks import run_cost\n'
+    'with run_cost._process(["sleep", "1000"]) as run:\n'
+    '  print(run.pid, flush=True); time.sleep(1000)'
+  )
+  with subprocess.Popen(
+    [sys.executable, '-c', code], stdout=subprocess.PIPE, text=True
+  ) as program:
+    run = psutil.Process(int(program.stdout.readline()))
+    program.terminate()
+    assert program.wait(timeout=60) == 143
+  assert not run.is_running()
 
 
 @pytest.mark.slow
