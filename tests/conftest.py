@@ -25,11 +25,11 @@ from alexnet_jax.kernels import dispatch
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
-# Eight devices wait for each other on two busy cores. Once only, for a worker
-# of pytest has its parent's, and programs are kept by the flags' very text.
+# Eight devices wait for each other on two busy cores.
 _PATIENCE = '--xla_cpu_collective_call_terminate_timeout_seconds=600'
-if _PATIENCE not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_PATIENCE}'
+# The fast tests spend most of their time on compiling, 40 % of which are LLVM's
+# optimizations. Those have the slow ones, a GPU's, and all of .ci/newest.
+_HASTE = '--xla_backend_optimization_level=0'
 # A shell starts what it puts in the background deaf to Ctrl-C, and so would be
 # the programs that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -42,6 +42,13 @@ def pytest_configure(config):
     'markers',
     'fresh: runs no program that was compiled by an earlier run of the tests',
   )
+  fast = 'not slow' in config.option.markexpr
+  for flag in [_PATIENCE, _HASTE] if fast else [_PATIENCE]:
+    # Once, and where no other is chosen: a worker of pytest has its parent's,
+    # and programs are kept by the flags' very text.
+    given = os.environ.get('XLA_FLAGS', '')
+    if flag.partition('=')[0] not in given:
+      os.environ['XLA_FLAGS'] = f'{given} {flag}'
   if not hasattr(config, 'workerinput'):  # before the workers of xdist start
     kept_programs.tidy(kept_programs.folder())
 
@@ -138,10 +145,10 @@ def make_tar(files: dict[str, bytes]) -> bytes:
 
 
 @pytest.fixture(scope='session')
-def cache_dir(tmp_path_factory) -> Path:
+def cache_dir(once) -> Path:
   """Where programs are that no earlier tests have compiled: most runs compile
   the same ones."""
-  return tmp_path_factory.mktemp('compiled')
+  return once('compiled', lambda _: None)
 
 
 def programs_of(request, cache_dir: Path) -> Path:
