@@ -3,7 +3,8 @@
   command   alexnet train \\
               --config=configs/cifar10_conv_local_13pct.py
             (the data as configs/cifar10_80sec.py has it); then `alexnet eval`
-            --checkpoint=last --split=test --views=9
+            --workdir=runs/cifar10_conv_local_13pct --checkpoint=last
+            --split=test --views=9
   hardware  2 CPU cores
   time      not measured
   expected  13 % test error, most likely over the nine crops (cuda-convnet's)

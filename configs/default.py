@@ -3,7 +3,7 @@
   command   alexnet train --config=configs/default.py
   hardware  2 CPU cores are enough
   time      5 to 7 minutes there, the drawing included
-  expected  7.8 and 12.8 % top-1 test error, on two machines (chance is 90 %)
+  expected  7.8 to 13.5 % top-1 test error, on three machines (chance is 90 %)
 
 Every field stands here, those of the network in alexnet_jax/models/table.py,
 with the value of the paper's text and where it comes from, except the lines
@@ -38,7 +38,8 @@ def get_config() -> ConfigDict:
   # sums of gradients over devices are in this.
   config.dtype = 'float32'
   # How accelerators multiply float32: 'highest' is float32, 'default' is what
-  # the hardware likes best (TF32 on GPUs, bfloat16 passes on TPUs).
+  # the hardware likes best (TF32 on GPUs, bfloat16 passes on TPUs), 'high' is
+  # TF32 or three such passes.
   config.matmul_precision = 'highest'
   # Repeat to the bit on GPUs, too, at some cost in speed; CPUs and TPUs do.
   config.deterministic = False

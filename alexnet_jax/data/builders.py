@@ -229,7 +229,7 @@ class Photographs(dataset_builder.FileReaderBuilder):
           for package in ('alexnet_jax', 'tensorflow-datasets', 'array_record')
         },
         class_names=list(names),
-        listing=self._found.listing,  # of a folder, to see later changes
+        listing=self._found.listing,  # to see later changes
         examples={},
         skipped=[],
         unused=[str(unused) for unused in self._found.unused],
