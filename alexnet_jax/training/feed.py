@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from absl import logging
 from jax.sharding import NamedSharding
 
 from alexnet_jax.data import pipeline
@@ -137,7 +138,15 @@ def choose_readers(
         workers = min(workers, steps // _WORTH)
       batch = rows * math.prod((dataset.image_size, dataset.image_size, 3))
       # Of each worker: the batches kept ready, and the one being made.
-      if workers * (reading.prefetch + 1) * batch > _shared_memory() / 2:
+      need, free = workers * (reading.prefetch + 1) * batch, _shared_memory()
+      if need > free / 2:
+        logging.log_first_n(
+          logging.WARNING,
+          'Threads read, for %d processes would hold %.1f GB, more than half '
+          'of the %.1f GB that /dev/shm has free (docker run --shm-size)',
+          1,
+          *(workers, need / 1e9, free / 1e9),
+        )
         workers = 0
   return {
     'workers': workers,

@@ -152,6 +152,8 @@ def test_readers_fit_the_machine(
     feed.os, 'sched_getaffinity', lambda _: range(cores), raising=False
   )
   monkeypatch.setattr(feed, '_shared_memory', lambda: shared)
+  said = []
+  monkeypatch.setattr(feed.logging, 'log_first_n', lambda *_: said.append(_))
   device = types.SimpleNamespace(platform=platform)
   mesh = types.SimpleNamespace(devices=np.array([device]))
   found = feed.choose_readers(
@@ -162,6 +164,7 @@ def test_readers_fit_the_machine(
     steps,
   )
   assert (found['workers'], found['threads']) == expected
+  assert bool(said) == (shared == 64 << 20)
 
 
 def test_a_buffer_is_used_again_when_nobody_holds_it():
