@@ -1,8 +1,7 @@
 r"""Measures how fast the program is, and what it compiles to.
 
   alexnet benchmark step --config=configs/imagenet2012.py
-  alexnet benchmark comms --config=configs/imagenet2012.py \
-    --mesh=1,2
+  alexnet benchmark comms --config=configs/imagenet2012.py
 
 step: images per second of the training step on views that are given, its
 parts, GFLOP/s and the share of the rate of this machine's matrix products;
@@ -39,7 +38,7 @@ comms: what the compiled training and evaluation steps send between devices,
 layer by layer, beside the least that the shapes demand.
 
 Only input, startup, memory and end_to_end need a data set. On CPUs there are as
-many virtual devices as --mesh asks for.
+many virtual devices as the meshes ask for.
 """
 
 import functools
@@ -57,8 +56,8 @@ _MESH = flags.DEFINE_multi_string(
   'mesh',
   None,
   'DATA,TOWER: devices that spread the batch, the towers; default: those of '
-  'config.mesh, and 1 of data for -1. step compares several: --mesh=1,1 '
-  '--mesh=1,2.',
+  'config.mesh, and 1 of data for -1. step, eval, gpu and tpu take several: '
+  '--mesh=1,1 --mesh=1,2.',
 )
 _CLASSES = options.classes()
 _BATCH = flags.DEFINE_integer(
@@ -125,10 +124,10 @@ def main(argv: Sequence[str]) -> None:
   }
   if len(argv) < 2 or argv[1] not in commands:
     raise errors.UserError(f'say what to measure: {", ".join(commands)}')
-  unread = dict.fromkeys(flag for read in _READ.values() for flag in read)
-  for flag in _READ[argv[1]]:
-    del unread[flag]
-  errors.refuse_flags(tuple(unread), f'{argv[1]} does not read it')
+  errors.refuse_flags(
+    {flag for flags in _READ.values() for flag in flags} - _read(argv[1]),
+    f'{argv[1]}, as it is asked for, does not read it',
+  )
   alone = ['layers', 'tpu'] + ['gpu'] * _COMPILE_ONLY.value
   settings, meshes = _configured(argv[1], virtual=argv[1] not in alone)
   rows, text = commands[argv[1]](settings, meshes)
@@ -139,6 +138,20 @@ def main(argv: Sequence[str]) -> None:
     results.write_json(_JSON.value, rows)
   if rows and _CSV.value:
     results.append_csv(_CSV.value, rows)
+
+
+def _read(command: str) -> set[str]:
+  """Of the flags that a command reads, those that it reads beside others."""
+  read = set(_READ[command])
+  if _COMPILE_ONLY.value:
+    read -= {'repeats', 'peer', 'peer_compile', 'peer_python'}
+  if _REPORT.value:
+    read -= {'mesh', 'topology', 'csv'}
+  else:
+    read -= {'leads'}
+  if not (_PEER.value or _PEER_COMPILE.value or _PICTURES.value):
+    read -= {'peer_python'}
+  return read
 
 
 def _configured(command: str, virtual: bool):

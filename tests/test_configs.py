@@ -201,6 +201,8 @@ def test_flags_that_would_not_be_used_are_refused():
     benchmark memory {DEFAULT} --mesh=1,2
     benchmark layers {DEFAULT} --peer
     benchmark comms {DEFAULT} --json=x
+    benchmark gpu {DEFAULT} --compile_only --peer
+    benchmark tpu {DEFAULT} --json=x --report=y --mesh=1,2
   """
   started = [
     subprocess.Popen(
