@@ -61,6 +61,11 @@ class Experiment:
   claims: Mapping[str, Claim] = dataclasses.field(default_factory=dict)
   forms: Mapping[str, Form] = dataclasses.field(default_factory=lambda: FORMS)
 
+  def __post_init__(self):
+    splits = {claim.split for claim in self.claims.values()}
+    if len(splits) > 1:
+      raise ValueError(f'claims about several splits: {sorted(splits)}')
+
   @property
   def reader(self) -> Claim:
     """What reads the rows of all variants."""
