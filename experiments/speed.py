@@ -48,10 +48,12 @@ def main(_) -> None:
 
 
 def page(text: str, rows: Rows) -> str:
-  """docs/benchmarks.md, whose text is `text`, with the tables of `rows`."""
+  """docs/benchmarks.md, whose text is `text`, with the tables of `rows`, those
+  of GPUs aside."""
   of_layers = [row for row in rows if row['benchmark'] == 'layers']
   parts = [
-    machine_tables(rows),
+    machine_tables([row for row in rows if not _is_gpu(row)]),
+    'Measured on an H100: [gpu.md](gpu.md#measured).',
     f'![Images per second of a training step]({PICTURE})',
     *([layer_table(of_layers)] if of_layers else []),
   ]
@@ -61,12 +63,16 @@ def page(text: str, rows: Rows) -> str:
 def gpu_page(text: str, rows: Rows, compiled: Sequence[results.Row]) -> str:
   """docs/gpu.md, whose text is `text`: what GPUs did, and beside it what was
   compiled for them."""
-  measured = [row for row in rows if row['machine'].startswith('NVIDIA')]
+  measured = [row for row in rows if _is_gpu(row)]
   text = replace_part(text, 'measured', machine_tables(measured))
   first = compiled[0]
   made = f'Compiled, not run: {first["versions"]}; commit {first["commit"]}.'
   parts = (made, gpu.format_steps(compiled), gpu.format_kernels(first))
   return replace_part(text, 'compiled', '\n\n'.join(parts))
+
+
+def _is_gpu(row: dict[str, str]) -> bool:
+  return row['machine'].startswith('NVIDIA')
 
 
 def layer_table(rows: Rows) -> str:

@@ -83,8 +83,13 @@ def test_the_tables_have_the_numbers_of_the_file():
     pytest.skip('no rows yet: benchmark ... --csv, then experiments.speed')
   with speed.ROWS.open(newline='') as stream:
     rows = list(csv.DictReader(stream))
-  marks = '<!-- benchmarks --><!-- /benchmarks -->'
-  text = speed.page(marks, results.read_csv(speed.ROWS))
+  both = results.read_csv(speed.ROWS)
+  text = speed.page('<!-- benchmarks --><!-- /benchmarks -->', both)
+  marks = (
+    '<!-- measured --><!-- /measured --><!-- compiled --><!-- /compiled -->'
+  )
+  compiled = results.read_json(speed.COMPILED)
+  text += '\n' + speed.gpu_page(marks, both, compiled)
   lines = [line.split(' | ') for line in text.splitlines()]
   fields = {
     'step': ('images_per_sec', 'images/s'),
