@@ -3,6 +3,7 @@ or key.json. The library says what shards are meant and what belongs together;
 the pictures are read where they are, by any process."""
 
 import dataclasses
+import glob
 import json
 import os
 import tarfile
@@ -77,8 +78,13 @@ def webdataset(pattern: str, shares: Mapping[str, float]) -> sources.Source:
   )
 
 
-def listed(pattern: str) -> dict[str, Any]:
-  """`sources.listed` of the tars that `webdataset` would take."""
+def listed(pattern: str) -> dict[str, Any] | None:
+  """`sources.listed` of the tars that `webdataset` would take; None: there are
+  none any more."""
+  from webdataset import shardlists
+
+  if not any(map(glob.glob, shardlists.expand_urls(pattern))):
+    return None
   root, tars, _ = _tars(pattern)
   return sources.listed(root, tars)
 
@@ -96,7 +102,7 @@ def _tars(pattern: str) -> tuple[Path, list[Path], list[listing.Unused]]:
   for path in files:
     if path.suffix != '.tar':
       why = 'no .tar'
-    elif (place := (path.stat().st_dev, path.stat().st_ino)) in known:
+    elif (place := _identity(path)) in known:
       why = 'named twice'  # or a link to one that was
     else:
       known.add(place)
@@ -108,6 +114,15 @@ def _tars(pattern: str) -> tuple[Path, list[Path], list[listing.Unused]]:
       f'{printable(pattern)}: none of these is a .tar (unpack .tar.gz first)'
     )
   return root, tars, unused
+
+
+def _identity(path: Path) -> tuple[int, int]:
+  try:
+    found = path.stat()
+  except OSError as error:
+    reason = error.strerror
+    raise UserError(f'{printable(path)} cannot be read: {reason}') from error
+  return found.st_dev, found.st_ino
 
 
 def _photographs(

@@ -78,6 +78,14 @@ def test_shards_that_changed_after_prepare(kind, request, tmp_path, capfd):
   first.write_bytes(first.read_bytes() + b'more')
   prepare(source, tmp_path, size=32, name='pets')
   assert 'copy has changed since' in capfd.readouterr().err
+  first.unlink()
+  first.symlink_to('nowhere')
+  prepare(source, tmp_path, size=32, name='pets')
+  assert 'copy has changed since' in capfd.readouterr().err
+  shutil.rmtree(folder)  # to have room
+  if kind == 'tars':  # 'hf:PATH' of no path is a name of the hub
+    prepare(source, tmp_path, size=32, name='pets')
+    assert 'changed since' not in capfd.readouterr().err
 
 
 def listed(source, shares=NONE):
