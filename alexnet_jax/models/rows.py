@@ -161,6 +161,13 @@ class Table(Checked, part='model'):
     super().__post_init__()
     if self.dropout == 1:
       raise UserError('config.model.dropout=1.0 leaves no unit: below 1')
+    window, stride = self.pool.window, self.pool.stride
+    if window < stride and self.rounding == 'up':
+      # The last window may lie outside of the maps, where nothing is largest.
+      raise UserError(
+        f'config.model.pool.window={window} is less than its stride={stride}: '
+        'take a smaller stride, or config.model.rounding=down'
+      )
     if self.name != 'alexnet' and self.towers > 1:
       raise UserError(f'config.model.towers={self.towers}: {self.name} has one')
     for row in self.rows:
@@ -171,7 +178,6 @@ class Table(Checked, part='model'):
         )
     for conv in self.convs:
       self._check_steps(conv)
-      self._check_windows(conv)
     for dense in self.denses:
       self._check_steps(dense)
     if self.logits.reads != 'both':
@@ -196,19 +202,6 @@ class Table(Checked, part='model'):
       raise UserError(
         f"config.{row.part}.then={row.then}: take 'pool' or 'avg_pool'"
       )
-
-  def _check_windows(self, row: Conv) -> None:
-    """Refuses a last window that may lie outside: it has no largest pixel."""
-    windows = {row.part: (row.kernel, row.stride)}
-    if {'pool', 'avg_pool'} & set(row.then):
-      windows[self.pool.part] = (self.pool.window, self.pool.stride)
-    for part, (window, stride) in windows.items():
-      if window < stride and self.rounding == 'up':
-        raise UserError(
-          f'config.{part}: windows of {window} at a stride of {stride} leave '
-          'pixels out, and the last one may lie outside of the maps: take '
-          f'stride={window}, or config.model.rounding=down'
-        )
 
   @property
   def rows(self) -> tuple[Conv | Dense, ...]:
