@@ -97,7 +97,7 @@ flags.mark_flag_as_required('config')
 
 # The flags that each command reads.
 _STEP = ('mesh', 'classes', 'repeats', 'peer', 'peer_compile', 'peer_python')
-_ROWS = ('json', 'csv')
+_ROWS = ('batch', 'json', 'csv')
 _READ: dict[str, tuple[str, ...]] = {
   'step': (*_STEP, *_ROWS),
   'layers': ('classes', 'repeats', *_ROWS),
@@ -105,7 +105,7 @@ _READ: dict[str, tuple[str, ...]] = {
   'input': ('mesh', 'repeats', 'pictures', 'peer_python', *_ROWS),
   'tpu': ('mesh', 'classes', 'topology', 'report', 'leads', *_ROWS),
   'gpu': (*_STEP, 'compile_only', *_ROWS),
-  'comms': ('mesh', 'classes'),
+  'comms': ('mesh', 'classes', 'batch'),
 } | dict.fromkeys(('startup', 'memory', 'end_to_end'), ('repeats', *_ROWS))
 
 
@@ -146,7 +146,7 @@ def _read(command: str) -> set[str]:
   if _COMPILE_ONLY.value:
     read -= {'repeats', 'peer', 'peer_compile', 'peer_python'}
   if _REPORT.value:
-    read -= {'mesh', 'topology', 'csv'}
+    read -= {'mesh', 'topology', 'batch', 'csv'}
   else:
     read -= {'leads'}
   if not (_PEER.value or _PEER_COMPILE.value or _PICTURES.value):

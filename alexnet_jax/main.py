@@ -40,8 +40,9 @@ _WORKDIR = flags.DEFINE_string(
   None,
   'Where checkpoints, metrics and pictures go, a folder or gs://BUCKET/FOLDER. '
   'Default: runs/<config name>, with the name of the data set behind it where '
-  "it is not the configuration's own; eval: runs/default. eval: several, with "
-  'commas: the errors of the mean of their networks (§6.1).',
+  "it is not the configuration's own; of eval without --config, runs/default. "
+  'eval: several, with commas: the errors of the mean of their networks '
+  '(§6.1).',
 )
 _MODE = flags.DEFINE_enum(
   'mode', 'train', ['train', 'eval'], 'eval: what `alexnet eval` does.'

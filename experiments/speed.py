@@ -148,7 +148,7 @@ def _options(row: dict[str, str]) -> str:
   more = ', no LRN' if row.get('lrn') == 'False' else ''
   if row.get('dtype') == 'bfloat16':
     more += ', bfloat16'
-  elif row.get('precision') == 'default':
+  elif row.get('precision') in ('default', 'high'):
     more += ', TF32'
   if row.get('cache', 'none') != 'none':
     more += f", cache='{row['cache']}'"

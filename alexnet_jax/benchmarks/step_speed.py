@@ -178,9 +178,7 @@ def measure_steps(
       [timing.make_gemm(settings), _augmentation(setup), *contenders], repeats
     )
     peaks = {name: peak() for name, peak in memory.items()}
-  gemm = timing.gemm_rate(samples.pop('GEMM'))
-  if not timing.on_cpu():  # whose virtual devices share what one product has
-    gemm *= setup.mesh.size
+  rate_of_one = timing.gemm_rate(samples.pop('GEMM'))
   layers = describe(settings.model, num_classes, settings.augment.crop_size)
   work = sum(layer.training_flops for layer in layers)
   common = timing.describe_run('step', settings, repeats) | {
@@ -195,6 +193,9 @@ def measure_steps(
     if name == _AUGMENTATION:
       continue
     rate = work * speed.median
+    # Virtual devices of CPUs share what one product has.
+    several = name in steps and not timing.on_cpu()
+    gemm = rate_of_one * (steps[name].setup.mesh.size if several else 1)
     row |= {
       'versions': versions.get(name, common['versions']),
       'gflops': rate / 1e9,
