@@ -145,10 +145,10 @@ def make_tar(files: dict[str, bytes]) -> bytes:
 
 
 @pytest.fixture(scope='session')
-def cache_dir(once) -> Path:
+def cache_dir(tmp_path_factory) -> Path:
   """Where programs are that no earlier tests have compiled: most runs compile
   the same ones."""
-  return once('compiled', lambda _: None)
+  return tmp_path_factory.mktemp('compiled')
 
 
 def programs_of(request, cache_dir: Path) -> Path:
