@@ -1,7 +1,6 @@
 """Machines that lack something: one message each, or no difference at all."""
 
 import errno
-import json
 import os
 import shutil
 import subprocess
@@ -173,12 +172,3 @@ def test_a_configuration_with_an_argument(tmp_path):
   )
   assert ended.stderr.startswith('error: no data set gone')
   assert not Path('~').exists()
-
-
-def test_json_is_ascii_where_the_terminal_is():
-  body = (
-    'import json; answer = json.dumps("\\u65e5", ensure_ascii='
-    'sys.stdout.encoding.lower() != "utf-8"); print(answer)'
-  )
-  ended = run(body, environment={'PYTHONIOENCODING': 'ascii'})
-  assert json.loads(ended.stdout) == '日'

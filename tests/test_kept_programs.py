@@ -45,12 +45,19 @@ def test_a_program_that_is_kept_is_not_compiled_again():
   def of_this_test(x):
     return 3 * x + 1
 
-  found = []
-  for _ in range(2):
-    jax.clear_caches()
-    assert jax.jit(of_this_test)(2) == 7
-    found.append(kept())
+  found, events = [], []
+  listener = lambda event, **_: events.append(event)  # noqa: E731
+  jax.monitoring.register_event_listener(listener)
+  try:
+    for _ in range(2):
+      events.clear()
+      jax.clear_caches()
+      assert jax.jit(of_this_test)(2) == 7
+      found.append(kept())
+  finally:
+    jax.monitoring.unregister_event_listener(listener)
   assert found[0] and found[0] == found[1]
+  assert '/jax/compilation_cache/cache_hits' in events
 
 
 def written(folder: Path, name: str, data: bytes, second: int) -> Path:

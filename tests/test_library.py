@@ -13,10 +13,8 @@ from PIL import Image
 import alexnet_jax
 from alexnet_jax.data import builders, photographs
 from alexnet_jax.data.stats import Statistics
-from alexnet_jax.models import table
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import evaluation as evaluate
-from configs import imagenet2012
 
 pytestmark = pytest.mark.usefixtures('cached')
 
@@ -185,8 +183,3 @@ def test_what_is_no_run_is_told(tmp_path):
     alexnet_jax.create_model('vgg')
   with pytest.raises(AttributeError, match="no attribute 'vgg'"):
     alexnet_jax.vgg  # noqa: B018
-
-
-def test_alexnet_is_the_configuration_of_the_paper():
-  paper = imagenet2012.get_config().model
-  assert table.get_architecture('alexnet').to_dict() == paper.to_dict()

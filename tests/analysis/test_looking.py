@@ -223,9 +223,10 @@ def test_photographs_are_named_by_files_folders_and_globs(tmp_path):
 # ---- The programs.
 
 
-def program(*arguments) -> subprocess.CompletedProcess:
+def program(*arguments, **environment) -> subprocess.CompletedProcess:
   done = subprocess.run(
     [sys.executable, '-m', *map(str, arguments)],
+    env=os.environ | environment,
     cwd=small_runs.ROOT,
     capture_output=True,
     text=True,
@@ -235,15 +236,17 @@ def program(*arguments) -> subprocess.CompletedProcess:
 
 
 def test_predict_says_what_the_network_says(reference, tmp_path):
-  files = [tmp_path / 'in' / f'{i}.png' for i in range(2)]
+  # JSON stays JSON where the terminal has only ASCII.
+  files = [tmp_path / 'in' / name for name in ('0.png', '\U0001f431.png')]
   files[0].parent.mkdir()
   for i, file in enumerate(files):
     small_pictures.draw_picture(i, (300, 280)).save(file)
-  bad = tmp_path / 'in' / 'z.jpg'
+  bad = tmp_path / 'in' / '1.jpg'
   bad.write_bytes(b'no image')
   done = program(
     *('alexnet_jax.predict', tmp_path / 'in', f'--workdir={reference}'),
     *('--format=json', '--top=3', '--views=2'),
+    PYTHONIOENCODING='ascii:backslashreplace',
   )
   assert done.returncode == 2
   assert f'error: {bad}: not an image of these kinds' in done.stderr
@@ -266,8 +269,8 @@ def test_predict_says_what_the_network_says(reference, tmp_path):
 def test_features_go_on_past_a_bad_image(reference, tmp_path):
   files = [tmp_path / 'in' / name for name in ('a.png', 'b.jpg', 'c.png')]
   files[0].parent.mkdir()
-  for file in files[::2]:
-    small_pictures.draw_picture(3, (300, 280)).save(file)
+  for i, file in enumerate(files[::2]):
+    small_pictures.draw_picture(i, (300, 280)).save(file)
   files[1].write_bytes(b'no image')
   words = ('alexnet_jax.features', tmp_path / 'in', f'--workdir={reference}')
   done = program(*words, f'--output={tmp_path / "x.npy"}')
@@ -278,6 +281,7 @@ def test_features_go_on_past_a_bad_image(reference, tmp_path):
   assert json.loads((tmp_path / 'x.npy.json').read_text())['rows'] == 2
   expected = alexnet_jax.load(reference).features(files[::2])
   np.testing.assert_allclose(part.features, expected, atol=1e-6)
+  assert np.abs(expected[0] - expected[1]).max() > 1e-3
   for file in files[::2]:
     file.unlink()
   done = program(*words, f'--output={tmp_path / "y.npy"}')

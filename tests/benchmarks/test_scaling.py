@@ -87,7 +87,10 @@ def test_a_line_of_the_plot_goes_from_few_chips_to_many():
     | {'parallelism': p.parallelism}
     for p in reversed(scaling_page.POINTS)
   ]
-  for lines in scaling_page.plotted_series(rows).values():
+  panels = scaling_page.plotted_series(rows)
+  assert len(panels) == 2
+  for lines in panels.values():
+    assert len(lines) == len(scaling_page.WAYS)
     for points in lines.values():
       assert [chips for chips, _ in points] == [1, 8, 32, 256]
 

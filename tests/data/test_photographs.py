@@ -102,11 +102,6 @@ def test_every_colour_mode_becomes_rgb(mode, colour, form, expected):
   assert np.abs(square(data).astype(int) - expected).max() <= tolerance
 
 
-def test_palette():
-  image = Image.fromarray(_noise(256, 256)).quantize(16)
-  np.testing.assert_array_equal(square(_encode(image)), image.convert('RGB'))
-
-
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [

@@ -50,6 +50,6 @@ def test_unknown_split(tmp_path, pets):
 
 def test_command_line_prints_no_traceback(tmp_path):
   run = start(tmp_path, Path('/nowhere'))
-  output, _ = run.communicate(timeout=30)
+  output, _ = run.communicate(timeout=200)
   assert run.returncode == 2
   assert output == 'error: --input=/nowhere: no such folder\n'

@@ -64,8 +64,6 @@ def test_a_line_for_each_layer():
 
 
 def test_the_page_is_that_of_the_rows():
-  if not speed.ROWS.exists():
-    pytest.skip('no rows yet: benchmark ... --csv, then experiments.speed')
   text = speed.PAGE.read_text()
   rows = results.read_csv(speed.ROWS)
   assert text == speed.page(text, rows), 'python -m experiments.speed'
@@ -79,8 +77,6 @@ def test_the_page_is_that_of_the_rows():
 
 def test_the_tables_have_the_numbers_of_the_file():
   """Read back: within the three digits that are shown, and in their order."""
-  if not speed.ROWS.exists():
-    pytest.skip('no rows yet: benchmark ... --csv, then experiments.speed')
   with speed.ROWS.open(newline='') as stream:
     rows = list(csv.DictReader(stream))
   both = results.read_csv(speed.ROWS)

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import onnxruntime
 import oracle
@@ -77,11 +76,32 @@ def test_a_fresh_process_runs_stablehlo_at_any_batch(tmp_path):
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  program = jax.export.deserialize(bytearray(file.read_bytes()))
+  code = (
+    'import sys, jax, numpy as np\n'
+    'from pathlib import Path\n'
+    'file, images, logits = sys.argv[1:]\n'
+    'program = jax.export.deserialize(bytearray(Path(file).read_bytes()))\n'
+    'np.save(logits, program.call(np.load(images)))\n'
+    'assert "alexnet_jax" not in sys.modules'
+  )
   for count in (1, 3):
-    images = pixels(count)
+    images, logits = pixels(count), tmp_path / f'{count}.npy'
+    np.save(tmp_path / 'images.npy', images)
+    words = ['-c', code, file, tmp_path / 'images.npy', logits]
+    subprocess.run([sys.executable, *words], cwd=tmp_path, check=True)
     expected = model(images - model.mean)
-    assert max_norm_error(program.call(images), expected) < 1e-5
+    assert max_norm_error(np.load(logits), expected) < 1e-5
+
+
+def test_tensorflow_that_is_missing_is_told():
+  code = (
+    'import sys; sys.modules["tensorflow"] = None\n'
+    'from alexnet_jax import export; export.save_tf("net", None)'
+  )
+  ended = subprocess.run(
+    [sys.executable, '-c', code], cwd=small_runs.ROOT, stderr=subprocess.PIPE
+  )
+  assert b'UserError: --format=tf needs tensorflow' in ended.stderr
 
 
 def test_tensorflow_gives_our_logits(tmp_path):

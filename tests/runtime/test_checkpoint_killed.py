@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 from test_checkpoint import last, save_all, small
 
-from alexnet_jax.runtime import files
+from alexnet_jax.runtime import files, orbax_logs
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
 
@@ -63,6 +63,14 @@ def test_orbax_is_quiet_and_warns(tmp_path, caplog):
   save_all(tmp_path, [1, 2])
   assert last(tmp_path) == 2
   assert not [r for r in caplog.records if 'orbax' in r.pathname]
+  for path, level, error, shown in (
+    ('/x/orbax/checkpoint/y.py', logging.WARNING, None, True),
+    ('/x/orbax/checkpoint/y.py', logging.INFO, None, False),
+    ('/x/orbax/checkpoint/y.py', logging.ERROR, (OSError, None, None), False),
+    ('/x/alexnet_jax/y.py', logging.INFO, None, True),
+  ):
+    record = logging.LogRecord('absl', level, path, 1, 'x', (), error)
+    assert orbax_logs._quiet(record) == shown
 
 
 _SAVE_FOR_EVER = """

@@ -1,9 +1,14 @@
 """The pictures of a folder as sets that other libraries write."""
 
+import importlib.util
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 
 
@@ -15,13 +20,11 @@ def pictures(tree: Path, split: str) -> Iterator[tuple[str, bytes, int]]:
 
 
 def written_by_datasets(folder: Path, tree: Path) -> Path:
-  """Two files of the training split, in groups of two rows, and one other."""
-  datasets = pytest.importorskip('datasets', reason='it writes the set')
-  kinds = {
-    'image': datasets.Image(),
-    'width': datasets.Value('int64'),
-    'label': datasets.ClassLabel(names=['cat', 'eel']),
-  }
+  """Two files of the training split, in groups of two rows, and one other;
+  where the library is missing, in the form that it gives them."""
+  write = _as_datasets
+  if importlib.util.find_spec('datasets') is None:
+    write = _as_pyarrow
   for split, name in (('train', 'train'), ('val', 'validation')):
     rows = [
       {
@@ -33,11 +36,38 @@ def written_by_datasets(folder: Path, tree: Path) -> Path:
     ]
     parts = [rows[:5], rows[5:]] if split == 'train' else [rows]
     for i, part in enumerate(parts):
-      made = datasets.Dataset.from_list(part, datasets.Features(kinds))
-      made.to_parquet(
-        folder / f'{name}-{i:05}-of-{len(parts):05}.parquet', batch_size=2
-      )
+      write(part, folder / f'{name}-{i:05}-of-{len(parts):05}.parquet')
   return folder
+
+
+def _as_datasets(rows: list[dict[str, Any]], path: Path) -> None:
+  import datasets
+
+  kinds = {
+    'image': datasets.Image(),
+    'width': datasets.Value('int64'),
+    'label': datasets.ClassLabel(names=['cat', 'eel']),
+  }
+  made = datasets.Dataset.from_list(rows, datasets.Features(kinds))
+  made.to_parquet(path, batch_size=2)
+
+
+def _as_pyarrow(rows: list[dict[str, Any]], path: Path) -> None:
+  image = [('bytes', pyarrow.binary()), ('path', pyarrow.string())]
+  columns = {
+    'image': pyarrow.struct(image),
+    'width': pyarrow.int64(),
+    'label': pyarrow.int64(),
+  }
+  features = {
+    'image': {'_type': 'Image'},
+    'width': {'dtype': 'int64', '_type': 'Value'},
+    'label': {'names': ['cat', 'eel'], '_type': 'ClassLabel'},
+  }
+  about = {'huggingface': json.dumps({'info': {'features': features}})}
+  schema = pyarrow.schema(list(columns.items()), metadata=about)
+  table = pyarrow.Table.from_pylist(rows, schema)
+  pq.write_table(table, path, row_group_size=2)
 
 
 def written_by_webdataset(
