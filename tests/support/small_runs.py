@@ -98,11 +98,9 @@ class Program:
 
   def start(self, *more: str, **options) -> subprocess.Popen:
     defaults = flat(default.get_config())
-    flags = [
-      '--config=configs/default.py',
-      f'--workdir={self.workdir}',
-      '--noreport',
-    ]
+    flags = ['--config=configs/default.py', f'--workdir={self.workdir}']
+    if '--mode=eval' not in more:
+      flags += ['--noreport']
     flags += [
       f'--config.{name}={value}'
       for name, value in flat(self.config).items()
