@@ -36,6 +36,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
   files.remove(notebook)
   pages = {
     'index.md': _start(),
+    'CITATION.cff': (ROOT / 'CITATION.cff').read_text(),
     'commands.md': _commands(),
     'notebook.md': _notebook(json.loads(notebook.content_string)),
     'reference/alexnet_jax.md': '::: alexnet_jax\n    options:\n'
