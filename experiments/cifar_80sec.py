@@ -18,7 +18,11 @@ EXPERIMENT = Experiment(
     'cifar': Form('cifar10_80sec', CIFAR, 'CIFAR-10 (JPEG copies), 30 epochs'),
     'cifar_short': Form(
       'cifar10_80sec',
-      {**CIFAR, 'length': '12 epochs', 'schedule.drops': (10.0, 11.0)},
+      {
+        'checkpoint.keep': 1,
+        'length': '12 epochs',
+        'schedule.drops': (10.0, 11.0),
+      },
       'CIFAR-10 (JPEG copies), 12 epochs',
     ),
   },

@@ -52,12 +52,16 @@ class Claim:
     diary: likewise the authors' logs of 2012.
     split: that the claim is about; '': the form's last, 'test' if there is one.
     networks: averaged by the variant, which is compared with their mean alone.
+    grid: variants are the points of a grid, '<name> <point>', and claims are
+      about names: of each, of those points with the most seeds, the best one
+      counts.
   """
 
   paper: float | None = None
   diary: float | None = None
   split: str = ''
   networks: int = 1
+  grid: bool = False
 
   measure = 'top-1 error, %'  # of one variant
   axis = 'points of top-1 error above the baseline'  # of what is judged
@@ -78,7 +82,20 @@ class Claim:
     found: dict[str, list[Row]] = {}
     for row in rows:
       found.setdefault(row['variant'], []).append(row)
-    return found
+    if not self.grid:
+      return found
+    points: dict[str, list[list[Row]]] = {}
+    for variant, own in found.items():
+      points.setdefault(variant.partition(' ')[0], []).append(own)
+    return {
+      name: min(grid, key=lambda own: (-len(own), *self.rank(own, target)))
+      for name, grid in points.items()
+    }
+
+  def rank(self, rows: Sequence[Row], target: float) -> tuple:
+    """Of the rows of a point of a grid: the best one's is the lowest."""
+    del target
+    return (float(np.mean([measures.error(row) for row in rows])),)
 
   def each(self, runs: Runs) -> Measured | None:
     """What the rows of one variant say."""
@@ -209,29 +226,23 @@ class Reported(Claim):
 class Ratio(Claim):
   """`paper` times the baseline's epochs to the form's target.
 
-  Variants are the points of a grid, '<name> <point>'. Of each name, of those
-  with the most seeds, the point with the fewest epochs counts. If none reaches
-  the target it is that with the lowest last error, of those that finished.
+  Of a grid the point with the fewest epochs is the best. If none reaches the
+  target it is that with the lowest last error, of those that finished.
   """
+
+  grid: bool = True
 
   measure = 'epochs to the target'
   axis, null, logarithmic = "times the baseline's epochs", 1.0, True
   sized = True
 
-  def groups(self, rows: Sequence[Row], target: float) -> dict[str, list[Row]]:
-    grids: dict[str, list[list[Row]]] = {}
-    for variant, found in super().groups(rows, target).items():
-      grids.setdefault(variant.partition(' ')[0], []).append(found)
-
-    def rank(found: list[Row]) -> tuple:
-      epochs, short = zip(
-        *(measures.epochs(row, target) for row in found), strict=True
-      )
-      cut = any(row['status'] != 'finished' for row in found)
-      last = [float((row['curve'].split() or ['100'])[-1]) for row in found]
-      return -len(found), any(short), cut, sum(last if any(short) else epochs)
-
-    return {name: min(grid, key=rank) for name, grid in grids.items()}
+  def rank(self, rows: Sequence[Row], target: float) -> tuple:
+    epochs, short = zip(
+      *(measures.epochs(row, target) for row in rows), strict=True
+    )
+    cut = any(row['status'] != 'finished' for row in rows)
+    last = [float((row['curve'].split() or ['100'])[-1]) for row in rows]
+    return any(short), cut, sum(last if any(short) else epochs)
 
   def each(self, runs: Runs) -> Measured | None:
     found = [measures.epochs(row, runs.target) for row in runs.rows]

@@ -29,7 +29,11 @@ EXPERIMENT = Experiment(
     # The same course in a seventh of the time.
     'cifar_short': Form(
       'cifar10_18pct',
-      {**CIFAR, 'length': '20 epochs', 'schedule.drops': (17.0, 18.5)},
+      {
+        'checkpoint.keep': 1,
+        'length': '20 epochs',
+        'schedule.drops': (17.0, 18.5),
+      },
       '`18pct`, CIFAR-10 (JPEG copies), 20 epochs of 140',
     ),
   },

@@ -34,7 +34,7 @@ _MACHINERY = {
 }
 # What a run's result does not depend on, but for the order of sums.
 _PLACES = (
-  *('data.dir', 'data.workers', 'data.prefetch'),
+  *('data.dir', 'data.workers', 'data.prefetch', 'data.cache'),
   *('mesh.data', 'mesh.towers'),
 )
 
@@ -62,9 +62,9 @@ class Experiment:
   forms: Mapping[str, Form] = dataclasses.field(default_factory=lambda: FORMS)
 
   def __post_init__(self):
-    splits = {claim.split for claim in self.claims.values()}
-    if len(splits) > 1:
-      raise ValueError(f'claims about several splits: {sorted(splits)}')
+    read = {(claim.split, claim.grid) for claim in self.claims.values()}
+    if len(read) > 1:
+      raise ValueError(f'claims about several splits, or grids: {sorted(read)}')
 
   @property
   def reader(self) -> Claim:

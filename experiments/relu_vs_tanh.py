@@ -11,17 +11,16 @@ from experiments.forms import CIFAR, FORMS, Form
 from experiments.lrn import WITHOUT
 from experiments.plan import Experiment
 
-_BARE = {**CIFAR, **WITHOUT} | {
+_EACH = {'evals.every': '1 epoch', 'checkpoint.every': '1 epoch'}
+_FLAT = {'schedule.kind': 'staircase', 'schedule.drops': ()}
+_BARE = {**CIFAR, **WITHOUT, **_EACH, **_FLAT} | {
   'length': '30 epochs',
   'optimizer.weight_decay': 0.0,
   'evals.split': 'train',
-  'schedule.drops': (),
   'schedule.target': 0.25,
 }
 # Long enough for tanh, at one rate throughout.
-_LONG = {'length': '40 epochs', 'evals.every': '1 epoch'}
-_FLAT = {'schedule.kind': 'staircase', 'schedule.drops': ()}
-_HALF = {**_LONG, **_FLAT, 'schedule.target': 0.5}
+_HALF = {'length': '40 epochs', **_EACH, **_FLAT, 'schedule.target': 0.5}
 _NET = Form('cifar10_18pct', _BARE, '`18pct` without norm, CIFAR-10 (JPEG)')
 
 

@@ -212,6 +212,26 @@ def test_epochs_are_read_off_curves():
   }
 
 
+def test_the_best_point_of_a_grid_has_the_lowest_mean_error():
+  """Of those with the most seeds; one that diverged has every picture wrong."""
+
+  def point(variant, *errors):
+    return [
+      a_row(variant, seed, error, **({} if error < 100 else {'status': 'not'}))
+      for seed, error in enumerate(errors)
+    ]
+
+  grid = [*point('a x', 30, 34), *point('a y', 29, 33), *point('a z', 10)]
+  grid += [*point('b x', 100), *point('b y', 40), *point('base', 20)]
+  groups = Higher(grid=True).groups(grid, 25.0)
+  assert {name: rows[0]['variant'] for name, rows in groups.items()} == {
+    'a': 'a y',
+    'b': 'b y',
+    'base': 'base',
+  }
+  assert Higher().groups(grid, 25.0).keys() == {row['variant'] for row in grid}
+
+
 def test_of_points_that_miss_the_target_the_nearest_counts():
   """Not the shortest curve, which may be of a run that diverged."""
   grid = [
