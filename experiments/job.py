@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,15 @@ class Job:
     workdir: of it.
     data_dir: where data sets live.
     readings: the split and the number of views of each evaluation wanted.
+    gpus: CUDA_VISIBLE_DEVICES of the sweep, which submitit's local executor
+      sets to none; None: it is not set.
   """
 
   run: plan.Run
   workdir: Path
   data_dir: str
   readings: tuple[tuple[str, int], ...]
+  gpus: str | None = None
 
   def __call__(self) -> str:
     """Returns 'finished', 'not finite' or 'stopped'."""
@@ -40,11 +44,16 @@ class Job:
       flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags
     from alexnet_jax.runtime import backend, distributed
 
+    if os.environ.get('SUBMITIT_EXECUTOR') == 'local':
+      os.environ.pop('CUDA_VISIBLE_DEVICES', None)
+      if self.gpus is not None:
+        os.environ['CUDA_VISIBLE_DEVICES'] = self.gpus
     config = self.run.resolve(self.data_dir)
     distributed.initialize('auto', None, None, None)
     mesh = config.mesh
     with distributed.together():
       backend.configure(max(mesh.data, 1) * mesh.towers, config.deterministic)
+      backend.refuse_fallback(self.run.form in plan.ON_GPUS)
       return self._run(config)
 
   def _run(self, config) -> str:

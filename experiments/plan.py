@@ -38,6 +38,9 @@ _PLACES = (
   *('mesh.data', 'mesh.towers'),
 )
 
+# Forms that take months on CPUs.
+ON_GPUS = ('gpu', 'full')
+
 Variants = Callable[[ConfigDict], Iterator[tuple[str, Overrides]]]
 
 

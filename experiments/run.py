@@ -190,7 +190,10 @@ class Sweep:
       self._jobs[run] = None
       return
     wanted = {r.reading for r in self._runs if r.key == run.key}
-    job = Job(run, workdir.absolute(), _DATA_DIR.value, tuple(sorted(wanted)))
+    job = Job(
+      *(run, workdir.absolute(), _DATA_DIR.value, tuple(sorted(wanted))),
+      os.environ.get('CUDA_VISIBLE_DEVICES'),
+    )
     executor = self._executor()
     if self._stop:  # asked since `_next`
       return
@@ -224,10 +227,13 @@ class Sweep:
         self._stopped.append(f'{run.experiment}, {run}')
         continue
       tail = (job.stderr() or '').strip().splitlines()[-1:]
-      self._failed.append(
+      text = (
         f'{run.experiment}, {run}: {" ".join(tail) or "no word"} '
         f'({job.paths.stderr})'
       )
+      self._failed.append(text)
+      # All of them may: whoever watches should know of the first.
+      print(f'failed: {text}', flush=True)
     return len(ended)
 
   def _keep_row(self, run: plan.Run) -> bool:

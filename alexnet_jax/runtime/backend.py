@@ -12,10 +12,13 @@ import jax
 from etils import epath
 
 from alexnet_jax.runtime import distributed
+from alexnet_jax.runtime.errors import UserError
 
 # Options of `jax.jit` for what runs once or seldom, which takes longer to
 # compile well than to run: on CPUs, half the time.
 HASTY: dict[str, Any] = {'xla_backend_optimization_level': 1}
+
+_DEVICES = Path('/dev')
 
 
 def configure(
@@ -40,6 +43,29 @@ def configure(
   if deterministic:
     flags = os.environ.get('XLA_FLAGS', '')
     os.environ['XLA_FLAGS'] = f'{flags} --xla_gpu_deterministic_ops=true'
+
+
+def refuse_fallback(gpu: bool = False) -> None:
+  """Refuses CPUs that JAX has chosen for want of better, where nobody watches.
+
+  Args:
+    gpu: one is needed, whether this machine has one or not.
+
+  Raises:
+    UserError: JAX uses CPUs, JAX_PLATFORMS does not say so, and a GPU is needed
+      or there is one of NVIDIA's.
+  """
+  named = jax.config.jax_platforms  # type: ignore[attr-defined]
+  if named or jax.default_backend() != 'cpu':
+    return
+  hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
+  there = not hidden and any(_DEVICES.glob('nvidia[0-9]*'))
+  if gpu or there:
+    where = 'a GPU that JAX does not use' if there else 'no GPU'
+    raise UserError(
+      f"there is {where}: pip install 'alexnet_jax[cuda]' and look at what JAX "
+      'says when it starts. With JAX_PLATFORMS=cpu it trains on CPUs'
+    )
 
 
 def describe() -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import pytest
 import small_runs
@@ -291,6 +292,43 @@ def test_runs_share_the_memory_of_this_machine_only(
     assert run.main([]) == 0
   share = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.300'}
   assert given == (share if executor == 'local' else {})
+
+
+class Seen(job.Job):
+  """A job that tells which GPUs its process is shown."""
+
+  def _run(self, config):
+    return repr(os.environ.get('CUDA_VISIBLE_DEVICES'))
+
+
+@pytest.mark.parametrize('shown', [None, '', '1', 'GPU-5f3a,MIG-77'])
+def test_a_run_sees_the_gpus_that_its_sweep_sees(
+  shown, data_dir, tmp_path, monkeypatch
+):
+  """submitit's local executor shows its jobs none."""
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  if shown is not None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', shown)
+  monkeypatch.setattr(run, 'Job', Seen)
+  cloudpickle.register_pickle_by_value(sys.modules[__name__])
+  (one,) = plan.select('lrn', 'small', 1, '^with$')
+  sweep = Sweep([one], tmp_path, tmp_path)
+  with flagsaver.flagsaver(experiment='lrn', data_dir=str(data_dir)):
+    sweep._start(one)
+  assert sweep._jobs[one].result() == repr(shown)
+
+
+def test_a_form_of_gpus_is_not_trained_on_cpus(data_dir, tmp_path, monkeypatch):
+  (one,) = plan.select('lrn', 'gpu', 1, '^with$')
+  monkeypatch.setenv('JAX_PLATFORMS', '')
+  sweep = Sweep([one], tmp_path, tmp_path)
+  with flagsaver.flagsaver(experiment='lrn', data_dir=str(data_dir)):
+    sweep._start(one)
+    submitted = sweep._jobs[one]
+    submitted.wait()
+    sweep._collect()
+  (text,) = sweep._failed
+  assert 'UserError: there is no GPU: pip install' in text
 
 
 def test_an_unknown_experiment_is_refused(sweep):

@@ -3,8 +3,10 @@
 import types
 
 import jax
+import pytest
 
 from alexnet_jax.runtime import backend
+from alexnet_jax.runtime.errors import UserError
 
 
 def test_a_gpu_is_named_with_its_driver(monkeypatch, tmp_path):
@@ -34,3 +36,41 @@ def test_without_a_gpu_there_is_no_line():
   assert jax.devices()[0].platform == 'cpu'
   assert backend.describe_gpus() == ''
   assert 'driver' not in backend.describe()
+
+
+@pytest.mark.parametrize(
+  ('nodes', 'hidden', 'platforms', 'backends', 'wanted', 'said'),
+  [
+    (['nvidia0'], None, None, 'cpu', False, 'a GPU that JAX does not use'),
+    (['nvidia0'], '0', None, 'cpu', False, 'a GPU that JAX does not use'),
+    (['nvidia0'], '', None, 'cpu', False, ''),  # the user hides it
+    (['nvidia0'], '-1', None, 'cpu', True, 'no GPU'),
+    (['nvidia0'], None, 'cpu', 'cpu', True, ''),  # the user says so
+    (['nvidia0'], None, None, 'gpu', True, ''),
+    (['nvidiactl'], None, None, 'cpu', False, ''),
+    ([], None, None, 'cpu', False, ''),
+    ([], None, None, 'cpu', True, 'no GPU'),
+    ([], None, None, 'tpu', True, ''),
+  ],
+)
+def test_cpus_for_want_of_better_are_refused(
+  monkeypatch, tmp_path, nodes, hidden, platforms, backends, wanted, said
+):
+  """As JAX falls back to them, where its driver or its plugin is missing."""
+  for node in nodes:
+    (tmp_path / node).touch()
+  monkeypatch.setattr(backend, '_DEVICES', tmp_path)
+  monkeypatch.setattr(jax, 'default_backend', lambda: backends)
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  if hidden is not None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', hidden)
+  before = jax.config.jax_platforms
+  jax.config.update('jax_platforms', platforms)
+  try:
+    if said:
+      with pytest.raises(UserError, match=f'there is {said}: pip install'):
+        backend.refuse_fallback(wanted)
+    else:
+      backend.refuse_fallback(wanted)
+  finally:
+    jax.config.update('jax_platforms', before)
