@@ -96,9 +96,7 @@ def compile_training(setup: Setup) -> jax.stages.Compiled:
     jax.ShapeDtypeStruct((1 + len(setup.schedule.rules),), jnp.float32),
     constants,
   )
-  # Good machine code would be for what runs, and changes nothing in the text.
-  on_cpus = setup.mesh.devices.flat[0].platform == 'cpu'
-  return lowered.compile(backend.HASTY if on_cpus else None)
+  return _compile(setup, lowered)
 
 
 def training_transfers(setup: Setup) -> list[Transfer]:
@@ -112,9 +110,14 @@ def evaluation_transfers(setup: Setup, batch_size: int) -> list[Transfer]:
   batch = _batch(setup, batch_size, 'mask')
   params = setup.abstract_state().params
   jitted = cast(jax.stages.Wrapped, step.func)
-  return read_transfers(
-    setup, jitted.lower((params,), batch, **step.keywords).compile()
-  )
+  lowered = jitted.lower((params,), batch, **step.keywords)
+  return read_transfers(setup, _compile(setup, lowered))
+
+
+def _compile(setup: Setup, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+  """To be read: machine code changes nothing in the text."""
+  on_cpus = setup.mesh.devices.flat[0].platform == 'cpu'
+  return lowered.compile(backend.UNRUN if on_cpus else None)
 
 
 def read_transfers(

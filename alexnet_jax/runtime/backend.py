@@ -17,6 +17,8 @@ from alexnet_jax.runtime.errors import UserError
 # Options of `jax.jit` for what runs once or seldom, which takes longer to
 # compile well than to run: on CPUs, half the time.
 HASTY: dict[str, Any] = {'xla_backend_optimization_level': 1}
+# For what is read and never run: a third less again.
+UNRUN: dict[str, Any] = {'xla_backend_optimization_level': 0}
 
 _DEVICES = Path('/dev')
 
