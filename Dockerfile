@@ -13,7 +13,9 @@ RUN apt-get update \
   && apt-get install --yes --no-install-recommends ca-certificates python3-venv \
   && rm -rf /var/lib/apt/lists/* \
   && python3 -m venv /venv
-ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+# Without the last two enroot (pyxis) shows a container no GPU.
+ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 \
+  NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /alexnet_jax
 
 # What it needs, before the code, which changes more often.

@@ -33,17 +33,18 @@ def dry_run(runs: Sequence[plan.Run], data_dir: str, root: Path) -> None:
     if workdir in shown:
       text = 'one run with another above'
     elif (rate := rates[network]) is None:
-      text, unknown = 'hours unknown', unknown + 1
+      text, unknown = 'not measured', unknown + 1
     else:
       hours = _images(run, data_dir) / rate / 3600
-      text, total = f'at most {duration(hours)}', total + hours
+      text, total = f'about {duration(hours)}', total + hours
     shown.add(workdir)
     print(f'{run.experiment}: {run}: {text}, {workdir}')
     for field, value in run.overrides.items():
       print(f'    {field}={value!r}')
   print(
-    f'{len(runs)} runs in {len(shown)} workdirs, at most {duration(total)} of '
-    'this machine' + (f'; {unknown} without their data set' if unknown else ''),
+    f'{len(runs)} runs in {len(shown)} workdirs, about {duration(total)} of '
+    'this machine, without starts and checkpoints'
+    + (f'; {unknown} not measured' if unknown else ''),
     flush=True,
   )
 
@@ -57,8 +58,7 @@ def duration(hours: float) -> str:
 
 
 def _images_per_second(run: plan.Run, data_dir: str) -> float | None:
-  """Of training, in a process of its own; None: there are no data."""
-  settings = run.settings(data_dir)
+  """Of training, in a process of its own; None: it ended, and says why."""
   fields = {
     name: value
     for name, value in run.overrides.items()
@@ -68,10 +68,10 @@ def _images_per_second(run: plan.Run, data_dir: str) -> float | None:
   config = f'--config={plan.FOLDER.parent / "configs" / run.config}.py'
   arguments = [config, *flags, f'--config.data.dir={data_dir}']
   try:
-    rows = run_cost.measure_runs('end_to_end', settings, arguments, repeats=1)
-  except UserError:
+    return run_cost.images_per_second(arguments)
+  except UserError as error:
+    print(f'{run.experiment}: {run}: {error}')
     return None
-  return float(rows[0]['images_per_sec'])
 
 
 def _images(run: plan.Run, data_dir: str) -> float:

@@ -44,12 +44,14 @@ class Job:
       flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags
     from alexnet_jax.runtime import backend, distributed
 
-    if os.environ.get('SUBMITIT_EXECUTOR') == 'local':
+    local = os.environ.get('SUBMITIT_EXECUTOR') == 'local'
+    if local:
       os.environ.pop('CUDA_VISIBLE_DEVICES', None)
       if self.gpus is not None:
         os.environ['CUDA_VISIBLE_DEVICES'] = self.gpus
     config = self.run.resolve(self.data_dir)
-    distributed.initialize('auto', None, None, None)
+    # In a job of Slurm runs beside each other are not processes of one.
+    distributed.initialize('off' if local else 'auto')
     mesh = config.mesh
     with distributed.together():
       backend.configure(max(mesh.data, 1) * mesh.towers, config.deterministic)
@@ -61,18 +63,25 @@ class Job:
 
     from alexnet_jax import library
     from alexnet_jax.analysis import pictures
-    from alexnet_jax.data import builders
+    from alexnet_jax.data import builders, preparation
     from alexnet_jax.runtime import backend
     from alexnet_jax.training import health, loop, run
 
-    status, members = 'finished', self._members()
+    if config.data.name == 'shapes':
+      preparation.ensure_shapes(config.data.dir)
+    dataset = builders.open_dataset(config.data.name, config.data.dir)
+    data = fingerprint(
+      dataset.statistics.mean_image,
+      *(dataset.fingerprint[part] for part in ('listing', 'examples')),
+    )
+    status, members = 'finished', self._members(data)
+    self._refuse_other_data(data)
     try:
       if not members and loop.train_and_evaluate(config, self.workdir):
         return 'stopped'
     except run.NotFiniteError as error:
       print(error, flush=True)
       status = 'not finite'
-    dataset = builders.open_dataset(config.data.name, config.data.dir)
     before = self._result()
     readings = before.get('readings', {})
     colour: dict[str, Any] = {'colour': [], 'colour_se': []}
@@ -89,10 +98,7 @@ class Job:
           readings[name] = evaluate(models, dataset.source(split), views)
     result = {
       'status': status,
-      'data': fingerprint(
-        dataset.statistics.mean_image,
-        *(dataset.fingerprint[part] for part in ('listing', 'examples')),
-      ),
+      'data': data,
       'readings': readings,
       'chance': (1 - health.AT_CHANCE) * math.log(dataset.num_classes),
       **colour,
@@ -105,7 +111,23 @@ class Job:
       write_atomically(file, json.dumps(result, indent=2))
     return status
 
-  def _members(self) -> list[Path]:
+  def _refuse_other_data(self, data: str) -> None:
+    """Of a name that was prepared anew since the training began."""
+    import jax
+
+    file = self.workdir / 'data.txt'
+    before = self._result().get('data') or (
+      file.read_text() if file.exists() else data
+    )
+    if before != data:
+      raise UserError(
+        f'{self.workdir} was trained on other data of the name '
+        f'{self.run.resolve().data.name}: give another --root'
+      )
+    if jax.process_index() == 0:
+      write_atomically(epath.Path(file), data)
+
+  def _members(self, data: str) -> list[Path]:
     """Workdirs of the networks that are averaged; none: it trains its own."""
     root = self.workdir.parent
     workdirs = [plan.workdir(root, run) for run in self.run.members]
@@ -113,8 +135,11 @@ class Job:
       file = workdir / rows.RESULT_FILE
       if not file.exists():
         raise UserError(f'{workdir} is not finished: run its variant first')
-      if json.loads(file.read_text())['status'] != 'finished':
+      result = json.loads(file.read_text())
+      if result['status'] != 'finished':
         raise UserError(f'{workdir} diverged: it has no network to average')
+      if result['data'] != data:
+        raise UserError(f'{workdir} was trained on other data')
     return workdirs
 
   def _result(self) -> dict[str, Any]:

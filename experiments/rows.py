@@ -12,7 +12,7 @@ from absl import flags
 from etils import epath
 
 from alexnet_jax.runtime import metrics
-from alexnet_jax.runtime.files import write_atomically
+from alexnet_jax.runtime.files import locked, write_atomically
 
 if TYPE_CHECKING:
   from experiments.plan import Run
@@ -59,22 +59,21 @@ def add(row: Row, right: str, folder: Path = RESULTS) -> None:
     right: likewise, which the row's file in results/right/ is to hold.
     folder: of all rows.
   """
-  others = [
-    other
-    for other in read(row['experiment'], folder)
-    if any(other[name] != row[name] for name in _KEY)
-  ]
-  stream = io.StringIO()
-  writer = csv.DictWriter(stream, COLUMNS, lineterminator='\n')
-  writer.writeheader()
-  writer.writerows([*others, row])
-  file = right_path(row, folder)
-  file.parent.mkdir(parents=True, exist_ok=True)
-  if right:
-    write_atomically(epath.Path(file), f'{right}\n')
-  write_atomically(
-    epath.Path(path(row['experiment'], folder)), stream.getvalue()
-  )
+  bits, file = right_path(row, folder), path(row['experiment'], folder)
+  bits.parent.mkdir(parents=True, exist_ok=True)
+  with locked(folder / '.lock', lambda: None):  # another sweep's, for a moment
+    others = [
+      other
+      for other in read(row['experiment'], folder)
+      if any(other[name] != row[name] for name in _KEY)
+    ]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows([*others, row])
+    if right:
+      write_atomically(epath.Path(bits), f'{right}\n')
+    write_atomically(epath.Path(file), stream.getvalue())
 
 
 def right_path(row: Row, folder: Path = RESULTS) -> Path:

@@ -2,7 +2,8 @@ r"""Runs an experiment: every variant and seed that has no row yet.
 
   python -m experiments.run --experiment=lrn --dry_run
   python -m experiments.run --experiment=lrn --form=full --executor=slurm \
-    --seeds=3 --slurm=gpus_per_node=2 --slurm=timeout_min=2880
+    --seeds=3 --slurm=gpus_per_node=2 --slurm=cpus_per_task=16 \
+    --slurm=timeout_min=2880
 
 Each run is a process of its own (through submitit), and ends as one row of
 experiments/results/<experiment>.csv. Run the same command again after
@@ -18,6 +19,8 @@ another root, too:
   python -m experiments.run --experiment=lrn --results=mine --root=runs/anew
 """
 
+import contextlib
+import math
 import os
 import signal
 import time
@@ -85,9 +88,9 @@ def main(argv: Sequence[str]) -> int:
   logging.set_verbosity(logging.WARNING)
   results = Path(rows.CHOSEN.value)
   # Else the first on a GPU takes most of its memory.
-  if _JOBS.value > 1 and _EXECUTOR.value == 'local':
-    share = f'{0.9 / _JOBS.value:.3f}'
-    os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', share)
+  given = os.environ.keys() & _FRACTIONS
+  if _JOBS.value > 1 and _EXECUTOR.value == 'local' and not given:
+    os.environ[_FRACTIONS[0]] = f'{0.9 / _JOBS.value:.3f}'
   wanted = plan.select(
     _EXPERIMENT.value,
     _FORM.value,
@@ -120,6 +123,7 @@ class Sweep:
     self._jobs: dict[plan.Run, Any] = {}  # submitit's, under way
     self._failed: list[str] = []
     self._stopped: list[str] = []  # by others than this sweep
+    self._claims: dict[str, contextlib.ExitStack] = {}  # by a run's key
     self._waited_for: set[Path] = set()  # workdirs, of which it was said
     self._stop = False
 
@@ -127,7 +131,7 @@ class Sweep:
     """Returns the exit status."""
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, self._ask_to_stop)
-    asked = False
+    asked = -math.inf
     with Progress(len(self._runs), 'runs', _EXPERIMENT.value) as progress:
       while self._waiting or self._jobs:
         while len(self._jobs) < _JOBS.value and (run := self._next()):
@@ -135,9 +139,10 @@ class Sweep:
           progress.update(self._collect())
         time.sleep(0.5)
         progress.update(self._collect(), self._state())
-        if self._stop and not asked:
+        # One that only starts is still deaf: it is asked again.
+        if self._stop and time.monotonic() > asked + 5:
           self._end_jobs()
-          asked = True
+          asked = time.monotonic()
         if self._stop and not self._jobs:
           break
     for text in self._failed:
@@ -150,8 +155,8 @@ class Sweep:
 
   def _next(self) -> plan.Run | None:
     """The next run to start: whose members, if any, have ended, and whose
-    network is not being trained, for another experiment or by another
-    process."""
+    network is not being trained, for another experiment or by another sweep.
+    It is claimed until `_collect`."""
     if self._stop:
       return None
     trained = {run.key for run in self._jobs}
@@ -159,33 +164,37 @@ class Sweep:
     for number, run in enumerate(self._waiting):
       members = {member.key for member in run.members}
       free = run.key not in trained and not open_keys & members
-      if free and not self._is_trained_elsewhere(run):
+      if free and self._claim(run):
         return self._waiting.pop(number)
     return None
 
-  def _is_trained_elsewhere(self, run: plan.Run) -> bool:
-    """A killed sweep leaves its run going on: it is waited for, not run twice.
-    `_next` asks again, for a wait for the lock itself is deaf to signals."""
+  def _claim(self, run: plan.Run) -> bool:
+    """Whether no other sweep has the run, nor does it go on without its sweep,
+    which was killed. `_next` asks again: a wait for a lock is deaf to signals.
+    """
     workdir = plan.workdir(self._root, run)
+    workdir.mkdir(parents=True, exist_ok=True)
 
     def refuse() -> None:
       raise BlockingIOError
 
-    try:
-      if workdir.exists():
-        with locked(workdir / '.lock', refuse):
+    with contextlib.ExitStack() as claim:
+      try:
+        if run.key not in self._claims:
+          claim.enter_context(locked(workdir / '.claim', refuse))
+        with locked(workdir / '.lock', refuse):  # of whoever trains
           pass
-    except BlockingIOError:
-      if workdir not in self._waited_for:
-        print(f'waiting for {workdir}', flush=True)
-        self._waited_for.add(workdir)
-      return True
-    return False
+      except BlockingIOError:
+        if workdir not in self._waited_for:
+          print(f'waiting for {workdir}', flush=True)
+          self._waited_for.add(workdir)
+        return False
+      self._claims.setdefault(run.key, claim.pop_all())
+    return True
 
   def _start(self, run: plan.Run) -> None:
     """Submits a run, unless all it wants is there from another experiment."""
     workdir = plan.workdir(self._root, run)
-    workdir.mkdir(parents=True, exist_ok=True)
     if self._keep_row(run):
       self._jobs[run] = None
       return
@@ -197,7 +206,12 @@ class Sweep:
     executor = self._executor()
     if self._stop:  # asked since `_next`
       return
-    self._jobs[run] = executor.submit(job)
+    # Ctrl-C is for this process, which asks them to save; submitit would kill.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+      self._jobs[run] = executor.submit(job)
+    finally:
+      signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     log = self._jobs[run].paths.stderr
     print(f'{run.experiment}: {run}: log {log}', flush=True)
 
@@ -208,6 +222,9 @@ class Sweep:
       self._root / 'logs', cluster=_EXECUTOR.value
     )
     options: dict[str, Any] = {'timeout_min': 60 * 24 * 7}
+    # Slurm 22.05 and later do not give `srun` what `sbatch` was asked for.
+    cores = '${SLURM_CPUS_PER_TASK:+SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK}'
+    options['slurm_setup'] = [f'export {cores}']
     for text in _SLURM.value:
       name, _, value = text.partition('=')
       number = value.isdecimal()
@@ -221,6 +238,8 @@ class Sweep:
     ended = [run for run, job in self._jobs.items() if not job or job.done()]
     for run in ended:
       job = self._jobs.pop(run)
+      if claim := self._claims.pop(run.key, None):
+        claim.close()
       if job is None or self._keep_row(run) or self._stop:
         continue
       if _left(job):
@@ -266,9 +285,11 @@ class Sweep:
 def _left(job: Any) -> bool:
   """Whether a job that has ended saved and left, as a signal asked it to."""
   there = job.paths.result_pickle.exists()  # else submitit waits for it
-  return there and not job.exception() and job.result() == 'stopped'
+  return there and not job.exception() and job.results()[0] == 'stopped'
 
 
+# One name or the other, not both.
+_FRACTIONS = ('XLA_PYTHON_CLIENT_MEM_FRACTION', 'XLA_CLIENT_MEM_FRACTION')
 _SHARED = {
   *('timeout_min', 'mem_gb', 'nodes', 'cpus_per_task', 'gpus_per_node'),
   'tasks_per_node',

@@ -43,6 +43,10 @@ def pytest_configure(config):
     'fresh: runs no program that was compiled by an earlier run of the tests',
   )
   fast = 'not slow' in config.option.markexpr
+  if 'gpu' not in config.option.markexpr.replace('not gpu', ''):
+    # Eight devices, also where there is a GPU, and in programs that it starts.
+    os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+    jax.config.update('jax_platforms', os.environ['JAX_PLATFORMS'])
   for flag in [_PATIENCE, _HASTE] if fast else [_PATIENCE]:
     # Once, and where no other is chosen: a worker of pytest has its parent's,
     # and programs are kept by the flags' very text.

@@ -103,6 +103,19 @@ def measure_runs(
   return rows
 
 
+def images_per_second(arguments: Sequence[str]) -> float:
+  """Of a real run, in a process of its own; this one takes no device.
+
+  Args:
+    arguments: as above.
+
+  Raises:
+    UserError: the program ended before.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    return _watch(folder, arguments, _STEPS).images_per_sec.median
+
+
 def _watch(workdir: str, arguments: Sequence[str], steps: int) -> Seen:
   """Runs `main` until it has logged so many steps, then ends it."""
   file = Path(workdir) / METRICS_FILE

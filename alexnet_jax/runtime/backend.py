@@ -48,7 +48,8 @@ def configure(
 
 
 def refuse_fallback(gpu: bool = False) -> None:
-  """Refuses CPUs that JAX has chosen for want of better, where nobody watches.
+  """Refuses CPUs that JAX falls back to: a line among others tells, and weeks
+  go by.
 
   Args:
     gpu: one is needed, whether this machine has one or not.

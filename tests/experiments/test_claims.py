@@ -202,9 +202,9 @@ def test_epochs_are_read_off_curves():
   assert found.bound and found.high == math.inf  # over ...
   found = claim.compare(Runs(tanh, runs('80 70', '80 70')))
   assert found.low == 0.0
-  # The best point of a grid, of those with the most seeds.
-  grid = [*relu, *runs('60 50 20', '60 50 20', variant='relu b')]
-  grid += [*runs('20', variant='relu c'), *tanh]
+  # The best point of a grid, at the seeds that all have.
+  grid = [*relu, *runs('60 50 20', '60 10', variant='relu b')]
+  grid += [*runs('60 30 20', variant='relu c'), *tanh]
   groups = claim.groups(grid, 25.0)
   assert {name: found[0]['variant'] for name, found in groups.items()} == {
     'relu': 'relu a',
@@ -213,7 +213,8 @@ def test_epochs_are_read_off_curves():
 
 
 def test_the_best_point_of_a_grid_has_the_lowest_mean_error():
-  """Of those with the most seeds; one that diverged has every picture wrong."""
+  """At the seeds that all points of a name have; one that diverged has every
+  picture wrong."""
 
   def point(variant, *errors):
     return [
@@ -221,13 +222,15 @@ def test_the_best_point_of_a_grid_has_the_lowest_mean_error():
       for seed, error in enumerate(errors)
     ]
 
-  grid = [*point('a x', 30, 34), *point('a y', 29, 33), *point('a z', 10)]
-  grid += [*point('b x', 100), *point('b y', 40), *point('base', 20)]
+  grid = [*point('a x', 30, 34), *point('a y', 29, 90), *point('a z', 31)]
+  grid += [*point('b x', 100, 100), *point('b y', 60, 40), *point('base', 20)]
+  grid += [*point('c x', 10, 50), *point('c y', 20, 20)]
   groups = Higher(grid=True).groups(grid, 25.0)
   assert {name: rows[0]['variant'] for name, rows in groups.items()} == {
     'a': 'a y',
     'b': 'b y',
     'base': 'base',
+    'c': 'c y',
   }
   assert Higher().groups(grid, 25.0).keys() == {row['variant'] for row in grid}
 

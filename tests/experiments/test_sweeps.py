@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cloudpickle
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import small_runs
 from absl.testing import flagsaver
+from experiment_rows import a_row
 from submitit.local.local import LocalJob
 
 from alexnet_jax import library
 from alexnet_jax.data import builders
+from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.files import locked
 from alexnet_jax.training import evaluation
 from experiments import job, plan, rows, run
@@ -74,14 +77,25 @@ def wait_for_step(tmp_path: Path, step: int, runs: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_sweep_stopped_midway_ends_with_every_run_once(sweep, tmp_path, how):
   process = sweep()
   wait_for_step(tmp_path, 4, runs=2)  # the second run is under way
-  process.send_signal(how)
+  if how == signal.SIGINT:  # Ctrl-C is for all that a terminal shows
+    os.killpg(process.pid, how)
+  else:
+    process.send_signal(how)
   process.communicate(timeout=120)
-  if how == signal.SIGTERM:
+  if how != signal.SIGKILL:
     assert process.returncode == 75
+    checkpoints = [
+      max(int(step.name) for step in run.glob('checkpoints/[0-9]*'))
+      for run in (tmp_path / 'root').glob('folder-*')
+    ]
+    steps = [
+      small_runs.last_step(run) for run in (tmp_path / 'root').glob('folder-*')
+    ]
+    assert sorted(checkpoints) == sorted(steps)  # saved where they stopped
   out = small_runs.finish(sweep())
   assert '2 runs, 1 have rows' in out
   found = rows.read('lrn', tmp_path / 'results')
@@ -227,6 +241,51 @@ def test_what_another_process_trains_is_waited_for(tmp_path, capsys):
   assert sweep._next() is runs[0]
 
 
+def test_sweeps_that_start_together_share_out_their_runs(tmp_path, capsys):
+  """A job takes the lock of its workdir only once it has opened its data."""
+  runs = plan.select('lrn,one_tower', 'small', 1)
+  assert [one.key for one in runs].count(runs[0].key) == 2
+  first, second = (Sweep(runs, tmp_path, tmp_path) for _ in range(2))
+  assert first._next() is runs[0] and second._next() is runs[1]
+  first._jobs[runs[0]] = second._jobs[runs[1]] = None
+  assert first._next() is runs[3] and second._next() is None
+  assert capsys.readouterr().out.count('waiting for ') == 3
+  assert first._collect() == 1 and second._next() is runs[0]
+
+
+def test_rows_that_two_sweeps_add_are_all_kept(tmp_path):
+  def add(variant):
+    for seed in range(20):
+      rows.add(a_row(variant, seed, 10.0), '', tmp_path)
+
+  with ThreadPoolExecutor() as pool:
+    list(pool.map(add, 'abc'))
+  assert len(rows.read('lrn', tmp_path)) == 60
+
+
+def test_data_prepared_anew_are_other_data(tmp_path):
+  (one,) = plan.select('lrn', 'small', 1, '^with$')
+  half = job.Job(one, tmp_path, '/data', ())
+  half._refuse_other_data('old')
+  half._refuse_other_data('old')
+  with pytest.raises(UserError, match='other data of the name imagenette_146'):
+    half._refuse_other_data('new')
+  (tmp_path / 'data.txt').unlink()  # as runs left none before
+  (tmp_path / rows.RESULT_FILE).write_text('{"data": "old"}')
+  with pytest.raises(UserError, match='other data'):
+    half._refuse_other_data('new')
+  averaged = plan.select('ensemble', 'small', 1, 'five')[0]
+  for member in averaged.members:
+    workdir = plan.workdir(tmp_path, member)
+    workdir.mkdir()
+    result = '{"data": "old", "status": "finished"}'
+    (workdir / rows.RESULT_FILE).write_text(result)
+  five = job.Job(averaged, plan.workdir(tmp_path, averaged), '/data', ())
+  assert len(five._members('old')) == 5
+  with pytest.raises(UserError, match='other data'):
+    five._members('new')
+
+
 def test_a_sweep_that_waits_can_be_stopped(tmp_path):
   """Within the half second that it sleeps, and it starts nothing."""
   workdir = plan.workdir(tmp_path, plan.select('lrn', 'small', 1, '^with$')[0])
@@ -264,11 +323,14 @@ def test_how_a_job_ended_is_said(tmp_path, capsys, monkeypatch):
   runs = plan.select('lrn,dropout', 'small', 1)[:3]
   sweep = Sweep(runs, tmp_path, tmp_path)
   outcomes = (('success', 'stopped'), ('error', 'a trace'), None)
+  tasks = 0, 1  # of one run
   sweep._waiting = []
   for number, (one, outcome) in enumerate(zip(runs, outcomes, strict=True)):
-    job = LocalJob(tmp_path, str(number))
+    job = LocalJob(tmp_path, str(number), tasks)
     if outcome:
-      job.paths.result_pickle.write_bytes(pickle.dumps(outcome))
+      for task in tasks:
+        path = job.task(task).paths.result_pickle
+        path.write_bytes(pickle.dumps(outcome))
     sweep._jobs[one] = job
   monkeypatch.setattr(signal, 'signal', lambda *_: None)
   with flagsaver.flagsaver(experiment='lrn,dropout'):
@@ -278,11 +340,12 @@ def test_how_a_job_ended_is_said(tmp_path, capsys, monkeypatch):
   assert f'{runs[0].experiment}, {runs[0]} was stopped: the same comm' in out
 
 
+@pytest.mark.parametrize('given', [{}, {'XLA_CLIENT_MEM_FRACTION': '.2'}])
 @pytest.mark.parametrize('executor', ['local', 'slurm'])
 def test_runs_share_the_memory_of_this_machine_only(
-  executor, tmp_path, monkeypatch
+  executor, given, tmp_path, monkeypatch
 ):
-  given = {}
+  before, given = given, dict(given)
   monkeypatch.setattr(os, 'environ', given)
   monkeypatch.setattr(run.logging, 'set_verbosity', lambda _: None)
   monkeypatch.setattr(Sweep, 'run', lambda _: 0)
@@ -291,7 +354,7 @@ def test_runs_share_the_memory_of_this_machine_only(
   ):
     assert run.main([]) == 0
   share = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.300'}
-  assert given == (share if executor == 'local' else {})
+  assert given == (share if executor == 'local' and not before else before)
 
 
 class Seen(job.Job):
@@ -318,17 +381,22 @@ def test_a_run_sees_the_gpus_that_its_sweep_sees(
   assert sweep._jobs[one].result() == repr(shown)
 
 
-def test_a_form_of_gpus_is_not_trained_on_cpus(data_dir, tmp_path, monkeypatch):
+def test_a_form_of_gpus_is_not_trained_on_cpus(
+  data_dir, tmp_path, monkeypatch, capsys
+):
   (one,) = plan.select('lrn', 'gpu', 1, '^with$')
   monkeypatch.setenv('JAX_PLATFORMS', '')
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
   sweep = Sweep([one], tmp_path, tmp_path)
   with flagsaver.flagsaver(experiment='lrn', data_dir=str(data_dir)):
     sweep._start(one)
     submitted = sweep._jobs[one]
     submitted.wait()
+    capsys.readouterr()
     sweep._collect()
   (text,) = sweep._failed
   assert 'UserError: there is no GPU: pip install' in text
+  assert capsys.readouterr().out == f'failed: {text}\n'  # at once
 
 
 def test_an_unknown_experiment_is_refused(sweep):
