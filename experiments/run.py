@@ -223,8 +223,9 @@ class Sweep:
     )
     options: dict[str, Any] = {'timeout_min': 60 * 24 * 7}
     # Slurm 22.05 and later do not give `srun` what `sbatch` was asked for.
-    cores = '${SLURM_CPUS_PER_TASK:+SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK}'
-    options['slurm_setup'] = [f'export {cores}']
+    asked = '[ -z "$SLURM_CPUS_PER_TASK" ]'
+    cores = 'export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK'
+    options['slurm_setup'] = [f'{asked} || {cores}']
     for text in _SLURM.value:
       name, _, value = text.partition('=')
       number = value.isdecimal()
