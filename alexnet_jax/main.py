@@ -202,7 +202,7 @@ def _run() -> int:
     config.deterministic,
     cache=f'{workdirs[0]}/compiled',
   )
-  backend.refuse_fallback()
+  backend.refuse_fallback(watched=True)
 
   from alexnet_jax.analysis import pictures
   from alexnet_jax.runtime import trackers

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 
 from alexnet_jax.runtime import distributed
@@ -47,12 +48,14 @@ def configure(
     os.environ['XLA_FLAGS'] = f'{flags} --xla_gpu_deterministic_ops=true'
 
 
-def refuse_fallback(gpu: bool = False) -> None:
-  """Refuses CPUs that JAX falls back to: a line among others tells, and weeks
-  go by.
+def refuse_fallback(needed: bool = False, watched: bool = False) -> None:
+  """Refuses CPUs that JAX has fallen back to: only a line among others tells,
+  and weeks go by.
 
   Args:
-    gpu: one is needed, whether this machine has one or not.
+    needed: a GPU, whether this machine has one or not.
+    watched: by whoever started it, who is warned where the GPU is merely there:
+      CUDA_VISIBLE_DEVICES does not name it, as launchers do.
 
   Raises:
     UserError: JAX uses CPUs, JAX_PLATFORMS does not say so, and a GPU is needed
@@ -61,14 +64,18 @@ def refuse_fallback(gpu: bool = False) -> None:
   named = jax.config.jax_platforms  # type: ignore[attr-defined]
   if named or jax.default_backend() != 'cpu':
     return
-  hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
-  there = not hidden and any(_DEVICES.glob('nvidia[0-9]*'))
-  if gpu or there:
-    where = 'a GPU that JAX does not use' if there else 'no GPU'
-    raise UserError(
-      f"there is {where}: pip install 'alexnet_jax[cuda]' and look at what JAX "
-      'says when it starts. With JAX_PLATFORMS=cpu it trains on CPUs'
-    )
+  shown = os.environ.get('CUDA_VISIBLE_DEVICES')
+  there = shown not in ('', '-1') and any(_DEVICES.glob('nvidia[0-9]*'))
+  if not needed and not there:
+    return
+  where = 'a GPU that JAX does not use' if there else 'no GPU'
+  text = (
+    f"there is {where}: pip install 'alexnet_jax[cuda]', and look at what JAX "
+    'says when it starts. CPUs are taken where JAX_PLATFORMS=cpu asks for them'
+  )
+  if needed or shown or not watched:
+    raise UserError(text)
+  logging.warning('this trains on a CPU: %s', text)
 
 
 def describe() -> dict[str, Any]:

@@ -39,38 +39,51 @@ def test_without_a_gpu_there_is_no_line():
 
 
 @pytest.mark.parametrize(
-  ('nodes', 'hidden', 'platforms', 'backends', 'wanted', 'said'),
+  ('nodes', 'shown', 'platforms', 'chosen', 'needed', 'said', 'warned'),
   [
-    (['nvidia0'], None, None, 'cpu', False, 'a GPU that JAX does not use'),
-    (['nvidia0'], '0', None, 'cpu', False, 'a GPU that JAX does not use'),
-    (['nvidia0'], '', None, 'cpu', False, ''),  # the user hides it
-    (['nvidia0'], '-1', None, 'cpu', True, 'no GPU'),
-    (['nvidia0'], None, 'cpu', 'cpu', True, ''),  # the user says so
-    (['nvidia0'], None, None, 'gpu', True, ''),
-    (['nvidiactl'], None, None, 'cpu', False, ''),
-    ([], None, None, 'cpu', False, ''),
-    ([], None, None, 'cpu', True, 'no GPU'),
-    ([], None, None, 'tpu', True, ''),
+    (['nvidia0'], None, None, 'cpu', False, 'a GPU that JAX does not', True),
+    (['nvidia0'], '0', None, 'cpu', False, 'a GPU that JAX does not', False),
+    (['nvidia0'], None, None, 'cpu', True, 'a GPU that JAX does not', False),
+    (['nvidia0'], '', None, 'cpu', False, '', False),  # the user hides it
+    (['nvidia0'], '-1', None, 'cpu', True, 'no GPU', False),
+    (['nvidia0'], None, 'cpu', 'cpu', True, '', False),  # the user says so
+    (['nvidia0'], None, None, 'gpu', True, '', False),
+    (['nvidiactl'], '0', None, 'cpu', False, '', False),
+    ([], None, None, 'cpu', False, '', False),
+    ([], None, None, 'cpu', True, 'no GPU', False),
+    ([], None, None, 'tpu', True, '', False),
   ],
 )
 def test_cpus_for_want_of_better_are_refused(
-  monkeypatch, tmp_path, nodes, hidden, platforms, backends, wanted, said
+  nodes,
+  shown,
+  platforms,
+  chosen,
+  needed,
+  said,
+  warned,
+  monkeypatch,
+  tmp_path,
+  caplog,
 ):
   """As JAX falls back to them, where its driver or its plugin is missing."""
   for node in nodes:
     (tmp_path / node).touch()
   monkeypatch.setattr(backend, '_DEVICES', tmp_path)
-  monkeypatch.setattr(jax, 'default_backend', lambda: backends)
+  monkeypatch.setattr(jax, 'default_backend', lambda: chosen)
   monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
-  if hidden is not None:
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', hidden)
+  if shown is not None:
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', shown)
   before = jax.config.jax_platforms
   jax.config.update('jax_platforms', platforms)
   try:
-    if said:
-      with pytest.raises(UserError, match=f'there is {said}: pip install'):
-        backend.refuse_fallback(wanted)
-    else:
-      backend.refuse_fallback(wanted)
+    for watched in (False, True):
+      caplog.clear()
+      if said and not (warned and watched):
+        with pytest.raises(UserError, match=f'there is {said}'):
+          backend.refuse_fallback(needed, watched)
+      else:
+        backend.refuse_fallback(needed, watched)
+      assert bool(caplog.text) == (warned and watched)
   finally:
     jax.config.update('jax_platforms', before)
