@@ -197,29 +197,16 @@ def summary(results: Sequence[Result]) -> str:
 
 def section(result: Result) -> str:
   """An experiment in one form: claim, scale, and what was found."""
-  experiment, runs = result.experiment, result.rows
+  experiment = result.experiment
   form, reader = experiment.forms[result.form], experiment.reader
   claim = experiment.claim[:1].upper() + experiment.claim[1:]
-  if not runs:
-    return f'### `{result.name}`, {result.form}\n\n{result.left_out}\n'
-  views = sorted({int(row['views']) for row in runs})
-  pictures = sorted({row['examples'] for row in runs if row['examples']})
-  # A training that several rows read is one.
-  trained = {
-    tuple(row[name] for name in ('config', 'seed', 'date', 'commit')): row
-    for row in runs
-  }
-  hours = sum(float(row['hours']) for row in trained.values())
-  machines = sorted({f'{r["hardware"]}, {r["versions"]}' for r in runs})
+  head = f'### `{result.name}`, {result.form}'
+  if not result.rows:
+    return f'{head}\n\n{result.left_out}\n'
   out = [
-    f'### `{result.name}`, {result.form}',
+    head,
     '',
-    f'{claim}. {form.scale}; {" or ".join(pictures)} pictures of '
-    f'{runs[0]["split"]}, {" or ".join(map(str, views))} '
-    f'view{"s" * (views != [1])}; {len(trained)} '
-    f'run{"s" * (len(trained) > 1)}, {cost.duration(hours)} of training '
-    f'on {"; ".join(machines)}; commit '
-    f'{", ".join(sorted({row["commit"] for row in runs}))}. '
+    f'{claim}. {form.scale}; {_made(result.rows)}. '
     f'{reader.measure[:1].upper()}{reader.measure[1:]}:',
     '',
     *_lines(result),
@@ -233,7 +220,28 @@ def plain(result: Result) -> str:
   measure = result.experiment.reader.measure
   lines = (line.replace('**', '') for line in _lines(result))
   head = f'{result.name}, {result.form}; {measure}:'
-  return '\n'.join(filter(None, [head, *lines, result.left_out]))
+  made = f'Of {_made(result.rows)}.' if result.rows else ''
+  return '\n'.join(filter(None, [head, *lines, made, result.left_out]))
+
+
+def _made(runs: Sequence[Row]) -> str:
+  """What rows were measured on, and which trainings they are of."""
+  views = sorted({int(row['views']) for row in runs})
+  pictures = sorted({row['examples'] for row in runs if row['examples']})
+  # A training that several rows read is one.
+  trained = {
+    tuple(row[name] for name in ('config', 'seed', 'date', 'commit')): row
+    for row in runs
+  }
+  hours = sum(float(row['hours']) for row in trained.values())
+  machines = sorted({f'{r["hardware"]}, {r["versions"]}' for r in runs})
+  return (
+    f'{" or ".join(pictures)} pictures of {runs[0]["split"]}, '
+    f'{" or ".join(map(str, views))} view{"s" * (views != [1])}; '
+    f'{len(trained)} run{"s" * (len(trained) > 1)}, {cost.duration(hours)} of '
+    f'training on {"; ".join(machines)}; commit '
+    f'{", ".join(sorted({row["commit"] for row in runs}))}'
+  )
 
 
 def _lines(result: Result) -> list[str]:
