@@ -1,8 +1,8 @@
 """Large batches, of 2017: 128 images a step against 2,048, with LARS and
 without, the rate rising over two epochs and not. As many epochs for all.
 
-Of each kind of 2,048 one rate of a grid is compared: the best at seed 0, on
-validation. The grid without LARS ends at 16 times the rate of 128.
+Of each kind of 2,048 one rate of a grid is compared: the best on validation, at
+the seeds that all rates have. Without LARS it ends at 16 times the rate of 128.
 """
 
 from experiments.claims import Equivalent, Higher
