@@ -32,7 +32,7 @@ CHOICES = {
   'convolution': Choice('folded', cpu='winograd', gpu='joined', tpu='plain'),
   'relu': Choice('plain', cpu=None, gpu='written', tpu=None),
   'response_norm': Choice('shifted', cpu=None, gpu=None, tpu='banded'),
-  'max_pooling': Choice('places', cpu=None, gpu=None, tpu='plain'),
+  'max_pooling': Choice('places', cpu='by_image', gpu=None, tpu='plain'),
   'relu_norm_pool': Choice('parts', cpu=None, gpu='packed', tpu='pallas'),
   'crops': Choice('together', cpu=None, gpu=None, tpu='one_by_one'),
 }
@@ -48,12 +48,13 @@ def way(layer: str, platform: str, x: jax.Array) -> str:
   """
   choice = CHOICES[layer]
   name = getattr(choice, platform) or choice.default
-  if name != 'winograd':
-    return name
-  # bfloat16 has too few digits for Winograd's sums of inputs, and a batch
-  # whose size an export leaves open cannot be cut into parts.
-  takes = x.dtype != jnp.bfloat16 and isinstance(x.shape[0], int)
-  return name if takes else choice.default
+  # A batch whose size an export leaves open cannot be cut into parts, and
+  # bfloat16 has too few digits for Winograd's sums of inputs.
+  if name in ('winograd', 'by_image') and not isinstance(x.shape[0], int):
+    return choice.default
+  if name == 'winograd' and x.dtype == jnp.bfloat16:
+    return choice.default
+  return name
 
 
 def by_platform(

@@ -44,25 +44,27 @@ def _constants(lowered) -> set[float]:
   return {float(n) for n in found if float(n) >= 70}
 
 
-def test_winograd_is_for_float32_of_a_known_batch():
+@pytest.mark.parametrize(
+  ('layer', 'of_cpus', 'in_bfloat16', 'of_others'),
+  [
+    ('convolution', 'winograd', 'folded', ['joined', 'plain', 'folded']),
+    ('max_pooling', 'by_image', 'by_image', ['places', 'plain', 'places']),
+  ],
+)
+def test_ways_that_cut_a_batch_know_its_size(
+  layer, of_cpus, in_bfloat16, of_others
+):
   (batch,) = export.symbolic_shape('b')
-  known = 4, 9, 9, 3
-  for platform in ('cpu', 'gpu', 'tpu', 'default'):
-    ways = [
-      dispatch.way('convolution', platform, jax.ShapeDtypeStruct(shape, dtype))
-      for shape, dtype in (
-        (known, jnp.float32),
-        (known, jnp.bfloat16),
-        ((batch, 9, 9, 3), jnp.float32),
-      )
-    ]
-    want = {
-      'cpu': ['winograd', 'folded', 'folded'],
-      'gpu': ['joined'] * 3,
-      'tpu': ['plain'] * 3,
-      'default': ['folded'] * 3,
-    }
-    assert ways == want[platform]
+  known = jax.ShapeDtypeStruct((4, 9, 9, 3), jnp.float32)
+  half = jax.ShapeDtypeStruct(known.shape, jnp.bfloat16)
+  unknown = jax.ShapeDtypeStruct((batch, 9, 9, 3), jnp.float32)
+
+  def ways(platform):
+    return [dispatch.way(layer, platform, x) for x in (known, half, unknown)]
+
+  assert ways('cpu') == [of_cpus, in_bfloat16, of_others[-1]]
+  for platform, way in zip(('gpu', 'tpu', 'default'), of_others, strict=True):
+    assert ways(platform) == [way] * 3
 
 
 def test_a_gradient_reads_what_its_own_way_kept(lowered_for, monkeypatch):

@@ -14,19 +14,24 @@ from jax.test_util import check_grads
 from alexnet_jax.kernels.pooling import average_pooling, max_pooling
 
 
-@pytest.mark.parametrize('platform', ['default', 'tpu'])
+@pytest.mark.parametrize('platform', ['default', 'cpu', 'tpu'])
 @pytest.mark.parametrize('size', [55, 27, 13, 8, 6])
 def test_max_pool(lowered_for, platform, size):
   lowered_for(platform)
-  x = normal(0, (2, size, size + 1, 4))
+  x = normal(0, (9, size, size + 1, 4))
   got = max_pooling(jnp.asarray(x))
   np.testing.assert_array_equal(got, oracle.max_pool(x).astype(np.float32))
 
 
-@pytest.mark.parametrize('platform', ['default', 'tpu'])
 @pytest.mark.parametrize(
-  ('size', 'window', 'stride'),
-  [(7, 3, 2), (8, 3, 2), (8, 2, 2), (9, 3, 1), (14, 12, 2)],
+  ('platform', 'size', 'window', 'stride'),
+  [
+    (platform, *case)
+    for platform in ('default', 'cpu', 'tpu')
+    for case in ((7, 3, 2), (8, 3, 2), (8, 2, 2), (9, 3, 1))
+  ]
+  # Of more places than a byte can number.
+  + [('default', 14, 12, 2), ('tpu', 14, 12, 2)],
 )
 def test_max_pool_gradient_goes_to_the_first_of_the_largest(
   lowered_for, platform, size, window, stride
@@ -34,7 +39,7 @@ def test_max_pool_gradient_goes_to_the_first_of_the_largest(
   lowered_for(platform)
   # Whole numbers: many places share a maximum, and sums are exact.
   rng = np.random.default_rng(0)
-  x = rng.integers(0, 4, (2, size, size + 1, 3)).astype(np.float32)
+  x = rng.integers(0, 4, (9, size, size + 1, 3)).astype(np.float32)
   pool = functools.partial(max_pooling, window=window, stride=stride)
   shape = pool(jnp.asarray(x)).shape
   weight = rng.integers(1, 100, shape).astype(np.float32)
