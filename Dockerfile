@@ -13,8 +13,10 @@ RUN apt-get update \
   && apt-get install --yes --no-install-recommends ca-certificates python3-venv \
   && rm -rf /var/lib/apt/lists/* \
   && python3 -m venv /venv
-# Without the last two enroot (pyxis) shows a container no GPU.
+# Large pages for steps on CPUs (docs/running.md). Without the last two enroot
+# (pyxis) shows a container no GPU.
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 \
+  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
   NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /alexnet_jax
 

@@ -279,12 +279,23 @@ def test_how_a_job_ended_is_said(tmp_path, capsys, monkeypatch):
   assert f'{runs[0].experiment}, {runs[0]} was stopped: the same comm' in out
 
 
-@pytest.mark.parametrize('given', [{}, {'XLA_CLIENT_MEM_FRACTION': '.2'}])
-@pytest.mark.parametrize('executor', ['local', 'slurm'])
-def test_runs_share_the_memory_of_this_machine_only(
-  executor, given, tmp_path, monkeypatch
+_SHARE = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.300'}
+_PAGES = {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'}
+
+
+@pytest.mark.parametrize(
+  ('executor', 'given', 'added'),
+  [
+    ('local', {}, _SHARE | _PAGES),
+    ('local', {'XLA_CLIENT_MEM_FRACTION': '.2'}, _PAGES),
+    ('local', {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'}, _SHARE),
+    ('slurm', {}, _PAGES),
+  ],
+)
+def test_runs_share_the_memory_of_this_machine_in_large_pages(
+  executor, given, added, tmp_path, monkeypatch
 ):
-  before, given = given, dict(given)
+  want, given = given | added, dict(given)
   monkeypatch.setattr(os, 'environ', given)
   monkeypatch.setattr(run.logging, 'set_verbosity', lambda _: None)
   monkeypatch.setattr(Sweep, 'run', lambda _: 0)
@@ -292,8 +303,7 @@ def test_runs_share_the_memory_of_this_machine_only(
     experiment='lrn', jobs=3, executor=executor, results=str(tmp_path)
   ):
     assert run.main([]) == 0
-  share = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.300'}
-  assert given == (share if executor == 'local' and not before else before)
+  assert given == want
 
 
 def test_an_unknown_experiment_is_refused(sweep):
