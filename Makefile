@@ -9,10 +9,11 @@ LOCK := $(shell $(PYTHON) -c 'import sys; \
 .PHONY: install train test test-slow lint types docs lock lock-docs lock-cuda \
   tpu-report gpu-report
 
-# -- the environment, made once: exact versions, then the package itself
+# -- the environment, made once: exact versions, then the package itself. Python
+# compiles what a program imports: to compile all here takes as long as to fetch.
 .venv/installed: setup.cfg pyproject.toml $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-compile -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
@@ -41,7 +42,7 @@ DOCS := .venv-docs
 
 $(DOCS)/installed: requirements-docs.lock
 	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
-	$(DOCS)/bin/python -m pip install --quiet -r $<
+	$(DOCS)/bin/python -m pip install --quiet --no-compile -r $<
 	touch $@
 
 docs: $(DOCS)/installed
