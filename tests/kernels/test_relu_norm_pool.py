@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import max_norm_error
-from draws import gradients, normal
+from draws import normal, values_and_gradients
 from jax._src.pallas.mosaic.interpret import utils as interpreter
 from jax.experimental.pallas import tpu as pltpu
 
@@ -34,14 +34,11 @@ def garbage(monkeypatch):
 
 
 @pytest.mark.usefixtures('garbage')
-@pytest.mark.parametrize('platform', ['default', 'tpu'])
 @pytest.mark.parametrize(
   ('batch', 'height', 'width', 'choice'),
   [(128, 5, 7, {}), (256, 7, 3, {'size': 4, 'alpha': 0.1, 'beta': 0.6})],
 )
-def test_relu_norm_pool_as_one(
-  lowered_for, platform, batch, height, width, choice
-):
+def test_relu_norm_pool_as_one(lowered_for, batch, height, width, choice):
   """Value and gradient against the three layers, one after the other."""
   x = jnp.asarray(normal(0, (batch, height, width, 16), 30))
   pool = {'window': 3, 'stride': 2}
@@ -57,18 +54,18 @@ def test_relu_norm_pool_as_one(
     return max_pooling(normed, **pool)
 
   lowered_for('default')
-  want = [three(x, bias), *gradients(three, x, bias)]
+  want = values_and_gradients(three, x, bias)
   formula = functools.partial(plain_relu_norm_pool, norm=choice, pool=pool)
-  plain = [formula(x, bias), *gradients(formula, x, bias)]
-  lowered_for(platform)
-  with pltpu.force_tpu_interpret_mode():
-    got = [one(x, bias), *gradients(one, x, bias)]
-  for a, b, c in zip(got, want, plain, strict=True):
-    assert max_norm_error(a, b) <= 1e-5
-    assert max_norm_error(a, c) <= 1e-5
+  plain = values_and_gradients(formula, x, bias)
+  for platform in ('default', 'tpu'):
+    lowered_for(platform)
+    with pltpu.force_tpu_interpret_mode():
+      got = values_and_gradients(one, x, bias)
+    for a, b, c in zip(got, want, plain, strict=True):
+      assert max_norm_error(a, b) <= 1e-5, platform
+      assert max_norm_error(a, c) <= 1e-5, platform
 
 
-@pytest.mark.parametrize('platform', ['default', 'gpu', 'tpu'])
 @pytest.mark.parametrize(
   ('towers', 'batch', 'height', 'width', 'norm', 'pool'),
   [
@@ -83,7 +80,7 @@ def test_relu_norm_pool_as_one(
   ],
 )
 def test_maps_of_any_size(
-  lowered_for, platform, towers, batch, height, width, norm, pool
+  lowered_for, towers, batch, height, width, norm, pool
 ):
   """Each tower's values and gradients against the formula."""
   pool = {'window': 3, 'stride': 2, **pool}
@@ -104,11 +101,12 @@ def test_maps_of_any_size(
     )
 
   args = *xs, *biases
-  want = [formula(*args), *gradients(formula, *args)]
-  lowered_for(platform)
-  got = [one(*args), *gradients(one, *args)]
-  for a, b in zip(got, want, strict=True):
-    assert max_norm_error(a, b) <= 1e-5
+  want = values_and_gradients(formula, *args)
+  for platform in ('default', 'gpu', 'tpu'):
+    lowered_for(platform)
+    got = values_and_gradients(one, *args)
+    for a, b in zip(got, want, strict=True):
+      assert max_norm_error(a, b) <= 1e-5, platform
 
 
 @pytest.mark.parametrize('towers', [1, 2])

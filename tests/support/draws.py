@@ -10,10 +10,18 @@ def normal(seed, shape, scale=1.0):
   return draw.astype(np.float32)
 
 
-def gradients(function, *args):
-  """Of the sum of its values, each with a weight of its own."""
+def values_and_gradients(function, *args):
+  """The values, and the gradients of their sum, each with a weight of its own.
+
+  They are compiled, at every call anew: a function that JAX has compiled keeps
+  the lowering that it had then.
+  """
   shape = jax.eval_shape(function, *args)
   weight = jnp.asarray(normal(9, shape.shape), shape.dtype)
-  return jax.grad(
-    lambda *args: (function(*args) * weight).sum(), tuple(range(len(args)))
+  values = jax.jit(lambda *args: function(*args))(*args)
+  of_arrays = jax.jit(
+    jax.grad(
+      lambda *args: (function(*args) * weight).sum(), tuple(range(len(args)))
+    )
   )(*args)
+  return [values, *of_arrays]
