@@ -151,6 +151,8 @@ class Sweep:
       print(f'error: {text}', flush=True)
     for text in self._stopped:
       print(f'{text} was stopped: the same command goes on with it', flush=True)
+    if self._stop:
+      print('stopped: the same command goes on', flush=True)
     if self._stop or self._stopped:
       return STOPPED
     return 1 if self._failed else 0
@@ -237,15 +239,20 @@ class Sweep:
     return executor
 
   def _collect(self) -> int:
-    """Takes in what has ended; returns how many runs."""
+    """Takes in what has ended; returns how many runs are done, or failed."""
     ended = [run for run, job in self._jobs.items() if not job or job.done()]
+    count = len(ended)
     for run in ended:
       job = self._jobs.pop(run)
       if claim := self._claims.pop(run.key, None):
         claim.close()
-      if job is None or self._keep_row(run) or self._stop:
+      if job is None or self._keep_row(run):
+        continue
+      if self._stop:
+        count -= 1
         continue
       if _left(job):
+        count -= 1
         self._stopped.append(f'{run.experiment}, {run}')
         continue
       tail = (job.stderr() or '').strip().splitlines()[-1:]
@@ -256,7 +263,7 @@ class Sweep:
       self._failed.append(text)
       # All of them may: whoever watches should know of the first.
       print(f'failed: {text}', flush=True)
-    return len(ended)
+    return count
 
   def _keep_row(self, run: plan.Run) -> bool:
     found = rows.of(run, plan.workdir(self._root, run))

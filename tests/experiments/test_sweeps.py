@@ -79,9 +79,11 @@ def test_a_sweep_stopped_midway_ends_with_every_run_once(sweep, tmp_path, how):
     os.killpg(process.pid, how)
   else:
     process.send_signal(how)
-  process.communicate(timeout=120)
+  out, err = process.communicate(timeout=120)
   if how != signal.SIGKILL:
     assert process.returncode == 75
+    assert 'stopped: the same command goes on' in out
+    assert '1/2 runs' in out + err and '2/2 runs' not in out + err
     checkpoints = [
       max(int(step.name) for step in run.glob('checkpoints/[0-9]*'))
       for run in (tmp_path / 'root').glob('folder-*')
