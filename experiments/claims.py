@@ -251,7 +251,7 @@ class Ratio(Claim):
     )
     cut = any(row['status'] != 'finished' for row in rows)
     last = [float((row['curve'].split() or ['100'])[-1]) for row in rows]
-    return any(short), cut, sum(last if any(short) else epochs)
+    return any(short), cut, math.fsum(last if any(short) else epochs)
 
   def each(self, runs: Runs) -> Measured | None:
     found = [measures.epochs(row, runs.target) for row in runs.rows]

@@ -233,7 +233,8 @@ def _made(runs: Sequence[Row]) -> str:
     tuple(row[name] for name in ('config', 'seed', 'date', 'commit')): row
     for row in runs
   }
-  hours = sum(float(row['hours']) for row in trained.values())
+  # Python's own sum rounds in another way since 3.12.
+  hours = math.fsum(float(row['hours']) for row in trained.values())
   machines = sorted({f'{r["hardware"]}, {r["versions"]}' for r in runs})
   return (
     f'{" or ".join(pictures)} pictures of {runs[0]["split"]}, '
