@@ -15,6 +15,7 @@ from alexnet_jax.kernels.pooling import max_pooling, plain_max_pooling
 from alexnet_jax.kernels.response_norm import plain_response_norm, response_norm
 from alexnet_jax.models import layers
 from alexnet_jax.models.describe import describe
+from alexnet_jax.runtime.writers import Progress
 from alexnet_jax.training.settings import Settings
 
 
@@ -55,22 +56,28 @@ def measure_layers(
     A row for each layer: seconds of a forward pass, and of what training
     takes, a forward pass with all the gradients that a step needs.
   """
-  rows = []
-  for layer in list_layers(settings, num_classes):
-    row = timing.describe_run('layers', settings, repeats)
-    row['name'] = layer.name
-    with jax.default_matmul_precision(settings.matmul_precision):
-      samples = timing.alternate(_contenders(layer), repeats)
-    for name, taken in samples.items():
-      seconds = Spread.of([sample['seconds'] for sample in taken])
-      row |= seconds.fields(f'{name}_seconds')
-    if layer.operations:
-      # The bias, the last of what is wanted, takes no products.
-      for name, times in (('forward', 1), ('training', len(layer.wanted))):
-        rate = times * layer.operations / row[f'{name}_seconds']
-        row[f'{name}_gflops'] = rate / 1e9
-    rows.append(row)
+  rows, wanted = [], list(list_layers(settings, num_classes))
+  with Progress(len(wanted), 'layers') as progress:
+    for layer in wanted:
+      rows.append(_measure(layer, settings, repeats))
+      progress.update(1, layer.name)
   return rows
+
+
+def _measure(layer: TimedLayer, settings: Settings, repeats: int) -> Row:
+  row = timing.describe_run('layers', settings, repeats)
+  row['name'] = layer.name
+  with jax.default_matmul_precision(settings.matmul_precision):
+    samples = timing.alternate(_contenders(layer), repeats, show=False)
+  for name, taken in samples.items():
+    seconds = Spread.of([sample['seconds'] for sample in taken])
+    row |= seconds.fields(f'{name}_seconds')
+  if layer.operations:
+    # The bias, the last of what is wanted, takes no products.
+    for name, times in (('forward', 1), ('training', len(layer.wanted))):
+      rate = times * layer.operations / row[f'{name}_seconds']
+      row[f'{name}_gflops'] = rate / 1e9
+  return row
 
 
 def list_layers(settings: Settings, num_classes: int) -> Iterator[TimedLayer]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax.runtime import backend
+from alexnet_jax.runtime.writers import Progress
 from alexnet_jax.training.settings import Settings
 
 # One unit of work: 'seconds', and perhaps the parts of them.
@@ -33,7 +34,10 @@ class Contender:
 
 
 def alternate(
-  contenders: Sequence[Contender], repeats: int, least: float = 1.0
+  contenders: Sequence[Contender],
+  repeats: int,
+  least: float = 1.0,
+  show: bool = True,
 ) -> dict[str, list[Sample]]:
   """Measures all in turn, so that whatever slows the machine slows all.
 
@@ -44,23 +48,29 @@ def alternate(
     contenders: whose names differ.
     repeats: samples of each, warm-up not counted.
     least: seconds of work that a sample is made of, or more.
+    show: how far it is, on stderr.
 
   Returns:
     {name: samples}, in order.
   """
   times = {}
-  for contender in contenders:
-    contender.measure(1)  # compiles
-    count = 1
-    # The first few may be sooner than the rest: a loader's lie in its buffer.
-    while count * contender.measure(count)['seconds'] < least:
-      count *= 2
-    times[contender.name] = count
   samples: dict[str, list[Sample]] = {c.name: [] for c in contenders}
-  for _ in range(repeats):
+  total = len(contenders) * (1 + repeats)
+  with Progress(total, 'measurements', show=show) as progress:
     for contender in contenders:
-      contender.measure(times[contender.name])
-      samples[contender.name].append(contender.measure(times[contender.name]))
+      contender.measure(1)  # compiles
+      count = 1
+      # The first few may be sooner than the rest: a loader's lie in its buffer.
+      while count * contender.measure(count)['seconds'] < least:
+        count *= 2
+      times[contender.name] = count
+      progress.update(1, f'compiled {contender.name}')
+    for _ in range(repeats):
+      for contender in contenders:
+        count = times[contender.name]
+        contender.measure(count)
+        samples[contender.name].append(contender.measure(count))
+        progress.update(1, contender.name)
   return samples
 
 

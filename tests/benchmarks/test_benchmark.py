@@ -51,7 +51,7 @@ def test_the_arithmetic_of_the_papers_network():
   )
 
 
-def test_contenders_take_turns():
+def test_contenders_take_turns(capsys):
   """What is measured first after another's turn is slow, and not counted."""
   asked = []
 
@@ -67,6 +67,9 @@ def test_contenders_take_turns():
   assert found == {'a': [{'seconds': 0.3}] * 2, 'b': [{'seconds': 2.0}] * 2}
   warm = [('a', 1), ('a', 1), ('a', 2), ('a', 4), ('b', 1), ('b', 1)]
   assert asked == warm + [('a', 4), ('a', 4), ('b', 1), ('b', 1)] * 2
+  assert '6/6 measurements' in capsys.readouterr().err
+  timing.alternate([contender('c', 2.0)], 1, show=False)
+  assert not capsys.readouterr().err
 
 
 def test_what_lies_in_a_buffer_does_not_make_samples_long():
