@@ -3,7 +3,7 @@
   command   alexnet train --config=configs/cifar10_18pct.py
             (the data as configs/cifar10_80sec.py has it)
   hardware  2 CPU cores
-  time      4 hours on one of them, by the rate of the first epoch
+  time      2 hours on one of them, by the rate of the first epochs in a sweep
   expected  18 % test error (cuda-convnet's); ours in docs/results.md
 
 Norms stand in the rows of conv1 and conv2; `--experiment=lrn --form=cifar`
