@@ -10,7 +10,7 @@ LOCK := $(shell $(PYTHON) -c 'import sys; \
   tpu-report gpu-report
 
 # -- the environment, made once: exact versions, then the package itself. Python
-# compiles what a program imports: to compile all here takes as long as to fetch.
+# compiles what a program imports: to compile all here takes a minute.
 .venv/installed: setup.cfg pyproject.toml $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile -r $(LOCK)
