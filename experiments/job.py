@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.errors import UserError, of_memory
 from alexnet_jax.runtime.files import write_atomically
 from alexnet_jax.runtime.fingerprints import fingerprint
 from experiments import plan, rows
@@ -42,6 +42,8 @@ class Job:
     """Returns 'finished', 'not finite' or 'stopped'."""
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags
+    import jax
+
     from alexnet_jax.runtime import backend, distributed
 
     local = os.environ.get('SUBMITIT_EXECUTOR') == 'local'
@@ -56,7 +58,10 @@ class Job:
     with distributed.together():
       backend.configure(max(mesh.data, 1) * mesh.towers, config.deterministic)
       backend.refuse_fallback(self.run.form in plan.ON_GPUS)
-      return self._run(config)
+      # What XLA says stays the last line of the log, which the sweep shows.
+      jax.config.update('jax_traceback_filtering', 'off')
+      with of_memory():
+        return self._run(config)
 
   def _run(self, config) -> str:
     import jax

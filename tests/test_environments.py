@@ -88,6 +88,29 @@ def test_a_platform_that_is_not_there(platform):
   assert f'JAX_PLATFORMS={platform}' in line
 
 
+@pytest.mark.parametrize(
+  'program',
+  [
+    'import jax.numpy as jnp; jnp.zeros(1 << 50)',
+    # As a GPU does that others have filled, in an H100's words.
+    'import jax; raise jax.errors.JaxRuntimeError("INTERNAL: Failed to get '
+    r'configs for: 2 out of 82 instructions.\n - RESOURCE_EXHAUSTED: : '
+    'CUDA_ERROR_OUT_OF_MEMORY: out of memory")',
+  ],
+)
+def test_a_device_without_the_memory(program):
+  ended = run(program)
+  (line,) = ended.stderr.decode().splitlines()
+  assert ended.returncode == 2
+  assert line.startswith('error: the device has too little memory')
+  assert 'config.batch_size' in line and 'out of memory' in line.lower()
+
+
+def test_a_bucket_that_has_given_enough_is_not_taken_for_a_device():
+  program = 'raise ValueError("RESOURCE_EXHAUSTED: too many requests")'
+  assert 'Traceback' in run(program).stderr.decode()
+
+
 def test_a_user_without_a_name_or_a_home(tmp_path):
   """As in a container: docker run --user 54321."""
   nobody = ['unshare', '--user', '--map-user=54321', '--map-group=54321']

@@ -26,6 +26,27 @@ class UserError(ValueError):
   what to do."""
 
 
+@contextlib.contextmanager
+def of_memory() -> Iterator[None]:
+  """Says what to do where a device has too little memory.
+
+  Raises:
+    UserError: in place of XLA's error, which names no setting.
+  """
+  try:
+    yield
+  except Exception as error:
+    found = re.search('RESOURCE_EXHAUSTED.*', str(error))
+    if not found or not type(error).__module__.startswith('jax'):
+      raise  # buckets use the word, too
+    raise UserError(
+      'the device has too little memory. Take fewer images at a time '
+      '(config.batch_size, config.evals.batch_size; with config.accumulate=N a '
+      'step takes its images in N parts, one after the other), or stop what '
+      f'else uses the device (nvidia-smi). {found.group()}'
+    ) from error
+
+
 def run(
   main: Callable[[Sequence[str]], int | None],
   words: int = 0,
@@ -33,12 +54,12 @@ def run(
 ) -> None:
   """`absl.app.run(main)`, with a `UserError` as one message and exit code 2.
 
-  So is anything that flags or the configuration file they name raise, and a
-  device that JAX_PLATFORMS asks for and the machine lacks. Ctrl-C, where the
-  program does not make more of it, is a word. Text that the terminal has no
-  letters for is escaped. Where nobody reads the output any more (`| head`), the
-  program ends without a word. `~` is the home folder in --flag=~/FOLDER, too,
-  where most shells leave it as it is.
+  So is anything that flags or the configuration file they name raise, a device
+  that JAX_PLATFORMS asks for and the machine lacks, and one with too little
+  memory. Ctrl-C, where the program does not make more of it, is a word. Text
+  that the terminal has no letters for is escaped. Where nobody reads the output
+  any more (`| head`), the program ends without a word. `~` is the home folder
+  in --flag=~/FOLDER, too, where most shells leave it as it is.
 
   Args:
     main: the program, called with the arguments that are not flags; its value
@@ -56,7 +77,8 @@ def run(
           f'unexpected arguments {" ".join(unexpected)!r}: '
           'every option starts with -- (see --help)'
         )
-      return main(argv)
+      with of_memory():
+        return main(argv)
     except UserError as error:
       return refuse(all_of(error))
     except KeyboardInterrupt:

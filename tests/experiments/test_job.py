@@ -4,6 +4,8 @@ import os
 import sys
 
 import cloudpickle
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_runs
@@ -112,3 +114,43 @@ def test_a_form_of_gpus_is_not_trained_on_cpus(
   (text,) = sweep._failed
   assert 'UserError: there is no GPU: pip install' in text
   assert capsys.readouterr().out == f'failed: {text}\n'  # at once
+
+
+class Filling(job.Job):
+  """A job whose device has too little memory."""
+
+  def _run(self, config):
+    return str(jnp.zeros(1 << 50))
+
+
+class Failing(job.Job):
+  """A job in which XLA fails in another way."""
+
+  def _run(self, config):
+    def fail(x):
+      raise ValueError('no such thing')
+
+    return str(jax.jit(fail)(1))
+
+
+@pytest.mark.parametrize(
+  ('kind', 'reason'),
+  [
+    (Filling, 'UserError: the device has too little memory'),
+    (Failing, 'ValueError: no such thing'),
+  ],
+)
+def test_a_sweep_says_why_a_run_failed(
+  kind, reason, data_dir, tmp_path, monkeypatch
+):
+  """Below it JAX leaves a note on what it left out."""
+  monkeypatch.setattr(run, 'Job', kind)
+  cloudpickle.register_pickle_by_value(sys.modules[__name__])
+  (one,) = plan.select('lrn', 'small', 1, '^with$')
+  sweep = Sweep([one], tmp_path, tmp_path)
+  with flagsaver.flagsaver(experiment='lrn', data_dir=str(data_dir)):
+    sweep._start(one)
+    sweep._jobs[one].wait()
+    sweep._collect()
+  (text,) = sweep._failed
+  assert reason in text
