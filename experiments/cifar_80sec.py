@@ -16,15 +16,6 @@ EXPERIMENT = Experiment(
   variants=variants,
   forms={
     'cifar': Form('cifar10_80sec', CIFAR, 'CIFAR-10 (JPEG copies), 30 epochs'),
-    'cifar_short': Form(
-      'cifar10_80sec',
-      {
-        'checkpoint.keep': 1,
-        'length': '12 epochs',
-        'schedule.drops': (10.0, 11.0),
-      },
-      'CIFAR-10 (JPEG copies), 12 epochs',
-    ),
   },
   baseline='80sec',
   claims={'80sec': Reported(26.0)},

@@ -26,16 +26,6 @@ EXPERIMENT = Experiment(
   forms={
     **FORMS,
     'cifar': Form('cifar10_18pct', CIFAR, '`18pct`, CIFAR-10 (JPEG copies)'),
-    # The same course in a seventh of the time.
-    'cifar_short': Form(
-      'cifar10_18pct',
-      {
-        'checkpoint.keep': 1,
-        'length': '20 epochs',
-        'schedule.drops': (17.0, 18.5),
-      },
-      '`18pct`, CIFAR-10 (JPEG copies), 20 epochs of 140',
-    ),
   },
   baseline='with',
   # #148 less #145: 42.034 - 40.664

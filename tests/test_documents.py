@@ -136,7 +136,7 @@ def standard_error(error: float, pictures: int) -> float:
 
 
 def test_the_readme_has_the_errors_of_the_rows():
-  (line,) = table.read('cifar_80sec', 'cifar_short').lines
+  (line,) = table.read('cifar_80sec', 'cifar').lines
   se = standard_error(line.alone.value, 10_000)
   cells = f'| {line.alone.value:.1f} ± {se:.1f} % | 26 % |'
   text = table_line("cuda-convnet's `80sec`")

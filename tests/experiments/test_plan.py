@@ -52,7 +52,7 @@ def test_every_override_is_accepted_and_builds_a_network(name, form):
     schedules.make_schedule(settings.schedule)
 
 
-@pytest.mark.parametrize('form', ['small', 'gpu', 'cifar', 'cifar_short'])
+@pytest.mark.parametrize('form', ['small', 'gpu', 'cifar'])
 def test_forms_run_on_one_device(form):
   for run in plan.select('all', form, 1):
     settings = run.settings('/somewhere')
