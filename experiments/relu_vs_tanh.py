@@ -6,9 +6,9 @@ to 50 % on validation: of that the paper has no number.
 from dataclasses import replace
 from itertools import product
 
+from experiments.cifar_18pct import WITHOUT
 from experiments.claims import Ratio
 from experiments.forms import CIFAR, FORMS, Form
-from experiments.lrn import WITHOUT
 from experiments.plan import Experiment
 
 _EACH = {'evals.every': '1 epoch', 'checkpoint.every': '1 epoch'}

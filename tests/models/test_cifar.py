@@ -25,7 +25,7 @@ from alexnet_jax.models.networks import make_network
 from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.training import saved
 from alexnet_jax.training.settings import configure
-from experiments.lrn import WITHOUT
+from experiments.cifar_18pct import WITHOUT
 
 
 def load(name, **overrides):
