@@ -122,8 +122,9 @@ def read(
     claim = experiment.claims.get(variant)
     runs = Runs(groups[variant], base, target, folder)
     alone, against = reader.each(runs), None
-    if variant != experiment.baseline and not reader.alone:
-      against = (claim or reader).compare(runs)
+    judge = claim or reader
+    if variant != experiment.baseline and not judge.alone:
+      against = judge.compare(runs)
     line = Line(groups[variant][0]['variant'], claim, alone, against, '')
     if claim and line.judged:
       verdict = claim.verdict(line.judged, full=form == 'full')
@@ -253,7 +254,7 @@ def _lines(result: Result) -> list[str]:
       text += f'{_shown(line.alone, "{:.1f}".format)}, n = {line.alone.n}'
     if line.against:
       text += (
-        f'; {_shown(line.against, reader.text)} against '
+        f'; {_shown(line.against, (line.claim or reader).text)} against '
         f'{result.experiment.baseline}, n = {line.against.n}'
       )
     out.append(f'{text}: **{line.verdict}**' if line.verdict else text)

@@ -273,3 +273,17 @@ def test_the_page_of_fine_tuning_says_what_the_rows_say():
       f'{more.value:+.1f} ({more.low:+.1f} to {more.high:+.1f}) |'
     )
     assert more.n == 3 and said in text
+
+
+def test_an_experiment_may_claim_an_error_and_a_difference():
+  """Of `18pct`: its author's error, and §3.3's points beside it."""
+  with_it, without = table.read('cifar_18pct', 'cifar').lines
+  errors = {
+    (row['variant'], row['seed']): float(row['top1'])
+    for row in rows.read('cifar_18pct')
+  }
+  seeds = sorted({seed for _, seed in errors})
+  differences = [errors['without', s] - errors['with', s] for s in seeds]
+  assert without.judged.value == pytest.approx(np.mean(differences))
+  own = np.mean([errors['with', seed] for seed in seeds])
+  assert with_it.judged.value == pytest.approx(own)
