@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax import lax
 
 from alexnet_jax.runtime import sharding
 from alexnet_jax.runtime.checks import FLOAT32, Checked, Range, choice
@@ -139,6 +140,16 @@ def multipliers(
   return values
 
 
+def _rounded(product: jax.Array, rate: jax.Array) -> jax.Array:
+  """A product, float32, that no compiler leaves to a multiply-add: of its bits
+  those are turned that the sign of the rate says, which is none."""
+  of_rate, bits = (
+    lax.bitcast_convert_type(x, jnp.int32) for x in (rate, product)
+  )
+  sign = lax.shift_right_logical(of_rate, 31)
+  return lax.bitcast_convert_type(bits ^ sign, jnp.float32)
+
+
 def _norm(x: jax.Array) -> jax.Array:
   """Of a layer's parameter, whose towers may be on several devices."""
   return jnp.sqrt(sharding.total(jnp.sum(jnp.square(x))))
@@ -209,12 +220,12 @@ def make_optimizer(
 
   # Where two products are added, a multiply-add rounds only one of them: which,
   # is a compiler's choice, and another for one device's program than for
-  # two's. So the mean waits until decay is added, and between the product with
-  # the rate and the velocity stands a choice, which `change == 0` is for alone:
-  # towers learn the same bits on either mesh.
+  # two's. So the mean waits until decay is added, and the product with the rate
+  # is rounded before the velocity is added: towers learn the same bits on
+  # either mesh.
   def scaled(g: jax.Array, by: float, number: float) -> jax.Array:
-    change = -rate(by, number) / num_examples * g
-    return jnp.where((rate(by, number) == 0) | (change == 0), 0, change)
+    own = rate(by, number)
+    return jnp.where(own == 0, 0, _rounded(-own / num_examples * g, own))
 
   def scale_by_rate(grads, _):
     return jax.tree.map(scaled, grads, times, which)
