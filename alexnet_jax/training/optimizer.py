@@ -141,8 +141,8 @@ def multipliers(
 
 
 def _rounded(product: jax.Array, rate: jax.Array) -> jax.Array:
-  """A product, float32, that no compiler leaves to a multiply-add: of its bits
-  those are turned that the sign of the rate says, which is none."""
+  """A product, float32, which no compiler makes a multiply-add of: between it
+  and the sum its last bit is turned if the rate has a sign, and it has none."""
   of_rate, bits = (
     lax.bitcast_convert_type(x, jnp.int32) for x in (rate, product)
   )
