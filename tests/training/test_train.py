@@ -195,7 +195,10 @@ def test_a_complete_run_does_nothing_twice(program, reference, tmp_path):
   assert files() == before
 
 
-@pytest.mark.parametrize(('batch_size', 'steps'), [(16, 3), (4, 9)])
+@pytest.mark.parametrize(
+  ('batch_size', 'steps'),
+  [pytest.param(16, 3, marks=pytest.mark.slow), (4, 9)],
+)
 def test_another_batch_size_moves_nothing_backwards(
   batch_size, steps, config, reference, tmp_path, capsys
 ):
