@@ -35,7 +35,7 @@ def of_memory() -> Iterator[None]:
   """
   try:
     yield
-  except Exception as error:
+  except Exception as error:  # JAX's, which is not loaded here to be named
     found = re.search('RESOURCE_EXHAUSTED.*', str(error))
     if not found or not type(error).__module__.startswith('jax'):
       raise  # buckets use the word, too

@@ -74,6 +74,15 @@ def test_data_prepared_anew_are_other_data(tmp_path):
     five._members('new')
 
 
+def submitted(form, data_dir, root):
+  """A sweep that has submitted a run, and submitit's job of it."""
+  (one,) = plan.select('lrn', form, 1, '^with$')
+  sweep = Sweep([one], root, root)
+  with flagsaver.flagsaver(experiment='lrn', data_dir=str(data_dir)):
+    sweep._start(one)
+  return sweep, sweep._jobs[one]
+
+
 class Seen(job.Job):
   """A job that tells which GPUs its process is shown."""
 
@@ -91,26 +100,19 @@ def test_a_run_sees_the_gpus_that_its_sweep_sees(
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', shown)
   monkeypatch.setattr(run, 'Job', Seen)
   cloudpickle.register_pickle_by_value(sys.modules[__name__])
-  (one,) = plan.select('lrn', 'small', 1, '^with$')
-  sweep = Sweep([one], tmp_path, tmp_path)
-  with flagsaver.flagsaver(experiment='lrn', data_dir=str(data_dir)):
-    sweep._start(one)
-  assert sweep._jobs[one].result() == repr(shown)
+  _, seen = submitted('small', data_dir, tmp_path)
+  assert seen.result() == repr(shown)
 
 
 def test_a_form_of_gpus_is_not_trained_on_cpus(
   data_dir, tmp_path, monkeypatch, capsys
 ):
-  (one,) = plan.select('lrn', 'gpu', 1, '^with$')
   monkeypatch.setenv('JAX_PLATFORMS', '')
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-  sweep = Sweep([one], tmp_path, tmp_path)
-  with flagsaver.flagsaver(experiment='lrn', data_dir=str(data_dir)):
-    sweep._start(one)
-    submitted = sweep._jobs[one]
-    submitted.wait()
-    capsys.readouterr()
-    sweep._collect()
+  sweep, refused = submitted('gpu', data_dir, tmp_path)
+  refused.wait()
+  capsys.readouterr()
+  sweep._collect()
   (text,) = sweep._failed
   assert 'UserError: there is no GPU: pip install' in text
   assert capsys.readouterr().out == f'failed: {text}\n'  # at once
@@ -146,11 +148,8 @@ def test_a_sweep_says_why_a_run_failed(
   """Below it JAX leaves a note on what it left out."""
   monkeypatch.setattr(run, 'Job', kind)
   cloudpickle.register_pickle_by_value(sys.modules[__name__])
-  (one,) = plan.select('lrn', 'small', 1, '^with$')
-  sweep = Sweep([one], tmp_path, tmp_path)
-  with flagsaver.flagsaver(experiment='lrn', data_dir=str(data_dir)):
-    sweep._start(one)
-    sweep._jobs[one].wait()
-    sweep._collect()
+  sweep, failed = submitted('small', data_dir, tmp_path)
+  failed.wait()
+  sweep._collect()
   (text,) = sweep._failed
   assert reason in text
