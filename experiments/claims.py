@@ -17,7 +17,8 @@ from experiments.measures import Measured, Runs
 from experiments.rows import Row
 
 AGREES, DISAGREES = 'agrees', 'disagrees'
-UNKNOWN, ONE_RUN = 'too small to tell', 'one run'
+UNKNOWN = 'too small to tell'
+ONE_RUN, TWO_RUNS = 'one run', 'two runs'  # too few for a verdict
 _MOST = 1000  # runs that a verdict may be said to need
 
 
@@ -144,7 +145,7 @@ class Claim:
       full: at the paper's own scale, where the claimed size counts.
     """
     if found.n < 3:
-      return ONE_RUN
+      return ONE_RUN if found.n == 1 else TWO_RUNS
     if math.isnan(found.low):
       return 'pictures not kept'
     verdict = str(self.judge(np.array(found.low), np.array(found.high)))

@@ -13,6 +13,7 @@ from experiments.claims import (
   AGREES,
   DISAGREES,
   ONE_RUN,
+  TWO_RUNS,
   UNKNOWN,
   Apart,
   Difference,
@@ -78,7 +79,8 @@ def test_a_verdict_says_whether_the_size_held():
   assert claim.verdict(small, False) == 'agrees, size not held'
   assert claim.verdict(small, True) == 'disagrees, size not held'  # full
   assert Higher().verdict(small, True) == AGREES
-  assert claim.verdict(Measured(2, 9, 8, 10), False) == ONE_RUN
+  assert claim.verdict(Measured(1, 9, 8, 10), False) == ONE_RUN
+  assert claim.verdict(Measured(2, 9, 8, 10), False) == TWO_RUNS
   unknown = Measured(3, 9.0, math.nan, math.nan)
   assert claim.verdict(unknown, False) == 'pictures not kept'
 
