@@ -2,10 +2,12 @@
 
 import contextlib
 import faulthandler
+import functools
 import hashlib
 import json
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -140,14 +142,29 @@ def refuse_different(what: str, value: Any) -> None:
   Raises:
     UserError: with `what` it is.
   """
-  if num_processes() == 1:
-    return
-  digest = hashlib.sha256(json.dumps(value).encode()).digest()
-  every = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
-  if (every != every[0]).any():
+  if num_processes() > 1 and _with_the_same(value) < num_processes():
     raise UserError(
       f'{what} is not the same in all processes: give each the same copy'
     )
+
+
+@functools.cache
+def processes_here() -> tuple[int, int]:
+  """How many processes of the run, this one among them, are on this machine,
+  and how many have its cores; all call it together, first when no program of
+  theirs is under way. Of a container: in that container."""
+  if num_processes() == 1:
+    return 1, 1
+  machine = socket.gethostname()
+  cores = sorted(os.sched_getaffinity(0))
+  return _with_the_same(machine), _with_the_same([machine, cores])
+
+
+def _with_the_same(value: Any) -> int:
+  """The processes that call this with the same value, as JSON has it."""
+  digest = hashlib.sha256(json.dumps(value).encode()).digest()
+  own = np.frombuffer(digest, np.uint8)
+  return int((multihost_utils.process_allgather(own) == own).all(1).sum())
 
 
 def _has_its_own_devices() -> bool:

@@ -137,5 +137,6 @@ def _free(mesh: Mesh) -> float:
   stats = [device.memory_stats() for device in here]
   free = [s['bytes_limit'] - s['bytes_in_use'] for s in stats if s]
   if here[0].platform == 'cpu':
-    return psutil.virtual_memory().available / len(here)
+    processes, _ = distributed.processes_here()
+    return psutil.virtual_memory().available / (processes * len(here))
   return min(free, default=math.inf)

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
+from alexnet_jax.runtime import distributed
 from alexnet_jax.training.settings import Data
 
 _FEW = 4  # cores: two threads read as fast as the step there takes
@@ -110,7 +111,8 @@ def choose_readers(
   steps: int | None = None,
 ) -> dict[str, Any]:
   """How many processes or threads read, as `config.data.workers` says; never
-  more processes than cores, which would only wait for each other.
+  more processes than cores, which would only wait for each other. Processes of
+  the run that share cores, or memory, have equal parts of them.
 
   With -1, two threads do on up to four cores without an accelerator, and four
   on more. Accelerators take more than Python's threads can give: beside them
@@ -127,7 +129,8 @@ def choose_readers(
   Returns:
     'workers', 'threads' and 'prefetch' of `pipeline.training_batches`.
   """
-  cores = len(os.sched_getaffinity(0))
+  here, sharing = distributed.processes_here()
+  cores = max(1, len(os.sched_getaffinity(0)) // sharing)
   workers, threads = min(reading.workers, cores), 2
   if workers < 0:
     accelerated = place.mesh.devices.flat[0].platform != 'cpu'
@@ -138,7 +141,8 @@ def choose_readers(
         workers = min(workers, steps // _WORTH)
       batch = rows * math.prod((dataset.image_size, dataset.image_size, 3))
       # Of each worker: the batches kept ready, and the one being made.
-      need, free = workers * (reading.prefetch + 1) * batch, _shared_memory()
+      need = workers * (reading.prefetch + 1) * batch
+      free = _shared_memory() // here
       if need > free / 2:
         logging.log_first_n(
           logging.WARNING,

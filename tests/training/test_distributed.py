@@ -80,6 +80,31 @@ def test_a_process_that_does_not_come_is_said(process):
   assert ended.returncode == 2
 
 
+def test_processes_know_who_shares_their_cores(tmp_path):
+  """Three on this machine, two of them with one core."""
+  cores = sorted(os.sched_getaffinity(0))
+  if len(cores) == 1:
+    pytest.skip('one core')
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  processes = []
+  for process in range(3):
+    code = (
+      'import os, pathlib\n'
+      'from alexnet_jax.runtime import distributed\n'
+      f'os.sched_setaffinity(0, [{cores[process // 2]}])\n'
+      f'distributed.initialize("manual", "localhost:{port}", 3, {process})\n'
+      f'file = pathlib.Path("{tmp_path}", "{process}")\n'
+      'file.write_text(str(distributed.processes_here()))'
+    )
+    command = [sys.executable, '-c', code]
+    processes.append(subprocess.Popen(command, cwd=small_runs.ROOT))
+  assert [process.wait(200) for process in processes] == [0, 0, 0]
+  found = [(tmp_path / str(process)).read_text() for process in range(3)]
+  assert found == ['(3, 2)', '(3, 2)', '(3, 1)']
+
+
 def test_two_processes_train_as_one(pair, config, reference):
   """Losses within 1e-5 of one process, the same counts of errors."""
   workdir, _ = pair
