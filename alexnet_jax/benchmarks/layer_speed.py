@@ -11,8 +11,17 @@ from alexnet_jax.benchmarks import timing
 from alexnet_jax.benchmarks.results import Row
 from alexnet_jax.benchmarks.timing import Contender, Spread
 from alexnet_jax.kernels.convolution import plain_convolution
-from alexnet_jax.kernels.pooling import max_pooling, plain_max_pooling
-from alexnet_jax.kernels.response_norm import plain_response_norm, response_norm
+from alexnet_jax.kernels.locally_connected import locally_connected
+from alexnet_jax.kernels.pooling import (
+  average_pooling,
+  max_pooling,
+  plain_max_pooling,
+)
+from alexnet_jax.kernels.response_norm import (
+  map_norm,
+  plain_response_norm,
+  response_norm,
+)
 from alexnet_jax.models import layers
 from alexnet_jax.models.describe import describe
 from alexnet_jax.runtime.writers import Progress
@@ -81,7 +90,8 @@ def _measure(layer: TimedLayer, settings: Settings, repeats: int) -> Row:
 
 
 def list_layers(settings: Settings, num_classes: int) -> Iterator[TimedLayer]:
-  """Convolutions, response norm, pooling and what is fully connected."""
+  """Weighted layers, norms and pooling, but batch normalization, whose sums
+  are of all devices, and activations. What has one way is both of its own."""
   table, batch = settings.model, settings.batch_size
   size = settings.augment.crop_size
   rows = {row.name: row for row in table.convs}
@@ -89,7 +99,10 @@ def list_layers(settings: Settings, num_classes: int) -> Iterator[TimedLayer]:
   ways: dict[str, tuple[Any, Any, Mapping[str, Any]]] = {
     'norm': (response_norm, plain_response_norm, norm),
     'pool': (max_pooling, plain_max_pooling, vars(table.pool)),
+    'avg_pool': (average_pooling, average_pooling, vars(table.pool)),
   }
+  if table.map_norm:
+    ways['map_norm'] = (map_norm, map_norm, vars(table.map_norm))
 
   def shapes(*sizes: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
     return tuple(jax.ShapeDtypeStruct(s, settings.dtype) for s in sizes)
@@ -97,8 +110,12 @@ def list_layers(settings: Settings, num_classes: int) -> Iterator[TimedLayer]:
   for layer in describe(table, num_classes, size):
     ours: Any = _dense
     plain: Any = _dense
-    if layer.name in rows:
-      row = rows[layer.name]
+    bias = layer.kernel[-1:]
+    row = rows.get(layer.name)
+    if row and row.local:
+      ours = plain = functools.partial(locally_connected, pad=row.pad)
+      bias = layer.output
+    elif row:
       ours = functools.partial(_conv, row=row, rounding=table.rounding)
       plain = functools.partial(
         _plain_conv, stride=row.stride, edges=(layer.edges, layer.edges)
@@ -107,7 +124,7 @@ def list_layers(settings: Settings, num_classes: int) -> Iterator[TimedLayer]:
       layer.name,
       ours,
       plain,
-      shapes((batch, *layer.input), layer.kernel, layer.kernel[-1:]),
+      shapes((batch, *layer.input), layer.kernel, bias),
       batch * layer.forward_flops // layer.towers,
     )
     before = layer.output

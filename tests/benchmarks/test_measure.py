@@ -1,6 +1,7 @@
 """`benchmark eval|layers|input`: that they run, and that what they count is
 right; how fast anything is is no test."""
 
+import importlib
 import types
 
 import jax
@@ -75,6 +76,28 @@ def test_layers_are_those_of_the_network():
     )
   for layer in found.values():
     assert not layer.operations and len(layer.wanted) == 1
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    *('cifar10_18pct', 'cifar10_80sec', 'cifar10_conv_local_13pct'),
+    *('caffenet', 'krizhevsky_145', 'torchvision'),
+  ],
+)
+def test_layers_have_the_shapes_of_any_network(name):
+  config = importlib.import_module(f'configs.{name}').get_config()
+  config.batch_size = 2
+  settings = configure(config)
+  shapes = {}
+  for layer in describe(settings.model, 10, settings.augment.crop_size):
+    shapes[layer.name] = layer.output
+    shapes |= {s.name: s.shape for s in layer.then if s.kind != 'act'}
+  for layer in layer_speed.list_layers(settings, 10):
+    expected = (2, *shapes.pop(layer.name))
+    for way in (layer.ours, layer.plain):
+      assert jax.eval_shape(way, *layer.args).shape == expected, layer.name
+  assert not shapes
 
 
 @pytest.mark.slow
