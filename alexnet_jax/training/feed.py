@@ -137,6 +137,15 @@ def choose_readers(
     workers, threads = 0, 2 if cores <= _FEW else 4
     if accelerated:
       workers, threads = max(0, cores - 2) if cores > _FEW else 0, cores
+      if cores == 1 < (os.cpu_count() or 1):
+        logging.log_first_n(
+          logging.WARNING,
+          'This process reads photographs on one of the %d cores of this '
+          'machine, and an accelerator takes more than one can read: ask the '
+          'scheduler for more (of Slurm: srun --cpus-per-task)',
+          1,
+          os.cpu_count(),
+        )
       if steps is not None:  # it takes seconds to start a worker
         workers = min(workers, steps // _WORTH)
       batch = rows * math.prod((dataset.image_size, dataset.image_size, 3))
