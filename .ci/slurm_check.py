@@ -49,6 +49,8 @@ def main(work: Path) -> None:
   for workdir in workdirs:
     steps = [row['step'] for row in rows(workdir) if 'train/loss' in row]
     assert steps == list(range(1, 31))
+  # One of the two waited in Slurm's queue when the sweep was killed.
+  assert len(list(work.glob('sweep/logs/*_submitted.pkl'))) == 2
   print('the killed sweep went on: two runs, a row each, every step once')
 
 

@@ -23,6 +23,7 @@ import contextlib
 import math
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -197,7 +198,8 @@ class Sweep:
     return True
 
   def _start(self, run: plan.Run) -> None:
-    """Submits a run, unless all it wants is there from another experiment."""
+    """Submits a run, unless all it wants is there from another experiment, or
+    Slurm still has its job of a sweep that was left."""
     workdir = plan.workdir(self._root, run)
     if self._keep_row(run):
       self._jobs[run] = None
@@ -207,6 +209,11 @@ class Sweep:
       *(run, workdir.absolute(), _DATA_DIR.value, tuple(sorted(wanted))),
       os.environ.get('CUDA_VISIBLE_DEVICES'),
     )
+    left = self._queued(workdir)
+    if left and left.submission().function == job:
+      self._jobs[run] = left
+      print(f'{run.experiment}: {run}: job {left.job_id} goes on', flush=True)
+      return
     executor = self._executor()
     if self._stop:  # asked since `_next`
       return
@@ -216,8 +223,24 @@ class Sweep:
       self._jobs[run] = executor.submit(job)
     finally:
       signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    if _EXECUTOR.value == 'slurm':
+      (workdir / '.job').write_text(self._jobs[run].job_id)
     log = self._jobs[run].paths.stderr
     print(f'{run.experiment}: {run}: log {log}', flush=True)
+
+  def _queued(self, workdir: Path) -> Any:
+    """Slurm's job of a run, if one waits or works; else None."""
+    file = workdir / '.job'
+    if _EXECUTOR.value != 'slurm' or not file.exists():
+      return None
+    import submitit
+
+    number = file.read_text()
+    command = 'squeue', '--noheader', f'--jobs={number}'
+    listed = subprocess.run(command, capture_output=True, check=False)
+    if listed.returncode or not listed.stdout.strip():
+      return None  # an error where the number is forgotten
+    return submitit.SlurmJob(self._root / 'logs', number)
 
   def _executor(self) -> Any:
     import submitit

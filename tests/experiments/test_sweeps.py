@@ -1,5 +1,6 @@
 """Sweeps end with every run once, whatever stops them."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -257,6 +258,46 @@ def test_nothing_is_submitted_after_a_stop(tmp_path, monkeypatch):
   monkeypatch.setattr(sweep, '_executor', lambda: None)
   sweep._start(one)
   assert not sweep._jobs and sweep._next() is None
+
+
+@pytest.mark.parametrize(
+  ('queue', 'status', 'views', 'goes_on'),
+  [
+    ('7 PENDING', 0, 10, True),
+    ('7 PENDING', 0, 1, False),  # of another command
+    ('', 0, 10, False),
+    ('slurm_load_jobs error: Invalid job id specified', 1, 10, False),
+  ],
+)
+def test_a_job_that_slurm_still_has_is_not_submitted_again(
+  queue, status, views, goes_on, tmp_path, monkeypatch
+):
+  """After a sweep that left it; Slurm's programs by others of their names."""
+  programs = {
+    'sbatch': 'echo Submitted batch job 7',
+    'srun': '',
+    'squeue': f'echo {queue}; exit {status}',
+    'sacct': 'echo "JobID|State|NodeList"; echo "7|PENDING|"',
+  }
+  folder = tmp_path / 'bin'
+  folder.mkdir()
+  for name, program in programs.items():
+    (folder / name).write_text(f'#!/bin/sh\n{program}\n')
+    (folder / name).chmod(0o755)
+  monkeypatch.setenv('PATH', str(folder), prepend=os.pathsep)
+  one, again = (
+    dataclasses.replace(plan.select('lrn', 'small', 1)[0], views=number)
+    for number in (10, views)
+  )
+  with flagsaver.flagsaver(experiment='lrn', executor='slurm'):
+    first = Sweep([one], tmp_path, tmp_path / 'results')
+    first._start(first._next())
+    first._claims.clear()  # it was killed
+    (folder / 'sbatch').write_text('#!/bin/sh\necho job 8\n')
+    second = Sweep([again], tmp_path, tmp_path / 'results')
+    second._start(second._next())
+  assert second._jobs[again].job_id == ('7' if goes_on else '8')
+  assert not second._jobs[again].done()
 
 
 def test_how_a_job_ended_is_said(tmp_path, capsys, monkeypatch):
