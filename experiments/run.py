@@ -9,7 +9,8 @@ Each run is a process of its own (through submitit), and ends as one row of
 experiments/results/<experiment>.csv. Run the same command again after
 anything: finished runs are skipped, others go on from their workdirs. At the
 end it prints what the rows say. Data sets are looked for in $ALEXNET_DATA_DIR,
-else data/. Ctrl-C or SIGTERM saves what runs and leaves (exit status 75).
+else data/. Ctrl-C or SIGTERM saves what runs and leaves (exit status 75); jobs
+of Slurm go on, and the same command takes them over.
 
 experiments/results has rows that come with the program. To keep yours apart,
 give another folder, here and to experiments.table. Runs that are finished in
