@@ -44,7 +44,7 @@ def main(_) -> None:
   else:
     with files.explained(path):
       files.write_atomically(path, model.stablehlo())
-  print(f'{path} has the network of step {model.step}', flush=True)
+  print(f'{path} has the network of {model.stage}', flush=True)
 
 
 def save_tf(path, model) -> None:

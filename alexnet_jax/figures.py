@@ -260,7 +260,7 @@ def _titled(fig, workdir: str, model, what: str = ''):
 
   (name,) = canvas.short_names([workdir])
   what = f' · {model.config.data.name}, {what}' if what else ''
-  return canvas.titled(fig, f'{name}, step {model.step:,}{what}')
+  return canvas.titled(fig, f'{name}, {model.stage}{what}')
 
 
 def _seen(model, image):

@@ -64,6 +64,7 @@ class Model:
     statistics: of the images it was trained on.
     side: of the squares that photographs are brought to, pixels.
     step: training steps done.
+    average: the parameters are the average over them (`config.optimizer.ema`).
   """
 
   def __init__(self, network: Network):
@@ -72,6 +73,7 @@ class Model:
     self.augment = Augment(**network.config['augment'])
     self.params = network.state()
     self.class_names, self.step = network.class_names, network.step
+    self.average = network.average
     self.statistics = network.statistics
     self.side = len(self.statistics.mean_image)
     self._constants = make_constants(self.augment, self.statistics)
@@ -102,6 +104,11 @@ class Model:
     return imagenet.shortened(self.readable_names)
 
   @property
+  def stage(self) -> str:
+    """Which of a run's networks it is, in words."""
+    return f'step {self.step:,}{", averaged" if self.average else ""}'
+
+  @property
   def scale(self) -> float:
     """What a view is multiplied by once the mean is subtracted."""
     return float(self._constants.scale)
@@ -130,6 +137,7 @@ class Model:
       self.class_names,
       self.statistics,
       self.step,
+      self.average,
     )
 
   def about(self, layer: str) -> dict[str, Any]:
@@ -258,7 +266,7 @@ def load(source: str | os.PathLike, checkpoint: int | str = 'best') -> Model:
       --format=safetensors|grouped`, a folder of `--format=hub`, or one at
       huggingface.co: 'hf://OWNER/NAME', or with '@REVISION' behind it. The data
       set need not be there.
-    checkpoint: of a run: 'best' on validation, 'last' or the number of a step.
+    checkpoint: of a run, as `pretrained.read` has it.
 
   Raises:
     UserError: there is no such file or checkpoint, or it is damaged.

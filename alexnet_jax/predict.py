@@ -126,7 +126,7 @@ def _draw(model: Any, results: list[tuple[str, Any, Any]]) -> None:
     [file.rpartition('/')[2] for file in files],
     top=_TOP.value,
   )
-  title = f'{_WORKDIR.value}, step {model.step:,}'
+  title = f'{_WORKDIR.value}, {model.stage}'
   canvas.save(canvas.titled(fig, title), _OUTPUT.value)
 
 

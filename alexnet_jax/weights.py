@@ -124,7 +124,7 @@ def _export() -> None:
     notes = _export_folder(model.network())
   else:
     notes = conversion.write(_FILE.value, _FORMAT.value, model.network())
-  print(f'{_FILE.value} has the network of step {model.step}', flush=True)
+  print(f'{_FILE.value} has the network of {model.stage}', flush=True)
   for note in notes:
     print(f'  {note}', flush=True)
 

@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
   # `alexnet weights export`, or hf://OWNER/NAME; '': the initial
   # weights above. Its crop_size, mean and scale take the place of those above.
   pretrained.source = ''
-  # Of a workdir: 'best', 'last' or the number of a step.
+  # Of a workdir: as --checkpoint, such as 'best', 'last', the number of a step.
   pretrained.checkpoint = 'best'
   # Layers that begin anew all the same; the others must be of the same shape.
   pretrained.fresh = ('fc8',)
@@ -133,7 +133,8 @@ def get_config() -> ConfigDict:
   optimizer.decay_multipliers = (('bias', 0.0), ('', 1.0))
   # Also keep a running average of the parameters, of which each step replaces
   # the share 1 - ema, such as 0.999; 0: none. It is evaluated beside them, as
-  # the split's name with `_ema`, and never trained on.
+  # the split's name with `_ema`, and never trained on; --checkpoint=best-ema
+  # (last-ema, STEP-ema) takes it, wherever a checkpoint is asked for.
   optimizer.ema = 0.0
 
   config.schedule = schedule = ConfigDict()

@@ -66,8 +66,8 @@ def make_report(runs: Sequence[Run], photographs: int, gallery: int) -> str:
     page.paragraph(
       f'alexnet_jax {env["alexnet_jax"]}, commit {env["commit"] or "unknown"}, '
       f'jax {env["jax"]}, {len(env["devices"])} x {env["devices"][0]}, seed '
-      f'{config.seed}. Pictures below: {first.name}, the network of step '
-      f'{first.model.step:,}.',
+      f'{config.seed}. Pictures below: {first.name}, the network of '
+      f'{first.model.stage}.',
       faint=True,
     ),
     page.heading('Errors'),
@@ -143,8 +143,8 @@ def _errors(runs: Sequence[Run], shown: _Shown) -> Iterator[str]:
         name = f'{run.name}, {split}, {word}'
         rows.append(((name, f'{row["epoch"]:.1f}', *_numbers(values)), ''))
   if not shown.missing:
-    step = f'step {shown.run.model.step:,}'
-    name = f'{shown.run.name}, {shown.split}, {step}, now'
+    stage = shown.run.model.stage
+    name = f'{shown.run.name}, {shown.split}, {stage}, now'
     if not shown.whole:
       name += f': {len(shown.places):,} photographs'
     numbers = _numbers(shown.found.summary())

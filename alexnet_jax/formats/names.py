@@ -39,6 +39,7 @@ class Network:
     class_names: by the number of the output.
     statistics: of the images it is used to.
     step: training steps done.
+    average: the parameters are the average over them (`config.optimizer.ema`).
   """
 
   config: dict[str, Any]
@@ -46,6 +47,7 @@ class Network:
   class_names: tuple[str, ...]
   statistics: Statistics
   step: int = 0
+  average: bool = False
 
   @functools.cached_property
   def table(self) -> Table:

@@ -44,6 +44,7 @@ def write(path: epath.Path, network: Network, form: str = 'towers') -> None:
     'config': json.dumps(network.config),
     'class_names': json.dumps(network.class_names),
     'step': str(network.step),
+    **({'average': 'yes'} if network.average else {}),
   }
   write_arrays(path, {**params, **statistics}, header)
 
@@ -86,6 +87,7 @@ def read(path: epath.Path) -> Network:
         *(json.loads(header['config']), {}, class_names),
         of_mean(np.zeros((1, 1, 3))),
         int(header['step']),
+        'average' in header,
       )
       wanted = network.shapes()
     except Exception as error:  # whatever the JSON holds

@@ -20,7 +20,10 @@ def workdir() -> flags.FlagHolder[str]:
 
 def checkpoint(which: str = '') -> flags.FlagHolder[str]:
   return flags.DEFINE_string(
-    'checkpoint', 'best', f'{which}best, last or the number of a step.'
+    'checkpoint',
+    'best',
+    f'{which}best, last or the number of a step; with -ema behind it the '
+    'average of its parameters (config.optimizer.ema).',
   )
 
 

@@ -95,7 +95,8 @@ def make_card(
       parameters=sum(math.prod(x.shape) for x in network.params.values()),
       classes=len(network.class_names),
       towers='one tower' if towers == 1 else f'{towers} towers',
-      trained=', trained by `alexnet_jax`' if network.step else '',
+      trained=(', trained by `alexnet_jax`' if network.step else '')
+      + (', the average of its parameters' if network.average else ''),
     ),
     *_errors(network, meta, rows),
     _USE.format(**shape),
@@ -120,7 +121,7 @@ def _errors(
   counts = meta['data']['examples'] if meta else {}
   lines = []
   for split, count in counts.items():
-    name = prefix(split)
+    name = prefix(f'{split}_ema' if network.average else split)
     for row in rows:
       if row['step'] == network.step and f'{name}/top1_error' in row:
         one, five = (
@@ -161,7 +162,8 @@ def _recipe(network: Network, meta: Mapping[str, Any] | None) -> Iterator[str]:
     f'{meta["position"]["examples"]:,} pictures were seen',
     'batch': config['batch_size'],
     'rule': f'{rule["kind"]}, momentum {rule["momentum"]:g}, decay '
-    f'{rule["weight_decay"]:g}',
+    f'{rule["weight_decay"]:g}'
+    + (f', parameters averaged with {rule["ema"]:g}' * network.average),
     'rate': f'{plan["learning_rate"]:g}, {plan["kind"]}',
     'dropout': config['model'].get('dropout', 'none')
     if any('dropout' in row.then for row in network.table.denses)

@@ -26,15 +26,16 @@ from alexnet_jax.runtime.metrics import Metrics, format_error
 from alexnet_jax.runtime.writers import Progress
 from alexnet_jax.training import feed, per_class
 from alexnet_jax.training.saved import (
+  AVERAGE,
   VIEWS,
   check_overrides,
+  choose,
   flat,
-  read_meta,
   read_statistics,
   restore,
 )
 from alexnet_jax.training.settings import Data, Settings, configure
-from alexnet_jax.training.state import Setup, TrainState, open_setup
+from alexnet_jax.training.state import Setup, open_setup
 from alexnet_jax.training.views import PREPROCESSING, test_views
 
 Measure = type[Metrics] | type[per_class.PerClass]
@@ -189,14 +190,15 @@ def open_checkpoint(
   workdir: epath.PathLike,
   checkpoint: int | str,
   overrides: Mapping[str, Any] | None = None,
-) -> tuple[Settings, Dataset, Setup, TrainState]:
-  """The run in `workdir` on the devices there are here.
+) -> tuple[Settings, Dataset, Setup, nnx.State, int]:
+  """The run in `workdir` on the devices there are here, the parameters of a
+  checkpoint and its step.
 
   Network, views and data set are the run's.
 
   Args:
     workdir: of the run.
-    checkpoint: 'last', 'best' or the number of a step.
+    checkpoint: as `saved.choose` takes it.
     overrides: fields of the configuration that are to differ, such as
       {'data.dir': 'data'}: where pictures are and how they are read, batch and
       mesh, precision. Other fields have no say here.
@@ -209,7 +211,7 @@ def open_checkpoint(
   if not (workdir / 'checkpoints').exists():
     raise files.missing_run(workdir)
   with Checkpointer(workdir / 'checkpoints') as checkpointer:
-    meta = read_meta(checkpointer, checkpoint)
+    which, part, meta = choose(checkpointer, checkpoint)
     if meta is None:
       raise files.missing_run(workdir)
     config = _with_overrides(workdir, meta['config'], overrides or {})
@@ -217,10 +219,11 @@ def open_checkpoint(
     dataset, setup = open_setup(settings, read_statistics(workdir))
     model, names = config['model'], dataset.class_names
     restored = restore(
-      checkpointer, checkpoint, setup, model, names, dataset.decoder
+      checkpointer, which, setup, model, names, dataset.decoder, part
     )
   assert restored is not None
-  return settings, dataset, setup, restored[0]
+  state, _ = restored
+  return settings, dataset, setup, state[part], int(state['step'])
 
 
 def _with_overrides(
@@ -229,6 +232,7 @@ def _with_overrides(
   """The configuration of a run with what may differ in an evaluation."""
   config = ConfigDict(own)
   config.mesh.data = -1  # there may be other devices here
+  config.accumulate = 1  # of training: its parts say nothing here
   check_overrides(workdir, own, overrides, fixed=('model.', *VIEWS))
   before = flat(own)
   for field, value in flat(overrides).items():
@@ -236,6 +240,8 @@ def _with_overrides(
       config.update_from_flattened_dict({field: value})
     elif value != before.get(field):
       logging.warning('config.%s is not used in an evaluation', field)
+  if config.evals.batch_size:  # that of training need not fit these devices
+    config.batch_size = config.evals.batch_size
   return config.to_dict()
 
 
@@ -252,7 +258,7 @@ def evaluate_checkpoint(
   Args:
     workdir: of the run; of several, the mean of their networks' softmax is
       evaluated on the data set of the first, as §6.1 averages five.
-    checkpoint: 'last', 'best' or the number of a step.
+    checkpoint: as `saved.choose` takes it.
     split: 'train', 'validation' or 'test'.
     views: 1, 2, 9 or 10.
     overrides: as `open_checkpoint` takes them.
@@ -269,20 +275,20 @@ def evaluate_checkpoint(
   one = isinstance(workdir, str | os.PathLike)
   workdirs = [workdir] if one else list(workdir)
   first, *more = workdirs
-  settings, dataset, setup, state = open_checkpoint(
+  settings, dataset, setup, params, step = open_checkpoint(
     first, checkpoint, overrides
   )
-  networks, steps = [state.params], [int(state.step)]
+  networks, steps = [params], [step]
   show = jax.process_index() == 0
   if show:
     print(setup.describe_mesh(), flush=True)
   same = {f'data.{name}': getattr(settings.data, name) for name in _PLACE}
   for path in more:
-    _, _, other, state = open_checkpoint(
+    _, _, other, params, step = open_checkpoint(
       path, checkpoint, {**(overrides or {}), **same}
     )
-    networks.append(state.params)
-    steps.append(int(state.step))
+    networks.append(params)
+    steps.append(step)
     if field := _difference(setup, other):
       raise UserError(
         f'{path} and {first} cannot be averaged: their {field} differs'
@@ -300,10 +306,14 @@ def evaluate_checkpoint(
   with Progress(count, 'images', split, show=show) as progress:
     values = evaluator(*networks, progress=progress)
   if show:
-    several = f', mean of {len(networks)} networks' if more else ''
+    what = ''
+    if str(checkpoint).endswith(AVERAGE):
+      what = ', the average of the parameters'
+    if more:
+      what += f', mean of {len(networks)} networks'
     print(
       f'{dataset.name}, {split}: {count:,} image{_s(count)}, {views} '
-      f'view{_s(views)}, step {", ".join(map(str, steps))}{several}\n'
+      f'view{_s(views)}, step {", ".join(map(str, steps))}{what}\n'
       f'loss {values["loss"]:.4f}, '
       f'top-1 error {format_error(values["top1_error"], count)}, '
       f'top-5 error {format_error(values["top5_error"], count)}',

@@ -34,7 +34,8 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
       --format=safetensors|grouped`, a folder of `--format=hub`, or
       'hf://OWNER/NAME[@REVISION]'. The data set need not be there, unless the
       run is of a version that did not save its statistics and class names.
-    checkpoint: of a run: 'best' on validation, 'last' or the number of a step.
+    checkpoint: of a run: 'best' on validation, 'last' or the number of a step;
+      with '-ema' behind it the average of its parameters.
 
   Raises:
     UserError: there is no such file or checkpoint, or it is damaged.
@@ -52,7 +53,7 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
   if not folder.exists():
     raise files.missing_run(workdir)
   with Checkpointer(folder) as checkpointer:
-    meta = saved.read_meta(checkpointer, checkpoint)
+    which, part, meta = saved.choose(checkpointer, checkpoint)
     if meta is None:
       raise files.missing_run(workdir)
     classes = tuple(meta['class_names'])
@@ -64,18 +65,19 @@ def read(source: str | os.PathLike, checkpoint: int | str = 'best') -> Network:
     wanted = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
       {
-        'params': network.abstract()[1],
+        part: network.abstract()[1],
         'step': jax.ShapeDtypeStruct((), jnp.int32),
       },
     )
-    restored = checkpointer.restore(checkpoint, wanted, partial=True)
+    restored = checkpointer.restore(which, wanted, partial=True)
   assert restored is not None
   tree = restored[0]
-  params = names.flatten(tree['params'])
+  params = names.flatten(tree[part])
   return dataclasses.replace(
     network,
     params={name: np.asarray(x) for name, x in params.items()},
     step=int(tree['step']),
+    average=part == 'average',
   )
 
 

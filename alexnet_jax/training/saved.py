@@ -19,12 +19,42 @@ from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.training.course import Position
 from alexnet_jax.training.schedules import make_schedule
 from alexnet_jax.training.settings import Settings
-from alexnet_jax.training.state import Setup, TrainState, start_state
+from alexnet_jax.training.state import Setup, start_state
 from alexnet_jax.training.views import PREPROCESSING
 
 STATISTICS = 'statistics.npz'  # in the folder of a run
 FORMAT_VERSION = 3  # of the meta data of a checkpoint
 VIEWS = tuple(f'augment.{name}' for name in PREPROCESSING)
+AVERAGE = '-ema'  # behind a checkpoint's name: the average of its parameters
+
+
+def choose(
+  checkpointer: Checkpointer, checkpoint: int | str
+) -> tuple[str, str, dict[str, Any] | None]:
+  """A checkpoint, which of its parameters are meant, and its meta data.
+
+  Args:
+    checkpointer: of the run.
+    checkpoint: 'last', 'best' or the number of a step, or with '-ema' behind it
+      the average of its parameters.
+
+  Returns:
+    'last', 'best' or the number; 'params' or 'average', as `TrainState` names
+    them; and what `read_meta` does.
+
+  Raises:
+    UserError: as `read_meta`, or the run keeps no average.
+  """
+  which = str(checkpoint).removesuffix(AVERAGE)
+  meta = read_meta(checkpointer, which)
+  if which == str(checkpoint):
+    return which, 'params', meta
+  if meta and not meta['config']['optimizer'].get('ema'):
+    raise UserError(
+      f'checkpoint {checkpoint}: the run keeps no average of its parameters '
+      f'(config.optimizer.ema): ask for {which}'
+    )
+  return which, 'average', meta
 
 
 def restore(
@@ -34,7 +64,8 @@ def restore(
   model: Mapping[str, Any],
   class_names: Sequence[str],
   decoder: str | None = None,
-) -> tuple[TrainState, dict[str, Any]] | None:
+  part: str = '',
+) -> tuple[Any, dict[str, Any]] | None:
   """The state and the meta data of a checkpoint, on the setup's mesh.
 
   Args:
@@ -45,6 +76,7 @@ def restore(
     class_names: of the data set, which must be the checkpoint's.
     decoder: of the data set's JPEG records, which must be the checkpoint's if
       it has seen any; None: it has none.
+    part: 'params' or 'average': only that and 'step' are read, to a dict.
 
   Returns:
     None: 'last' was asked for and there is none yet.
@@ -76,7 +108,11 @@ def restore(
     class_names,
     trained=meta['position']['examples'] > 0,
   )
-  return checkpointer.restore(which, setup.abstract_state())
+  state = setup.abstract_state()
+  if not part:
+    return checkpointer.restore(which, state)
+  wanted = {part: state.params, 'step': state.step}
+  return checkpointer.restore(which, wanted, partial=True)
 
 
 def check_run(
