@@ -2,6 +2,7 @@
 `python -m alexnet_jax.predict` does."""
 
 import difflib
+import os
 import runpy
 import sys
 
@@ -39,7 +40,9 @@ def main() -> int:
     return errors.refuse(_explain(verb))
   sys.argv[1:] = ['--mode=eval', *words] if verb == 'eval' else words
   module = 'main' if verb in ('train', 'eval') else verb
-  # As `python -m` does: processes that it starts import the verb, not this.
+  # As `python -m` does, whose files of configs/ find each other here.
+  sys.path.insert(0, os.getcwd())
+  # Likewise: processes that it starts import the verb, not this.
   runpy.run_module(f'alexnet_jax.{module}', run_name='__main__', alter_sys=True)
   return 0
 

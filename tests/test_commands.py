@@ -35,6 +35,27 @@ def run(*words: str) -> subprocess.CompletedProcess:
   )
 
 
+@pytest.mark.parametrize(
+  ('config', 'said'),
+  [('folder.py', 'no data set none'), ('finetune.py:none', 'no run in none')],
+)
+def test_the_command_that_pip_installs_reads_configurations(config, said):
+  """Its folder is not the checkout's, as that of `python -m` is."""
+  environment = {n: x for n, x in os.environ.items() if n != 'PYTHONPATH'}
+  ended = subprocess.run(
+    [
+      *(Path(sys.executable).parent / 'alexnet', 'train'),
+      *(f'--config=configs/{config}', '--config.data.name=none'),
+    ],
+    capture_output=True,
+    text=True,
+    timeout=200,
+    cwd=small_runs.ROOT,
+    env=environment,
+  )
+  assert f'error: {said}' in ended.stderr
+
+
 @pytest.mark.parametrize('words', [('--help',), ('-h',), ('help',), ()])
 def test_help_names_each_verb_on_a_line(monkeypatch, capsys, words):
   status, out = said(monkeypatch, capsys, *words)
