@@ -25,6 +25,7 @@ with it, `alexnet_jax.load` opens it. formats:
 """
 
 import json
+import re
 from collections.abc import Sequence
 
 from absl import flags
@@ -71,7 +72,14 @@ _MEAN = flags.DEFINE_string(
   'of the published networks. torchvision has its own.',
 )
 _LICENSE = flags.DEFINE_string(
-  'license', 'other', 'export to a hub: of the weights, as the hub names it.'
+  'license',
+  'other',
+  'export to a hub: of the weights, as the hub names it, such as apache-2.0.',
+)
+flags.register_validator(
+  'license',
+  re.compile(r'[A-Za-z0-9][\w.-]*').fullmatch,
+  'a name of letters, digits, points and hyphens',
 )
 
 

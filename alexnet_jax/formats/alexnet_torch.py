@@ -41,6 +41,12 @@ class AlexNet(torch.nn.Module):
   def preprocess(self, images):
     """The central views of squares: float32 [N, 3, crop, crop]."""
     crop, mean = self.views['crop_size'], self.views['mean']
+    size = self.views['picture_size']
+    if tuple(images.shape[1:]) != (size, size, 3):
+      raise ValueError(
+        f'the network sees squares of {size} pixels: resize yours to '
+        f'[N, {size}, {size}, 3], not {list(images.shape)}'
+      )
     first = (images.shape[1] - crop) // 2
     cut = slice(first, first + crop)
     views = images[:, cut, cut].float()

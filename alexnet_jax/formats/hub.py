@@ -18,6 +18,7 @@ from alexnet_jax.runtime.errors import UserError
 SCHEME = 'hf://'
 WEIGHTS = 'model.safetensors'
 TORCH = 'alexnet_torch.py'
+_VIEWS = 'preprocessor_config.json'
 # What the program for PyTorch does not do.
 _NOT_IN_TORCH = ('map_norm', 'avg_pool')
 
@@ -30,12 +31,14 @@ def resolve(source: str | os.PathLike) -> epath.Path:
       file or the workdir of a run.
 
   Raises:
-    UserError: it cannot be fetched.
+    UserError: it cannot be fetched, or its weights are missing.
   """
   text = os.fspath(source)
   path = files.source(_fetch(text) if text.startswith(SCHEME) else text)
   found = path / WEIGHTS
   run = (path / 'checkpoints').exists()  # whose network that may not be
+  if (path / _VIEWS).exists() and not run and not found.exists():
+    raise UserError(f'{source} has no {WEIGHTS}: fetch or export it again')
   return found if found.exists() and not run else path
 
 
@@ -59,7 +62,7 @@ def in_torch(network: Network) -> bool:
 
 
 def write(folder: epath.PathLike, network: Network, card: str) -> None:
-  """Writes the folder, its weights last.
+  """Writes the folder, its weights last; nothing where they cannot be.
 
   Args:
     folder: made if missing.
@@ -90,12 +93,17 @@ def write(folder: epath.PathLike, network: Network, card: str) -> None:
   texts = {
     'README.md': card,
     'config.json': json.dumps(about, indent=2, ensure_ascii=False),
-    'preprocessor_config.json': json.dumps(views, indent=2),
+    _VIEWS: json.dumps(views, indent=2),
   }
   if in_torch(network):
     texts[TORCH] = Path(__file__).with_name(TORCH).read_text()
-  with files.explained(path):
-    files.make_folder(path)
-    for name, text in texts.items():
-      files.write_atomically(path / name, text)
-  safetensors.write(path / WEIGHTS, network)
+  try:
+    with files.explained(path):
+      files.make_folder(path)
+      for name, text in texts.items():
+        files.write_atomically(path / name, text)
+    safetensors.write(path / WEIGHTS, network)
+  except UserError:
+    for name in texts:
+      (path / name).unlink(missing_ok=True)
+    raise

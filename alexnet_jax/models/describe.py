@@ -116,7 +116,7 @@ def describe(table: Table, num_classes: int, image_size: int) -> list[Layer]:
       output: tuple[int, ...] = (side, side, row.features)
       steps = tuple(_steps(table, row, side, left))
       biases *= side**2 if row.local else 1
-      biases += 4 * table.towers * row.features * ('batch_norm' in row.then)
+      biases += 2 * table.towers * row.features * ('batch_norm' in row.then)
     else:
       read, output = kernel[:1], kernel[-1:]
     last = row is table.logits

@@ -169,15 +169,20 @@ def flush(path: epath.PathLike) -> None:
 
 
 def write_atomically(path: epath.Path, content: str | bytes) -> None:
-  """Writes a file that is whole at any moment, the old one or the new one."""
+  """Writes a file that is whole at any moment, the old one or the new one, and
+  leaves nothing else where it cannot be written."""
   data = content.encode() if isinstance(content, str) else content
   if in_bucket(path):
     path.write_bytes(data)
     return
   temporary = path.parent / f'.{path.name}.tmp'
-  temporary.write_bytes(data)
-  flush(temporary)
-  temporary.replace(path)
+  try:
+    temporary.write_bytes(data)
+    flush(temporary)
+    temporary.replace(path)
+  except OSError:
+    temporary.unlink(missing_ok=True)
+    raise
   flush(path.parent)
 
 

@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from alexnet_jax.formats.hub import TORCH, in_torch
 from alexnet_jax.formats.names import Network
+from alexnet_jax.models.table import TABLES
 from alexnet_jax.runtime.metrics import format_error, prefix
+from alexnet_jax.training.saved import flat
 
 _HEAD = """---
 license: {licence}
@@ -15,10 +18,9 @@ pipeline_tag: image-classification
 tags: [alexnet, image-classification, jax, flax{torch}]
 ---
 
-# AlexNet trained on {data}
+# {name} trained on {data}
 
-The network of Krizhevsky, Sutskever and Hinton (2012): {parameters:,}
-parameters, {classes:,} classes, {towers}{trained}.
+{network}: {parameters:,} parameters, {classes:,} classes, {towers}{trained}.
 """
 _USE = """
 ## Use
@@ -77,7 +79,7 @@ def make_card(
     licence: of the weights, as the hub names it.
   """
   config, augment = network.config, network.config['augment']
-  towers = config['model'].get('towers', 1)
+  name, towers = config['model']['name'], config['model'].get('towers', 1)
   shape = {
     'size': len(network.statistics.mean_image),
     'crop': augment['crop_size'],
@@ -91,13 +93,22 @@ def make_card(
     _HEAD.format(
       licence=licence,
       torch=', pytorch' if torch else '',
+      name='AlexNet' if name == 'alexnet' else name,
+      network='The network of Krizhevsky, Sutskever and Hinton (2012)'
+      if name == 'alexnet'
+      else f'The network `{name}` of cuda-convnet',
       data=config.get('data', {}).get('name', 'pictures'),
-      parameters=sum(math.prod(x.shape) for x in network.params.values()),
+      parameters=sum(
+        math.prod(x.shape)
+        for name, x in network.params.items()
+        if not name.endswith(('/mean', '/var'))  # running averages
+      ),
       classes=len(network.class_names),
       towers='one tower' if towers == 1 else f'{towers} towers',
       trained=(', trained by `alexnet_jax`' if network.step else '')
       + (', the average of its parameters' if network.average else ''),
     ),
+    *_changes(config['model']),
     *_errors(network, meta, rows),
     _USE.format(**shape),
     _TORCH.format(file=TORCH, **shape)
@@ -112,6 +123,18 @@ def make_card(
   return ''.join(parts)
 
 
+def _changes(model: Mapping[str, Any]) -> Iterator[str]:
+  """In what a table of layers is another than that of its name."""
+  first, own = flat(TABLES[model['name']]().to_dict()), flat(model)
+  changed = [
+    f'`{field}` {own.get(field, "none")}, not {first.get(field, "there")}'
+    for field in sorted(first.keys() | own.keys())
+    if own.get(field) != first.get(field)
+  ]
+  if changed:
+    yield f'\nOf its layers are different: {"; ".join(changed)}.\n'
+
+
 def _errors(
   network: Network,
   meta: Mapping[str, Any] | None,
@@ -119,26 +142,43 @@ def _errors(
 ) -> Iterator[str]:
   """A table of what the run measured of this very network."""
   counts = meta['data']['examples'] if meta else {}
+  ranks = (1, 5) if len(network.class_names) > 5 else (1,)
   lines = []
   for split, count in counts.items():
     name = prefix(f'{split}_ema' if network.average else split)
     for row in rows:
       if row['step'] == network.step and f'{name}/top1_error' in row:
-        one, five = (
-          format_error(row[f'{name}/top{k}_error'], count) for k in (1, 5)
-        )
-        loss = row[f'{name}/loss']
-        lines.append(f'| {split} | {count:,} | {one} | {five} | {loss:.3f} |\n')
+        cells = [
+          *(split, f'{count:,}'),
+          *(format_error(row[f'{name}/top{k}_error'], count) for k in ranks),
+          f'{row[f"{name}/loss"]:.3f}',
+        ]
+        lines.append(f'| {" | ".join(cells)} |\n')
         break
   yield '\n## Errors\n\n'
   if not lines:
     yield 'None were measured of this network here.\n'
     return
-  yield '| split | pictures | top-1 | top-5 | loss |\n|---|---|---|---|---|\n'
+  heads = ['split', 'pictures', *(f'top-{k}' for k in ranks), 'loss']
+  yield f'| {" | ".join(heads)} |\n{"|---" * len(heads)}|\n'
   yield from lines
   yield (
-    '\nOne central view, one run (n = 1); ± is one standard error over '
-    'pictures, and another seed differs besides.\n'
+    f'\nAt step {network.step:,}. One central view, one run (n = 1); ± is one '
+    'standard error over pictures, and another seed differs besides.'
+  )
+  yield f'{_chosen(network, rows)}\n'
+
+
+def _chosen(network: Network, rows: Sequence[Mapping[str, Any]]) -> str:
+  """Of the lowest of several errors, which is too low a guess of the next."""
+  split = network.config['evals']['split']
+  key = f'{prefix(split)}/top1_error'
+  errors = {row['step']: row[key] for row in rows if key in row}
+  if len(errors) < 2 or errors.get(network.step) != min(errors.values()):
+    return ''
+  return (
+    f' Of the {len(errors)} networks of the run that were measured this has '
+    f'the lowest error on {split}: on new pictures expect more.'
   )
 
 
@@ -150,7 +190,9 @@ def _recipe(network: Network, meta: Mapping[str, Any] | None) -> Iterator[str]:
     yield 'header of `model.safetensors`, and no record.\n'
     return
   if not meta or not meta['position']['examples']:
-    yield 'Imported: it was trained by another program.\n'
+    source = Path(config['pretrained']['source']).name
+    yield f'It was imported{f" from {source}" if source else ""}: there is no '
+    yield 'record of how it was trained.\n'
     return
   rule, plan = config['optimizer'], config['schedule']
   examples, env = meta['data']['examples'], meta['environment']

@@ -118,6 +118,8 @@ def test_long_names_of_steps_have_lines_of_their_own():
   for name in ('conv1', 'conv2', 'conv5'):
     config.model[name].then = ('batch_norm', 'act', 'norm', 'avg_pool')
   layers = describe(configure(config).model, 3, 224)
+  # A scale and a bias a map beside the convolution's own; no averages.
+  assert layers[0].parameters == 96 * (11 * 11 * 3 + 1 + 2)
   texts = assert_readable(figure2.draw_network(layers, {}, 224))
   assert 'batch_norm, act,\nnorm, pool\xa0to\xa027²' in texts
 

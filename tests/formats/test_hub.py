@@ -2,17 +2,20 @@
 cache of huggingface_hub; and its card."""
 
 import dataclasses
+import errno
 import functools
 import http.server
 import json
 import re
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import small_runs
 from conftest import max_norm_error
+from etils import epath
 
 import alexnet_jax
 from alexnet_jax.data import stats
@@ -131,6 +134,38 @@ def test_a_folder_with_something_in_it_is_left_alone(network, tmp_path):
   with pytest.raises(UserError, match='is not empty: choose another --file'):
     hub.write(tmp_path, network, 'a card')
   assert [path.name for path in tmp_path.iterdir()] == ['note']
+
+
+def test_a_disk_that_is_full_leaves_a_folder_to_write_to(
+  network, tmp_path, monkeypatch
+):
+  write, full = Path.write_bytes, OSError(errno.ENOSPC, 'No space left')
+
+  def fail(path, data):
+    write(path, data[:9])
+    if 'safetensors' in path.name:
+      raise full
+
+  with monkeypatch.context() as patch:
+    patch.setattr(type(epath.Path(tmp_path)), 'write_bytes', fail)
+    with pytest.raises(UserError, match='could not be written'):
+      hub.write(tmp_path, network, 'a card')
+  assert not list(tmp_path.iterdir())
+  hub.write(tmp_path, network, 'a card')
+  (tmp_path / 'model.safetensors').unlink()
+  with pytest.raises(UserError, match='has no model.safetensors: fetch'):
+    alexnet_jax.load(tmp_path)
+
+
+def test_pytorch_refuses_squares_of_another_size(folder, monkeypatch):
+  """The centre of larger ones would be a part of what JAX looks at."""
+  torch = pytest.importorskip('torch', reason='a peer: PyTorch is missing')
+  from alexnet_jax.formats.alexnet_torch import AlexNet
+
+  net = AlexNet(folder)
+  for shape in ((1, 300, 300, 3), (1, 256, 300, 3), (1, 3, 256, 256)):
+    with pytest.raises(ValueError, match=r'resize yours to \[N, 256, 256, 3\]'):
+      net.preprocess(torch.zeros(shape))
 
 
 def test_a_network_that_pytorch_lacks_comes_without_the_program(tmp_path):
@@ -265,6 +300,11 @@ def test_the_card_of_a_run(network, tmp_path):
       'validation/loss': 1.2345,
     },
   ]
+  text = card.make_card(network, meta, rows, 'cc-by-4.0')
+  assert '`width` 0.05, not 1.0.' in text
+  assert 'At step 7.' in text and 'Of the 2 networks' in text
+  chosen = card.make_card(network, meta, rows[1:], 'mit')
+  assert 'networks of the run that' not in chosen  # there was no choice
   text = card.make_card(network, meta, rows, 'cc-by-4.0')
   assert text.startswith('---\nlicense: cc-by-4.0\n')
   # sqrt(0.25 * 0.75 / 200) = 3.06 %, sqrt(0.05 * 0.95 / 200) = 1.54 %.
