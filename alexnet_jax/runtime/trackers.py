@@ -3,8 +3,9 @@ of runs.
 
 A row has a number, its place in metrics.jsonl, and a record says how many it
 has. So whatever a kill took from either of them, and whatever a resumed run
-writes again, a record has each row once, in order. A tracker that fails gets no
-more rows; the run goes on.
+writes again, a record has each row once, in order. A record of rows that will
+not come again, for the settings are others since, is left, and another begun. A
+tracker that fails gets no more rows; the run goes on.
 """
 
 import importlib.util
@@ -21,10 +22,12 @@ from etils import epath
 
 from alexnet_jax.runtime import files
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.runtime.fingerprints import fingerprint
 
 TENSORBOARD = 'tensorboard'  # of `writers`
 IDS = 'trackers.json'  # in the folder of a run: its records' names
 _PROJECT = 'alexnet_jax'
+_SETTINGS = 'settings'  # beside the names: of the configuration they are of
 
 Row = Mapping[str, float]
 
@@ -39,8 +42,8 @@ class Tracker(Protocol):
   def log(self, number: int, row: Row) -> None:
     """Adds a row; it has its 'step'."""
 
-  def close(self) -> None:
-    """Waits until the record has all rows."""
+  def close(self, failed: bool) -> None:
+    """Waits until the record has all rows, and says how the run ended."""
 
 
 class _Wandb:
@@ -70,8 +73,8 @@ class _Wandb:
   def log(self, number: int, row: Row) -> None:
     self._run.log(dict(row), step=number, commit=True)
 
-  def close(self) -> None:
-    self._run.finish()
+  def close(self, failed: bool) -> None:
+    self._run.finish(exit_code=int(failed))
 
 
 def _wandb_rows(path: Path) -> int:
@@ -116,7 +119,8 @@ class _Trackio:
     row = dict(row)
     self._run.log(row, step=int(row.pop('step')))
 
-  def close(self) -> None:
+  def close(self, failed: bool) -> None:
+    del failed
     self._run.finish()
 
 
@@ -132,6 +136,7 @@ class _Mlflow:
     if key:
       # Each row has an epoch.
       self.rows = len(self._client.get_metric_history(key, 'epoch'))
+      self._client.update_run(key, 'RUNNING')
       return
     found = self._client.get_experiment_by_name(_PROJECT)
     place = (
@@ -150,8 +155,8 @@ class _Mlflow:
       [self._entities.Metric(k, x, now, step) for k, x in row.items()],
     )
 
-  def close(self) -> None:
-    self._client.set_terminated(self.key)
+  def close(self, failed: bool) -> None:
+    self._client.set_terminated(self.key, 'FAILED' if failed else 'FINISHED')
 
 
 _KINDS: dict[str, Callable[..., Tracker]] = {
@@ -202,24 +207,30 @@ class Trackers:
     """
     path, self._number = workdir / IDS, 0
     self._open: dict[str, Tracker] = {}
-    keys = {}
-    if resumed and path.exists():
-      keys = json.loads(path.read_text())
+    keys = _read_keys(path) if resumed else {}
+    settings = fingerprint(dict(fields))
+    others = keys.get(_SETTINGS) != settings
     for name in _KINDS.keys() & set(names):
       try:
-        self._open[name] = _KINDS[name](workdir, keys.get(name, ''), fields)
+        tracker = _KINDS[name](workdir, keys.get(name, ''), fields)
+        if (more := tracker.rows - len(rows)) > 0:
+          text = 'rows of the same numbers are not written again'
+          if others:
+            tracker.close(failed=True)
+            tracker = _KINDS[name](workdir, '', fields)
+            text = 'the settings are others now, and another record is begun'
+          logging.warning(
+            '--trackers=%s: the record has %d rows of an attempt that went '
+            'further: %s',
+            *(name, more, text),
+          )
+        self._open[name] = tracker
       except Exception as error:  # of many kinds, and no reason to stop
         _warn(name, error)
     keys |= {name: tracker.key for name, tracker in self._open.items()}
     if self._open:
-      files.write_atomically(path, json.dumps(keys))
-    for name, tracker in self._open.items():
-      if tracker.rows > len(rows):
-        logging.warning(
-          '--trackers=%s: the record has %d rows of an attempt that went '
-          'further: rows of the same numbers are not written again',
-          *(name, tracker.rows - len(rows)),
-        )
+      text = json.dumps({**keys, _SETTINGS: settings})
+      files.write_atomically(path, text)
     for row in rows:
       self.add(row)
 
@@ -234,16 +245,30 @@ class Trackers:
         _warn(name, error)
     self._number += 1
 
-  def close(self) -> None:
+  def close(self, failed: bool) -> None:
     for name, tracker in self._open.items():
       try:
-        tracker.close()
+        tracker.close(failed)
       except Exception as error:
         _warn(name, error)
 
 
+def _read_keys(path: epath.Path) -> dict[str, str]:
+  """By what the records of a run are known; {} where there is no such file."""
+  if not path.exists():
+    return {}
+  try:
+    keys = json.loads(path.read_text())
+    if all(isinstance(text, str) for text in keys.values()):
+      return keys
+  except (ValueError, AttributeError):
+    pass
+  logging.warning('%s is damaged: other records are begun', path)
+  return {}
+
+
 def _warn(name: str, error: Exception) -> None:
-  reason = ' '.join(str(error).split())[:200] or type(error).__name__
+  reason = ' '.join(str(error).split())[:400] or type(error).__name__
   logging.warning(
     '--trackers=%s fails and gets no more of this run, which goes on: %s',
     name,

@@ -156,19 +156,20 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
         with explained(f'{self._workdir}/events.out.tfevents.*'):
           sync(self._stream)
 
-  def close(self) -> None:
+  def close(self, failed: bool = False) -> None:
+    """Writes all that is left; trackers are told whether the run failed."""
     if self._write:
       # They try again to write what could not be.
       with explained(self._workdir / METRICS_FILE):
         self._rows.close()
       if self._trackers:
-        self._trackers.close()
+        self._trackers.close(failed)
       if self._show:
         with explained(f'{self._workdir}/events.out.tfevents.*'):
           self._events.close()
 
-  def __exit__(self, *_) -> None:
-    self.close()
+  def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+    self.close(failed=kind is not None)
 
   def _summary(self, step: int, *values: summary_pb2.Summary.Value) -> None:
     self._event(step=step, summary=summary_pb2.Summary(value=values))

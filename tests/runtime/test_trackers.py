@@ -160,7 +160,7 @@ class _Failing:
       raise OSError('no room\nleft')
     self.got.append((number, row['step']))
 
-  def close(self):
+  def close(self, failed):
     raise AssertionError('it was given up')
 
 
@@ -189,6 +189,90 @@ def test_a_tracker_that_fails_is_given_up_and_the_run_goes_on(
     '--trackers=wandb fails and gets no more of this run, which goes on: '
     'no room left',
   ]
+
+
+class _Kept:
+  """A record in memory; it is gone on with by its number."""
+
+  made: list['_Kept'] = []
+
+  def __new__(cls, _, key, fields):
+    if key:
+      return cls.made[int(key)]
+    record = super().__new__(cls)
+    record.key, record.got, record.fields = str(len(cls.made)), [], fields
+    cls.made.append(record)
+    return record
+
+  @property
+  def rows(self):
+    return len(self.got)
+
+  def log(self, number, row):
+    assert number == len(self.got)
+    self.got.append(row)
+
+  def close(self, failed):
+    self.failed = failed
+
+
+@pytest.fixture
+def kept(monkeypatch):
+  monkeypatch.setattr(_Kept, 'made', [])
+  monkeypatch.setitem(trackers._KINDS, 'wandb', _Kept)
+  return _Kept.made
+
+
+def write(folder, begin, spaced, steps):
+  """A process of a run; it ends without `close`, as by a kill."""
+  writer = MetricsWriter(folder, begin or None, names=['wandb'])
+  writer.configuration(begin, {'log_every': f'{spaced} steps'})
+  for step in steps:
+    writer.scalars(step, {'epoch': step})
+  return writer
+
+
+def test_rows_of_other_settings_are_in_a_record_of_their_own(
+  tmp_path, kept, caplog
+):
+  """From a checkpoint at step 4 after a kill at 9: with the same rows, and with
+  those of other steps."""
+  write(tmp_path, 0, 1, range(1, 10))
+  write(tmp_path, 4, 1, range(5, 9))
+  (first,) = kept
+  assert [row['step'] for row in first.got] == list(range(1, 10))
+  assert 'are not written again' in caplog.text
+  write(tmp_path, 4, 2, range(6, 13, 2)).close()
+  assert len(kept) == 2 and first.failed and not kept[1].failed
+  steps = [row['step'] for row in kept[1].got]
+  assert steps == [1, 2, 3, 4, 6, 8, 10, 12]
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert kept[1].got == list(map(json.loads, lines))
+  assert kept[1].fields == {'log_every': '2 steps'}
+  # Other settings after an orderly end are of the same record.
+  write(tmp_path, 12, 1, [13])
+  assert len(kept) == 2 and kept[1].got[-1]['step'] == 13
+
+
+@pytest.mark.parametrize('text', ['{"wan', '[]', '{"wandb": 3}', ''])
+def test_damaged_names_of_records_are_one_warning(text, tmp_path, kept, caplog):
+  write(tmp_path, 0, 1, range(1, 4))
+  (tmp_path / trackers.IDS).write_text(text)
+  write(tmp_path, 3, 1, [4])
+  (words,) = [record.getMessage() for record in caplog.records]
+  assert words.endswith('trackers.json is damaged: other records are begun')
+  assert [row['step'] for row in kept[1].got] == [1, 2, 3, 4]
+
+
+def test_a_record_is_told_that_a_run_has_failed(tmp_path, kept):
+  def fail():
+    with MetricsWriter(tmp_path, names=['wandb']) as writer:
+      writer.configuration(0, {})
+      raise ZeroDivisionError
+
+  with pytest.raises(ZeroDivisionError):
+    fail()
+  assert kept[0].failed
 
 
 def test_an_unknown_tracker_and_a_missing_package_are_refused(monkeypatch):
