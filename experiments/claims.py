@@ -71,6 +71,7 @@ class Claim:
   words = ''  # what is claimed, where it is no number
   alone = False  # judged without the baseline
   sized = False  # whether the size is claimed, too
+  fixed: ClassVar[tuple[str, ...]] = ()  # fields that --set may not change
 
   @property
   def size(self) -> float:
@@ -156,7 +157,8 @@ class Claim:
     held = found.low <= self.size <= found.high
     if full and verdict == AGREES and not held:
       verdict = DISAGREES
-    return f'{verdict}, size {"held" if held else "not held"}'
+    within = 'possible' if found.bound else 'held'  # of an interval with an end
+    return f'{verdict}, size {within if held else "not held"}'
 
   def needed(self, found: Measured) -> str:
     """The runs that would tell, if all else stays as it was measured."""
@@ -243,6 +245,7 @@ class Ratio(Claim):
   grid: bool = True
 
   measure = 'epochs to the target'
+  fixed = ('evals.every',)  # a curve has an error for each epoch
   axis, null, logarithmic = "times the baseline's epochs", 1.0, True
   sized = True
 
@@ -257,8 +260,9 @@ class Ratio(Claim):
   def each(self, runs: Runs) -> Measured | None:
     found = [measures.epochs(row, runs.target) for row in runs.rows]
     measured = measures.measure([epochs for epochs, _ in found])
-    short = any(short for _, short in found)
-    return measured and dataclasses.replace(measured, bound=short)
+    if measured and any(short for _, short in found):
+      return dataclasses.replace(measured, high=math.inf, bound='over')
+    return measured
 
   def compare(self, runs: Runs) -> Measured | None:
     base = {(row['seed'], row['data']): row for row in runs.base}
@@ -270,12 +274,14 @@ class Ratio(Claim):
         logs.append(math.log(ours / theirs))
         short, long = short or never, long or nor
     found = measures.measure(logs)
-    return found and dataclasses.replace(
+    if not found or (short and long):  # a ratio between any two
+      return None
+    return dataclasses.replace(
       found,
       value=math.exp(found.value),
       low=0.0 if long else math.exp(found.low),
       high=math.inf if short else math.exp(found.high),
-      bound=short,
+      bound='over' if short else 'under' if long else '',
     )
 
   def judge(self, low: Any, high: Any) -> np.ndarray:

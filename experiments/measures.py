@@ -30,7 +30,8 @@ class Measured:
     sd: over seeds.
     se: standard error over pictures, of the mean over seeds.
     noise: what of its square more seeds make smaller.
-    bound: `value` is only a lower bound.
+    bound: 'over' or 'under', where `value` is only a bound and the interval has
+      no end on that side; else ''.
   """
 
   n: int
@@ -40,7 +41,7 @@ class Measured:
   sd: float = 0.0
   se: float = 0.0
   noise: float = 0.0
-  bound: bool = False
+  bound: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

@@ -202,7 +202,8 @@ def plan(
   each of its own.
 
   Raises:
-    UserError: there is no such experiment or form.
+    UserError: there is no such experiment or form, or `extra` is overruled, or
+      leaves two variants alike.
   """
   experiment = load(name)
   if form not in experiment.forms:
@@ -213,6 +214,7 @@ def plan(
   common = {**where.overrides, **(extra or {})}
   base = Run(name, form, '', 0, where.config, common, 1).resolve()
   variants = list(experiment.variants(base))
+  _refuse_overruled(name, experiment, variants, extra or {})
   most = max(int(own.get('networks', 1)) for _, own in variants)
   runs = []
   for seed in range(seeds * most):
@@ -230,7 +232,42 @@ def plan(
           networks,
         )
       )
+  if extra:
+    _refuse_alike([run for run in runs if run.seed < most])
   return runs
+
+
+def _refuse_overruled(
+  name: str,
+  experiment: 'Experiment',
+  variants: Sequence[tuple[str, Overrides]],
+  extra: Overrides,
+) -> None:
+  """Refuses fields that a variant has another value of, or the experiment."""
+  for field, value in extra.items():
+    if field == 'seed':
+      raise UserError(f'--set=seed={value}: seeds are those of --seeds')
+    if field in experiment.reader.fixed:
+      raise UserError(f'--set={field}={value}: {name} reads a form by its own')
+    for variant, own in variants:
+      if own.get(field, value) != value:
+        raise UserError(
+          f'--set={field}={value!r}: the variant {variant!r} of {name} has '
+          f'{own[field]!r}'
+        )
+
+
+def _refuse_alike(runs: Sequence[Run]) -> None:
+  """Refuses variants that are one network, read in one way, by what is set."""
+  seen: dict[tuple, str] = {}
+  for run in runs:
+    what = run.key, run.reading, run.networks
+    other = seen.setdefault(what, run.variant)
+    if other != run.variant:
+      raise UserError(
+        f'--set: the variants {other!r} and {run.variant!r} of '
+        f'{run.experiment} are the same then'
+      )
 
 
 def select(
@@ -285,7 +322,7 @@ def _parse(text: str) -> tuple[str, Any]:
     raise UserError(f'--set={text}: write FIELD=VALUE')
   try:
     return field, ast.literal_eval(value)
-  except (ValueError, SyntaxError):
+  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
     return field, value  # '30 epochs'
 
 

@@ -271,7 +271,7 @@ def _said(claim: Claim, source: str) -> str:
 
 def _shown(found: Measured, text: Callable[[float], str]) -> str:
   """A value and its interval, in words."""
-  value = f'{"over " * found.bound}{text(found.value)}'
+  value = f'{found.bound} {text(found.value)}'.strip()
   if math.isnan(found.low):
     return value
   high = 'no end' if math.isinf(found.high) else text(found.high)

@@ -1,5 +1,6 @@
 """Verdicts: rules and intervals by hand and by SciPy."""
 
+import dataclasses
 import math
 import re
 
@@ -201,9 +202,16 @@ def test_epochs_are_read_off_curves():
   assert found.value == pytest.approx(np.prod(ratios) ** 0.5)
   assert not found.bound and math.isfinite(found.high)
   found = claim.compare(Runs(runs('80 70', '80 70'), relu))
-  assert found.bound and found.high == math.inf  # over ...
-  found = claim.compare(Runs(tanh, runs('80 70', '80 70')))
-  assert found.low == 0.0
+  assert found.bound == 'over' and found.high == math.inf
+  assert claim.verdict(dataclasses.replace(found, n=3, low=4.0), False) == (
+    'agrees, size possible'
+  )
+  never = runs('80 70', '80 70')
+  found = claim.compare(Runs(tanh, never))
+  assert found.bound == 'under' and found.low == 0.0
+  assert claim.compare(Runs(never, never)) is None  # any two numbers' ratio
+  found = claim.each(Runs(never, []))
+  assert (found.value, found.high, found.bound) == (2.0, math.inf, 'over')
   # The best point of a grid, at the seeds that all have.
   grid = [*relu, *runs('60 50 20', '60 10', variant='relu b')]
   grid += [*runs('60 30 20', variant='relu c'), *tanh]

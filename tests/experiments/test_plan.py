@@ -1,6 +1,7 @@
 """Every experiment makes runs that a configuration accepts, and claims numbers
 of 2012."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -171,3 +172,28 @@ def test_claims_are_numbers_of_2012():
       for variant, claim in claimed.items():
         digits = len(str(claim).partition('.')[2])
         assert claim == round(wanted[variant], digits), (name, variant)
+
+
+@pytest.mark.parametrize(
+  ('name', 'texts', 'said'),
+  [
+    ('lrn', ['seed=5'], '--set=seed=5: seeds are those of --seeds'),
+    (
+      'weight_decay',
+      ['optimizer.weight_decay=0.01'],
+      "--set=optimizer.weight_decay=0.01: the variant 'none' of weight_decay",
+    ),
+    ('lrn', ['model.lrn.enabled=False'], "'with' and 'without' of lrn are the"),
+    ('relu_vs_tanh', ["evals.every='2 epochs'"], 'reads a form by its own'),
+  ],
+)
+def test_what_would_be_overruled_is_refused(name, texts, said):
+  with pytest.raises(UserError, match=re.escape(said)):
+    plan.select(name, 'small', 1, extra=texts)
+
+
+def test_what_all_variants_have_may_be_set():
+  """The order of docs/experiments.md, of which one_tower has a variant so."""
+  for name in plan.names():
+    for form in plan.load(name).forms:
+      assert plan.plan(name, form, 1, {'mesh.towers': 1, 'log_every': '1 step'})
