@@ -15,6 +15,7 @@ second Ctrl-C leaves at once.
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -39,8 +40,9 @@ _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
   'Where checkpoints, metrics and pictures go, a folder or gs://BUCKET/FOLDER. '
-  'Default: runs/<config name>, with the name of the data set behind it where '
-  "it is not the configuration's own; of eval without --config, runs/default. "
+  'Default: runs/<config name>, behind it its argument, and the name of the '
+  "data set where it is not the configuration's own; of eval without --config, "
+  'runs/default. '
   'eval: several, with commas: the errors of the mean of their networks '
   '(§6.1).',
 )
@@ -132,6 +134,9 @@ def _workdir() -> str:
   if _WORKDIR.value:
     return _WORKDIR.value
   workdir = f'runs/{_config_file().stem}'
+  _, _, argument = _config_name().partition(':')
+  if re.fullmatch(r'[\w.-]+', argument):  # such as a batch, not a folder
+    workdir += f'-{argument}'
   if 'config.data.name' in flags.FLAGS:
     name = flags.FLAGS['config.data.name']
     workdir += f'-{name.value}' if name.value != name.default else ''
@@ -140,8 +145,11 @@ def _workdir() -> str:
 
 def _config_file() -> Path:
   """Without the argument that ml_collections takes after a colon."""
-  name = config_flags.get_config_filename(flags.FLAGS['config'])
-  return Path(name.partition(':')[0])
+  return Path(_config_name().partition(':')[0])
+
+
+def _config_name() -> str:
+  return config_flags.get_config_filename(flags.FLAGS['config'])
 
 
 def _report(workdir: str) -> None:

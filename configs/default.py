@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
   config.batch_size = 32  # *small*
   # Parts in which each device takes its share of a batch, one after the other:
   # the same step in less memory (batch normalization aside, which averages
-  # over a part).
+  # over a part, and whose running averages each part moves).
   config.accumulate = 1
   # How long to train (§5: about 90 cycles). Lengths here are '90 epochs' or
   # '500 steps'; an epoch is as many images as the training split has.

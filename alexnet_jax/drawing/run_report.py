@@ -131,7 +131,7 @@ class _Shown:
 def _errors(runs: Sequence[Run], shown: _Shown) -> Iterator[str]:
   rows = []
   for run in runs:
-    for split in ('validation', 'test'):
+    for split in ('validation', 'validation_ema', 'test', 'test_ema'):
       key = f'{split}/top1_error'
       found = [row for row in run.rows if key in row]
       if not found:
@@ -140,7 +140,7 @@ def _errors(runs: Sequence[Run], shown: _Shown) -> Iterator[str]:
       which = {'last': last} if best is last else {'best': best, 'last': last}
       for word, row in which.items():
         values = {k: row[f'{split}/{k}'] for k in _VALUES}
-        name = f'{run.name}, {split}, {word}'
+        name = f'{run.name}, {split.replace("_ema", " averaged")}, {word}'
         rows.append(((name, f'{row["epoch"]:.1f}', *_numbers(values)), ''))
   if not shown.missing:
     stage = shown.run.model.stage

@@ -35,7 +35,8 @@ class Duration:
     if text in ('', 'never'):
       return cls(Fraction(0))
     match = re.fullmatch(
-      r'(\d+)\s*steps?|(\d+(?:\.\d+)?)\s*epochs?', str(text).strip()
+      r'(\d{1,18})\s*steps?|(\d{1,18}(?:\.\d{1,18})?)\s*epochs?',
+      str(text).strip(),
     )
     if match is None:
       raise UserError(
@@ -51,17 +52,6 @@ class Duration:
   def steps(self) -> int:
     """The first step at which this duration has passed; 0 for never."""
     return math.ceil(self.length)
-
-  def due(self, step: int) -> bool:
-    """Whether an event falls on the end of this step.
-
-    Event k falls on the first step at which k durations have passed. Several
-    that fall on one step are one event.
-
-    Args:
-      step: number of steps done, from 1.
-    """
-    return self.falls_between(Fraction(step - 1), Fraction(step))
 
   def falls_between(self, before: Fraction, after: Fraction) -> bool:
     """Whether a multiple of this duration is passed on the way.

@@ -183,17 +183,21 @@ def _has_its_own_devices() -> bool:
   )
 
 
+class CommonError(UserError):
+  """One that all processes of a run have at the same place."""
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
   """In a run of several processes, an error ends this one at once.
 
   The others see it leave, and end, too. To clean up would be to wait for them,
-  while they wait for this one.
+  while they wait for this one; a `CommonError` they all clean up after.
   """
   try:
     yield
   except BaseException as error:
-    if num_processes() == 1:
+    if num_processes() == 1 or isinstance(error, CommonError):
       raise
     status = 1
     if isinstance(error, UserError):

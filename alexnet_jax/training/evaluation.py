@@ -315,8 +315,9 @@ def evaluate_checkpoint(
       f'{dataset.name}, {split}: {count:,} image{_s(count)}, {views} '
       f'view{_s(views)}, step {", ".join(map(str, steps))}{what}\n'
       f'loss {values["loss"]:.4f}, '
-      f'top-1 error {format_error(values["top1_error"], count)}, '
-      f'top-5 error {format_error(values["top5_error"], count)}',
+      f'top-1 error {format_error(values["top1_error"], count)}'
+      + f', top-5 error {format_error(values["top5_error"], count)}'
+      * (dataset.num_classes > 5),
       flush=True,
     )
   if classes and show:

@@ -170,6 +170,12 @@ def _begin(
 ) -> Start:
   """The last checkpoint's state, or an initial one, with what `network` has."""
   schedule = make_schedule(settings.schedule, course.epochs)
+  if 0 < course.epochs <= settings.schedule.warmup:
+    logging.warning(
+      'the rate of this run only rises: config.schedule.warmup has %g epochs, '
+      'and the run %g',
+      *(settings.schedule.warmup, course.epochs),
+    )
   bad_records = BadRecords(
     settings.data.max_bad_records, functools.partial(dataset.files, 'train')
   )

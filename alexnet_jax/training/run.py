@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from alexnet_jax.data import pipeline
 from alexnet_jax.data.builders import Dataset
-from alexnet_jax.runtime import files, metrics, sharding
+from alexnet_jax.runtime import distributed, files, metrics, sharding
 from alexnet_jax.runtime.checkpoint import Checkpointer
-from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.metrics import Metrics, format_error
 from alexnet_jax.runtime.profile import Meter
 from alexnet_jax.runtime.writers import MetricsWriter, Status
@@ -36,7 +35,7 @@ from alexnet_jax.training.step import Batch, TrainStep
 Pictures = Mapping[str, Callable[[nnx.State], np.ndarray]]
 
 
-class NotFiniteError(UserError):
+class NotFiniteError(distributed.CommonError):
   """The loss, or an update, is infinite or NaN: the run diverged."""
 
 
@@ -153,9 +152,11 @@ class Run:
       if self.step == 0:
         if self.dataset.num_classes == 1:
           self._warn('the data set has one class: there is nothing to learn')
-        found = self.probe(self.state, self._images(batch))
-        for text in health.warnings(found, self.setup.table):
-          self._warn(text)
+        # At test time batch normalization says nothing before its averages do.
+        if not any('batch_norm' in row.then for row in self.setup.table.convs):
+          found = self.probe(self.state, self._images(batch))
+          for text in health.warnings(found, self.setup.table):
+            self._warn(text)
     self.meter.restart()
 
   def train(self, batch) -> None:
@@ -320,12 +321,13 @@ class Run:
   def _check_finite(self) -> None:
     bad = int(self.state.nonfinite_step)
     if bad >= 0:
+      units = "config.augment.color_units='std', "
+      augment = self.settings.augment
       raise NotFiniteError(
-        f'the loss or the update of step {bad} is not finite; the last '
-        'checkpoint is from before. Try a lower '
-        'config.schedule.learning_rate, '
-        "config.augment.color_units='std' and images that are not scaled "
-        'twice'
+        f'the loss or the update of step {bad} is not finite; no checkpoint '
+        'has it. Try a lower config.schedule.learning_rate, '
+        f'{units if augment.color and augment.color_units != "std" else ""}'
+        'and images that are not scaled twice'
       )
 
 

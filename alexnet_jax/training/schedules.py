@@ -43,8 +43,8 @@ class Plan(Checked, part='schedule'):
     drops = tuple(self.drops)
     if not all(isinstance(x, int | float) and math.isfinite(x) for x in drops):
       raise UserError(f'config.schedule.drops={drops} are not epochs')
-    if list(drops) != sorted(drops):
-      raise UserError(f'config.schedule.drops={drops} must rise')
+    if list(drops) != sorted(drops) or min(drops, default=1) <= 0:
+      raise UserError(f'config.schedule.drops={drops} must rise from above 0')
     for rule in self.rules:
       if not _is_rule(rule):
         raise UserError(
@@ -202,8 +202,7 @@ class UntilTarget:
     self.lowest: float | None = None  # error of the evaluations so far
 
   def learning_rate(self, epoch: float) -> float:
-    rate = self._schedule.learning_rate(epoch)
-    return rate * epoch / self._warmup if epoch < self._warmup else rate
+    return self._schedule.learning_rate(epoch) * _warmth(epoch, self._warmup)
 
   def observe(self, epoch: float, error: float) -> None:
     self.lowest = error if self.lowest is None else min(self.lowest, error)
@@ -255,17 +254,28 @@ def learning_rates(plan: Plan, epoch: float, main: float) -> np.ndarray:
   Args:
     plan: whose rules count.
     epoch: at which the step begins.
-    main: the schedule's rate then, which a rule has until its first point.
+    main: the schedule's rate then, which a rule has until its first point; what
+      a rule has then rises in the first `plan.warmup` epochs, too.
 
   Returns:
     float32 [1 + rules], as `optimizer.make_optimizer` takes them.
   """
-  own = [_at(points, epoch, main) for _, points in plan.rules]
+  warmth = _warmth(epoch, plan.warmup)
+  own = [
+    main if epoch < points[0][0] else _at(points, epoch) * warmth
+    for _, points in plan.rules
+  ]
   return np.array([main, *own], np.float32)
 
 
-def _at(points: Points, epoch: float, before: float = 0.0) -> float:
-  """The rate of the last point that has come."""
+def _warmth(epoch: float, warmup: float) -> float:
+  """The share of its rate that a step has."""
+  return epoch / warmup if epoch < warmup else 1.0
+
+
+def _at(points: Points, epoch: float) -> float:
+  """The rate of the last point that has come; before any, 0."""
+  before = 0.0
   for start, rate in points:
     if epoch >= start:
       before = rate

@@ -228,6 +228,22 @@ def test_a_run_resumes_to_the_bit(trained, tmp_path):
     assert array.tobytes() == others[name].tobytes(), name
 
 
+def test_averages_that_have_not_moved_sound_no_alarm(
+  trained, tmp_path, capsys, caplog
+):
+  """Nothing arrives at fc8 by these weights at test time, and all in training,
+  where each layer is normalized; a warm-up longer than the run is said."""
+  config = trained[0].copy_and_resolve_references()
+  config.update_from_flattened_dict(
+    {f'model.conv{number}.init_std': 0.01 for number in (3, 4, 5)}
+    | {'augment.scale': 1 / 58, 'length': '1 step', 'schedule.warmup': 9.0}
+  )
+  assert train.train_and_evaluate(config, tmp_path / 'run') == 0
+  assert 'depends on the image' not in capsys.readouterr().err
+  said = 'config.schedule.warmup has 9 epochs, and the run 0.2'
+  assert said in caplog.text
+
+
 def test_a_loaded_network_is_the_evaluated_one(trained):
   config, workdir = trained
   model = alexnet_jax.load(workdir, 'last')

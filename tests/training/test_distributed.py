@@ -16,6 +16,7 @@ from conftest import max_norm_error
 from alexnet_jax.data import builders, pipeline
 from alexnet_jax.runtime import distributed, signals
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training.run import NotFiniteError
 
 pytestmark = pytest.mark.fresh
 
@@ -78,6 +79,23 @@ def test_a_process_that_does_not_come_is_said(process):
   assert last.startswith('error: --distributed=manual: not all processes of')
   assert 'after 3 seconds' in last
   assert ended.returncode == 2
+
+
+def test_an_error_that_all_have_is_cleaned_up_after(monkeypatch):
+  """So that an experiment of several processes learns that a run diverged."""
+  monkeypatch.setattr(distributed, 'num_processes', lambda: 2)
+  left = []
+  monkeypatch.setattr(distributed.os, '_exit', left.append)
+
+  def raising(error):
+    with distributed.together():
+      raise error
+
+  with pytest.raises(NotFiniteError):
+    raising(NotFiniteError('of all'))
+  assert not left
+  raising(UserError('of one'))
+  assert left == [2]
 
 
 def test_processes_know_who_shares_their_cores(tmp_path):

@@ -42,6 +42,12 @@ def test_staircase_without_drops_is_constant():
   assert Planned(staircase(0.02, (), 10.0)).learning_rate(1000) == 0.02
 
 
+@pytest.mark.parametrize('drops', [(-3.0, 2.0), (0.0,)])
+def test_a_rate_does_not_drop_before_training(drops):
+  with pytest.raises(UserError, match='must rise from above 0'):
+    make_plan(drops=drops)
+
+
 def test_staircase_refuses_drops_that_fall():
   with pytest.raises(UserError, match='must rise'):
     make_plan(drops=(3.0, 2.0))
@@ -250,6 +256,21 @@ def test_polynomial_decay_begins_where_the_warm_up_ends():
   ):
     assert schedule.learning_rate(epoch) == pytest.approx(rate, abs=1e-12)
   assert not schedule.finished
+
+
+def test_rules_warm_up_as_the_main_rate_does():
+  rules = (('bias', ((0.0, 0.02), (3.0, 0.01))), ('conv1', ((2.0, 0.5),)))
+  plan = make_plan(learning_rate=1.0, drops=(), warmup=4.0, rules=rules)
+  schedule = make_schedule(plan)
+  for epoch, rates in (
+    (0, [0, 0, 0]),
+    (1, [0.25, 0.005, 0.25]),
+    (2, [0.5, 0.01, 0.25]),
+    (3, [0.75, 0.0075, 0.375]),
+    (4, [1, 0.01, 0.5]),
+  ):
+    got = learning_rates(plan, epoch, schedule.learning_rate(epoch))
+    np.testing.assert_array_equal(got, np.float32(rates))
 
 
 def test_warm_up_of_a_staircase():
