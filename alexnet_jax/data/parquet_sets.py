@@ -34,6 +34,8 @@ class Row:
     except Exception as error:  # Arrow's, of many kinds
       raise _damaged(self.path, error) from error
     if not (image and image['bytes']):
+      if not (image and image.get('path')):
+        raise photographs.BadImageError('there is no picture')
       raise photographs.BadImageError(
         'only its path is stored: write the set with its pictures in it '
         '(push_to_hub of `datasets` does, and embed_table_storage)'
@@ -102,7 +104,8 @@ def parquet(root: Path, shares: Mapping[str, float]) -> sources.Source:
     if bad := next((r for r in found if not -1 <= r.label < len(names)), None):
       raise UserError(
         f'{bad.path}: {printable(bad.name)} is of class {bad.label}, and the '
-        f'set has {len(names)} classes: mend its column {label}'
+        f'set has names of {len(names)} classes: mend its column {label} '
+        '(cast_column of `datasets`, to a ClassLabel with names)'
       )
     labelled = [row for row in found if row.label != -1]
     if labelled:
@@ -168,7 +171,8 @@ def _features(path: Path) -> tuple[str, str, tuple[str, ...]]:
     there = ', '.join(f'{n} ({_type(about.get(n))})' for n in schema.names)
     raise UserError(
       f'{printable(path)} is no set of photographs with a class each: those '
-      f'have one Image and one ClassLabel of `datasets`, this has {there}'
+      f'have one Image and one ClassLabel of `datasets` (its '
+      f'class_encode_column makes one of numbers or names), this has {there}'
     )
   (image,), (label,) = columns
   kinds = [schema.field(name).type for name in (image, label)]

@@ -209,6 +209,9 @@ def _request(
     'encoding': encoding,
     'size': size,
   }
+  _, colon, what = source.partition(':')
+  if colon and not all(what.split('::')):
+    raise UserError(f'--source={source}: say which behind the colon')
   if source.startswith(TFDS):
     found = tfds_sets.find(source.removeprefix(TFDS), input_dir)
     request['input'] = os.path.abspath(found)  # with the version
@@ -223,7 +226,7 @@ def _request(
     request['input'] = os.path.abspath(input_dir)
   if source == 'folder' or source.startswith(SETS):
     shares = (validation_share, test_share)
-    if min(shares) < 0 or sum(shares) >= 1:
+    if not (min(shares) >= 0 and sum(shares) < 1):  # of NaN, either
       raise UserError(
         f'--validation_share={validation_share} --test_share={test_share}: '
         'take shares from 0 on, together below 1'

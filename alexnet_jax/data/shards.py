@@ -58,17 +58,17 @@ def refuse_missing(root: Path, files: Sequence[Path]) -> None:
   Raises:
     UserError: of 'train-00000-of-00003.parquet' and its like one is missing.
   """
-  there: dict[tuple[Path, str, str], set[int]] = {}
+  there: dict[tuple[Path, str, str, str], set[int]] = {}
   for path in files:
     if match := re.fullmatch(r'(.*-)(\d+)-of-(\d+)(\D.*)?', path.name):
-      first, number, of, _ = match.groups()
-      there.setdefault((path.parent, first, of), set()).add(int(number))
-  for (parent, first, of), numbers in there.items():
+      first, number, of, last = match.groups('')
+      there.setdefault((path.parent, first, of, last), set()).add(int(number))
+  for (parent, first, of, last), numbers in there.items():
     if missing := sorted(set(range(int(of))) - numbers):
-      name = (parent / f'{first}{missing[0]:0{len(of)}d}-of-{of}').as_posix()
+      name = parent / f'{first}{missing[0]:0{len(of)}d}-of-{of}{last}'
       raise UserError(
         f'{printable(root)}: {len(missing)} of {int(of)} files are missing, '
-        f'the first is {printable(name)}: fetch them'
+        f'the first is {printable(name.as_posix())}: fetch them'
       )
 
 

@@ -205,6 +205,11 @@ def completed(
   Raises:
     UserError: a class, or a split, is empty.
   """
+  share = shares.get('test', 0)  # that of validation has a default
+  if 'test' in examples and share:
+    warn(
+      f'--test_share={share:g} is not used: {printable(root)} has a test split'
+    )
   shares = {s: share for s, share in shares.items() if s not in examples}
   whole = {**examples, **_hold_out(examples['train'], shares)}
   for split, some in whole.items():
@@ -297,6 +302,7 @@ def _report_empty(
   message = f'{printable(root)}: no {split} photographs of {", ".join(empty)}'
   if split == 'train' or not photographs:
     raise UserError(
-      f'{message}: add some, remove the empty folder, or hold out another share'
+      f'{message}: add some, take the class out of the set (its folder, or its '
+      'name), or hold out another share'
     )
   warn(message)

@@ -182,6 +182,30 @@ def test_one_class_only_is_said(tmp_path, capsys):
   assert 'tree: cat is the only class' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+  'source', ['hf:', 'webdataset:', 'webdataset:a.tar::', 'tfds:']
+)
+def test_a_source_without_its_name_is_refused(source, tmp_path):
+  """It would be the folder that one is in."""
+  with pytest.raises(UserError, match='say which behind the colon'):
+    prepare(source, tmp_path, None, name='x')
+
+
+@pytest.mark.parametrize('share', [-0.1, 1.0, float('nan'), float('inf')])
+@pytest.mark.parametrize('field', ['validation_share', 'test_share'])
+def test_shares_that_are_none_are_refused(field, share, tmp_path, pets):
+  shares = {'validation_share': 0.1, 'test_share': 0.0, field: share}
+  with pytest.raises(UserError, match='take shares from 0 on, together below'):
+    prepare('folder', tmp_path, pets, **shares)
+
+
+def test_a_share_for_a_split_that_is_there_is_said(tmp_path, capsys):
+  counts = {'train/a': 4, 'train/b': 4, 'test/a': 1, 'test/b': 1}
+  tree = write_tree(tmp_path / 'tree', counts)
+  prepare('folder', tmp_path, tree, validation_share=0.25, test_share=0.25)
+  assert '--test_share=0.25 is not used' in capsys.readouterr().err
+
+
 def test_bad_file_is_named_and_can_be_skipped(tmp_path, pets, capfd):
   whole = pets / 'train' / 'cat' / '4.jpg'
   whole.write_bytes(whole.read_bytes()[:400])

@@ -251,7 +251,7 @@ def test_folders_of_parquet_that_are_no_set_are_told(parquet, tmp_path):
     listed(f'hf:{tmp_path}')
   assert listed(f'hf:{tmp_path}/big').class_names == ('cat', 'eel')
   next((tmp_path / 'big').glob('train-00001*')).unlink()
-  words = '1 of 2 files are missing, the first is .*train-00001-of-00002:'
+  words = r'1 of 2 files are missing, the first is .*-00001-of-00002\.parquet:'
   with pytest.raises(UserError, match=words):
     listed(f'hf:{tmp_path}/big')
   next((tmp_path / 'big').glob('train-00000*')).unlink()
