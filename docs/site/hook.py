@@ -8,10 +8,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from urllib.parse import unquote
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 _PACKAGE = ROOT / 'alexnet_jax'
@@ -28,6 +30,7 @@ _MADE = (
 _ELSEWHERE = re.compile(
   r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["\']?(?:https?:)?//[^>]*>'
 )
+_PICTURE = re.compile(r'<img\b[^>]*\bsrc="([^":]+)"')
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
@@ -53,15 +56,20 @@ def on_page_markdown(markdown: str, **_) -> str:
   return markdown
 
 
-def on_post_page(output: str, **_) -> None:
-  """Fails if a page loads anything from another place."""
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> None:
+  """Fails if a page loads anything from another place, or shows a picture that
+  is not there, which MkDocs itself does not see in HTML."""
   if found := _ELSEWHERE.search(output):
     raise PluginError(f'not to be read offline: {found[0]}')
+  folder = Path(config.docs_dir, page.file.src_uri).parent
+  for name in _PICTURE.findall(output):
+    if not (folder / unquote(name)).exists():
+      raise PluginError(f'{page.file.src_uri}: there is no picture {name}')
 
 
 def _start() -> str:
   """README.md with its sections as tabs, so that one screen shows them all."""
-  text = (ROOT / 'README.md').read_text().replace('](docs/', '](')
+  text = re.sub(r'(\]\(|src=")docs/', r'\1', (ROOT / 'README.md').read_text())
   head, *sections = re.split(r'^## (.+)\n', text, flags=re.MULTILINE)
   tabs = [
     f'=== "{title}"\n{textwrap.indent(body, "    ")}'
