@@ -134,14 +134,21 @@ def _photographs(
   """The labelled pictures of a tar; adds to the names of `classes`, and what is
   not used to `unused`."""
   below = path.relative_to(root).as_posix()
+  keys: set[str] = set()
   with path.open('rb') as file:
     for sample in _samples(path, unused):
+      if (key := sample['__key__']) in keys:
+        raise UserError(
+          f'{printable(path)}: the key {printable(key)} comes twice, apart: '
+          'give each picture a key of its own'
+        )
+      keys.add(key)
       parts = {
         kind: member
         for kind, member in sample.items()
         if isinstance(member, tarfile.TarInfo)
       }
-      where = f'{below}/{sample["__key__"]}'
+      where = f'{below}/{key}'
       pictures = [kind for kind in parts if kind in _PICTURES]
       label, name = _label(path, parts, file)
       if len(pictures) != 1 or label is None:
@@ -201,6 +208,8 @@ def _label(
     told, name = about.get('label'), about.get('class_name')
     kind = 'cls'
     label = int(texts['cls']) if 'cls' in texts else told
+    if b'_' in texts.get('cls', b''):  # which Python takes within a number
+      raise ValueError
   except (AttributeError, ValueError, RecursionError) as error:
     raise UserError(
       f'{printable(path)}: {printable(parts[kind].name)} is no '

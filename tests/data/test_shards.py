@@ -263,6 +263,7 @@ def test_folders_of_parquet_that_are_no_set_are_told(parquet, tmp_path):
   ('sample', 'words'),
   [
     ({'cls': b'cat'}, r'k1\.cls is no integer'),
+    ({'cls': b'0_1'}, r'k1\.cls is no integer'),
     ({'json': b'{'}, r'k1\.json is no JSON object'),
     ({'json': b'{"label": "cat"}'}, r'k1\.json is no integer: add a \.cls'),
     (
@@ -296,6 +297,15 @@ def test_a_shard_cut_short_is_told(kind, request, tmp_path, share):
   source = {'parquet': 'hf', 'tars': 'webdataset'}[kind]
   with pytest.raises(UserError, match=f'{path.name} is (damaged|not a whole)'):
     listed(f'{source}:{folder}')
+
+
+def test_a_key_that_comes_again_later_is_refused(tmp_path):
+  wds = pytest.importorskip('webdataset', reason="extra: '.[webdataset]'")
+  with wds.TarWriter(str(tmp_path / 'x.tar')) as writer:
+    for key, label in (('a', 0), ('b', 1), ('a', 1)):
+      writer.write({'__key__': key, 'jpg': draw_jpeg(label), 'cls': label})
+  with pytest.raises(UserError, match=r'x\.tar: the key a comes twice'):
+    listed(f'webdataset:{tmp_path}')
 
 
 def test_shards_that_are_not_there_are_told(tars, tmp_path):
