@@ -194,7 +194,8 @@ def make_optimizer(
       if rule.kind != 'lars':
         return total
       weight, slope = _norm(w), _norm(g)
-      # Where either is 0 the formula moves nothing, or has no value.
+      # Without a gradient the formula shrinks weights by the share `trust`,
+      # however small their decay; without weights it has no value.
       return total * jnp.where(
         (weight > 0) & (slope > 0),
         rule.trust * num_examples * weight / (slope + decay * by * weight),
