@@ -27,6 +27,7 @@ VERBS = {
 _ALSO = {'import': 'weights', 'test': 'eval'}
 
 
+@errors.hanging_up()
 def main() -> int:
   """Runs the verb of the command line; returns the exit code."""
   verb, *words = sys.argv[1:] or ['']

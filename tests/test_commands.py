@@ -14,6 +14,7 @@ import small_runs
 
 import alexnet_jax
 from alexnet_jax import __main__ as command
+from alexnet_jax.runtime import errors
 
 ROOT = Path(alexnet_jax.__file__).parent
 
@@ -65,6 +66,17 @@ def test_help_names_each_verb_on_a_line(monkeypatch, capsys, words):
   listed = [line.split()[0] for line in out.splitlines() if line[:2] == '  ']
   assert sorted(listed[1:]) == sorted(verbs | {'train', 'eval'})
   assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_nobody_reads_the_help():
+  read, write = os.pipe()
+  os.close(read)
+  command = [sys.executable, '-m', 'alexnet_jax', '--help']
+  ended = subprocess.run(
+    command, stdout=write, stderr=subprocess.PIPE, cwd=small_runs.ROOT
+  )
+  os.close(write)
+  assert (ended.returncode, ended.stderr) == (errors.HUNG_UP, b'')
 
 
 @pytest.mark.parametrize(

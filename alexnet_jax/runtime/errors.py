@@ -105,7 +105,7 @@ def run(
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
-  with _hanging_up():
+  with hanging_up():
     app.run(guarded, flags_parser=parse)
 
 
@@ -177,7 +177,7 @@ def _at_home(word: str) -> str:
 
 
 @contextlib.contextmanager
-def _hanging_up() -> Iterator[None]:
+def hanging_up() -> Iterator[None]:
   """Ends the program where nobody reads what it prints any more."""
   try:
     try:
