@@ -1,6 +1,7 @@
 """The command `alexnet`, with a verb: `alexnet predict` does what
 `python -m alexnet_jax.predict` does."""
 
+import contextlib
 import difflib
 import os
 import runpy
@@ -42,7 +43,8 @@ def main() -> int:
   sys.argv[1:] = ['--mode=eval', *words] if verb == 'eval' else words
   module = 'main' if verb in ('train', 'eval') else verb
   # As `python -m` does, whose files of configs/ find each other here.
-  sys.path.insert(0, os.getcwd())
+  with contextlib.suppress(OSError):  # there may be no such folder any more
+    sys.path.append(os.getcwd())
   # Likewise: processes that it starts import the verb, not this.
   runpy.run_module(f'alexnet_jax.{module}', run_name='__main__', alter_sys=True)
   return 0

@@ -147,6 +147,7 @@ class Model:
     return {
       'layer': layer,
       'step': self.step,
+      **({'average': True} if self.average else {}),
       'network': fingerprint(names, *map(np.asarray, arrays)),
       'preprocessing': {
         **{name: getattr(self.augment, name) for name in PREPROCESSING},

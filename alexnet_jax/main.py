@@ -40,9 +40,9 @@ _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
   'Where checkpoints, metrics and pictures go, a folder or gs://BUCKET/FOLDER. '
-  'Default: runs/<config name>, behind it its argument, and the name of the '
-  "data set where it is not the configuration's own; of eval without --config, "
-  'runs/default. '
+  'Default: runs/<config name>, behind it its argument, if that is a word, and '
+  "the name of the data set where it is not the configuration's own; of eval "
+  'without --config, runs/default. '
   'eval: several, with commas: the errors of the mean of their networks '
   '(§6.1).',
 )

@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
       square = _open(dataset, name)
       found[-1].append(panels.Neighbour(square, said, file, distance, same))
   fig = panels.neighbours(images, captions, found)
-  title = f'{_LAYER.value} of {_WORKDIR.value}, step {model.step:,}'
+  title = f'{_LAYER.value} of {_WORKDIR.value}, {model.stage}'
   if not files:
     among = {_split_name(name)[0] or 'named files' for name, _ in known}
     title += f'; first photographs of {_SPLIT.value}, then of '

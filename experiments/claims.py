@@ -260,9 +260,10 @@ class Ratio(Claim):
   def each(self, runs: Runs) -> Measured | None:
     found = [measures.epochs(row, runs.target) for row in runs.rows]
     measured = measures.measure([epochs for epochs, _ in found])
-    if measured and any(short for _, short in found):
-      return dataclasses.replace(measured, high=math.inf, bound='over')
-    return measured
+    if not measured or not any(short for _, short in found):
+      return measured
+    high = math.inf if measured.n > 1 else math.nan
+    return dataclasses.replace(measured, high=high, bound='over')
 
   def compare(self, runs: Runs) -> Measured | None:
     base = {(row['seed'], row['data']): row for row in runs.base}
@@ -279,8 +280,8 @@ class Ratio(Claim):
     return dataclasses.replace(
       found,
       value=math.exp(found.value),
-      low=0.0 if long else math.exp(found.low),
-      high=math.inf if short else math.exp(found.high),
+      low=0.0 if long and found.n > 1 else math.exp(found.low),
+      high=math.inf if short and found.n > 1 else math.exp(found.high),
       bound='over' if short else 'under' if long else '',
     )
 
@@ -289,6 +290,8 @@ class Ratio(Claim):
       return _above(np.log(low), np.log(high), math.log(self.size))
 
   def needed(self, found: Measured) -> str:
+    if found.bound:
+      return 'longer runs'
     logs = dataclasses.replace(found, value=math.log(found.value))
     return Difference(math.log(self.size)).needed(logs)
 

@@ -32,7 +32,7 @@ class Job:
       sets to none; None: it is not set.
   """
 
-  run: plan.Run = dataclasses.field(compare=False)  # the workdir is its own
+  run: plan.Run
   workdir: Path
   data_dir: str
   readings: tuple[tuple[str, int], ...]

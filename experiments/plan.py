@@ -214,7 +214,8 @@ def plan(
   common = {**where.overrides, **(extra or {})}
   base = Run(name, form, '', 0, where.config, common, 1).resolve()
   variants = list(experiment.variants(base))
-  _refuse_overruled(name, experiment, variants, extra or {})
+  plain = Run(name, form, '', 0, where.config, where.overrides, 1).resolve()
+  _refuse_overruled(name, variants, plain, extra or {})
   most = max(int(own.get('networks', 1)) for _, own in variants)
   runs = []
   for seed in range(seeds * most):
@@ -239,18 +240,35 @@ def plan(
 
 def _refuse_overruled(
   name: str,
-  experiment: 'Experiment',
   variants: Sequence[tuple[str, Overrides]],
+  plain: ConfigDict,
   extra: Overrides,
 ) -> None:
-  """Refuses fields that a variant has another value of, or the experiment."""
+  """Refuses fields that a variant has a value of whatever is set, or that the
+  experiment needs as they are.
+
+  Args:
+    name: of the experiment.
+    variants: of the form with `extra`.
+    plain: the form's configuration without it.
+    extra: what is set.
+  """
+  experiment = load(name)
+  fixed = dict(experiment.variants(plain))
   for field, value in extra.items():
     if field == 'seed':
       raise UserError(f'--set=seed={value}: seeds are those of --seeds')
+    if value == (needed := flat(plain).get(field)):
+      continue
     if field in experiment.reader.fixed:
-      raise UserError(f'--set={field}={value}: {name} reads a form by its own')
+      raise UserError(
+        f'--set={field}={value}: {name} counts epochs on its curve, and needs '
+        f'{needed}'
+      )
     for variant, own in variants:
-      if own.get(field, value) != value:
+      # What a variant makes of its form's value is not overruled.
+      same = own.get(field) == fixed.get(variant, {}).get(field)
+      if same and own.get(field, value) != value:
         raise UserError(
           f'--set={field}={value!r}: the variant {variant!r} of {name} has '
           f'{own[field]!r}'

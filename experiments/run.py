@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
+from etils import epath
 
 from alexnet_jax.runtime import errors
-from alexnet_jax.runtime.files import locked
+from alexnet_jax.runtime.files import locked, write_atomically
 from alexnet_jax.runtime.writers import Progress
 from experiments import cost, plan, rows, table
 from experiments.job import Job
@@ -129,6 +130,7 @@ class Sweep:
     self._stopped: list[str] = []  # by others than this sweep
     self._claims: dict[str, contextlib.ExitStack] = {}  # by a run's key
     self._waited_for: set[Path] = set()  # workdirs, of which it was said
+    self._left: set[plan.Run] = set()  # whose jobs an earlier sweep submitted
     self._stop = False
 
   def run(self) -> int:
@@ -210,9 +212,9 @@ class Sweep:
       *(run, workdir.absolute(), _DATA_DIR.value, tuple(sorted(wanted))),
       os.environ.get('CUDA_VISIBLE_DEVICES'),
     )
-    left = self._queued(workdir)
-    if left and left.submission().function == job:
+    if left := self._queued(workdir):
       self._jobs[run] = left
+      self._left.add(run)
       print(f'{run.experiment}: {run}: job {left.job_id} goes on', flush=True)
       return
     executor = self._executor()
@@ -225,7 +227,8 @@ class Sweep:
     finally:
       signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     if _EXECUTOR.value == 'slurm':
-      (workdir / '.job').write_text(self._jobs[run].job_id)
+      file = epath.Path(workdir / '.job')
+      write_atomically(file, self._jobs[run].job_id)
     log = self._jobs[run].paths.stderr
     print(f'{run.experiment}: {run}: log {log}', flush=True)
 
@@ -238,9 +241,13 @@ class Sweep:
 
     number = file.read_text()
     command = 'squeue', '--noheader', f'--jobs={number}'
-    listed = subprocess.run(command, capture_output=True, check=False)
-    if listed.returncode or not listed.stdout.strip():
-      return None  # an error where the number is forgotten
+    listed = subprocess.run(
+      command, capture_output=True, text=True, check=False
+    )
+    if listed.returncode and 'Invalid job id' not in listed.stderr:  # forgotten
+      raise errors.UserError(f'squeue: {listed.stderr.strip()}')
+    if not listed.stdout.strip():
+      return None
     return submitit.SlurmJob(self._root / 'logs', number)
 
   def _executor(self) -> Any:
@@ -273,6 +280,11 @@ class Sweep:
       if job is None or self._keep_row(run):
         continue
       if self._stop:
+        count -= 1
+        continue
+      if run in self._left:  # it was for less, such as other views: once more
+        self._left.remove(run)
+        self._waiting.append(run)
         count -= 1
         continue
       if _left(job):

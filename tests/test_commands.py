@@ -3,6 +3,7 @@
 import configparser
 import importlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -42,10 +43,13 @@ def run(*words: str) -> subprocess.CompletedProcess:
 )
 def test_the_command_that_pip_installs_reads_configurations(config, said):
   """Its folder is not the checkout's, as that of `python -m` is."""
+  installed = shutil.which('alexnet', path=Path(sys.executable).parent)
+  if installed is None:
+    pytest.skip('the package is not installed beside this Python')
   environment = {n: x for n, x in os.environ.items() if n != 'PYTHONPATH'}
   ended = subprocess.run(
     [
-      *(Path(sys.executable).parent / 'alexnet', 'train'),
+      *(installed, 'train'),
       *(f'--config=configs/{config}', '--config.data.name=none'),
     ],
     capture_output=True,

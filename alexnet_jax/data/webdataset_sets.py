@@ -139,8 +139,9 @@ def _photographs(
     for sample in _samples(path, unused):
       if (key := sample['__key__']) in keys:
         raise UserError(
-          f'{printable(path)}: the key {printable(key)} comes twice, apart: '
-          'give each picture a key of its own'
+          f'{printable(path)}: the key {printable(key)} comes again later: put '
+          'the files of a key beside each other (tar --sort=name), and give '
+          'each picture a key of its own'
         )
       keys.add(key)
       parts = {

@@ -200,8 +200,11 @@ def forest(panels: Sequence[Panel]) -> Figure:
       ax.axvline(panel.null, color=canvas.FAINT, lw=0.8)
     for y, line in enumerate(panel.lines):
       ends = [x for x in (line.low, line.value, line.high) if np.isfinite(x)]
+      if panel.logarithmic:
+        ends = [x for x in ends if x > 0]
       ax.plot(ends, [y] * len(ends), color=canvas.INK)
       mark = '>' if np.isinf(line.high) else 'o'
+      mark = '<' if panel.logarithmic and line.low == 0 else mark
       ours = ax.plot(line.value, y, mark, color=canvas.INK, label='ours')
       claims = [
         ax.plot(x, y, mark, mfc='none', color=ink, label=source)

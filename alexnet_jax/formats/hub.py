@@ -4,6 +4,7 @@ It has model.safetensors, config.json and preprocessor_config.json, the model
 card README.md, and alexnet_torch.py, which reads them in PyTorch.
 """
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -105,5 +106,6 @@ def write(folder: epath.PathLike, network: Network, card: str) -> None:
     safetensors.write(path / WEIGHTS, network)
   except UserError:
     for name in texts:
-      (path / name).unlink(missing_ok=True)
+      with contextlib.suppress(OSError):
+        (path / name).unlink()
     raise

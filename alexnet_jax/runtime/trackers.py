@@ -195,6 +195,7 @@ class Trackers:
     fields: Mapping[str, Any],
     rows: Sequence[Row],
     resumed: bool,
+    dropped: bool = False,
   ):
     """Opens them, and brings them up to date.
 
@@ -204,31 +205,33 @@ class Trackers:
       fields: the configuration, by its names.
       rows: that metrics.jsonl has.
       resumed: the same records, and not new ones.
+      dropped: it had more, of an attempt that went further.
     """
     path, self._number = workdir / IDS, 0
     self._open: dict[str, Tracker] = {}
     keys = _read_keys(path) if resumed else {}
     settings = fingerprint(dict(fields))
-    others = keys.get(_SETTINGS) != settings
+    others = keys.pop(_SETTINGS, settings) != settings
+    if keys and others and dropped:
+      _begin_others(keys)
     for name in _KINDS.keys() & set(names):
       try:
         tracker = _KINDS[name](workdir, keys.get(name, ''), fields)
-        if (more := tracker.rows - len(rows)) > 0:
-          text = 'rows of the same numbers are not written again'
-          if others:
-            tracker.close(failed=True)
-            tracker = _KINDS[name](workdir, '', fields)
-            text = 'the settings are others now, and another record is begun'
+        if (more := tracker.rows - len(rows)) > 0 and others:
+          tracker.close(failed=True)
+          _begin_others({name: tracker.key})
+          tracker = _KINDS[name](workdir, '', fields)
+        elif more > 0:
           logging.warning(
             '--trackers=%s: the record has %d rows of an attempt that went '
-            'further: %s',
-            *(name, more, text),
+            'further: rows of the same numbers are not written again',
+            *(name, more),
           )
         self._open[name] = tracker
       except Exception as error:  # of many kinds, and no reason to stop
         _warn(name, error)
     keys |= {name: tracker.key for name, tracker in self._open.items()}
-    if self._open:
+    if keys or path.exists():
       text = json.dumps({**keys, _SETTINGS: settings})
       files.write_atomically(path, text)
     for row in rows:
@@ -265,6 +268,16 @@ def _read_keys(path: epath.Path) -> dict[str, str]:
     pass
   logging.warning('%s is damaged: other records are begun', path)
   return {}
+
+
+def _begin_others(keys: dict[str, str]) -> None:
+  """Says so, and forgets these: what they have will not come again."""
+  logging.warning(
+    'the settings are others now, and the records %s have rows of an attempt '
+    'that went further: other records are begun',
+    ', '.join(f'{name} {key}' for name, key in sorted(keys.items())),
+  )
+  keys.clear()
 
 
 def _warn(name: str, error: Exception) -> None:

@@ -76,7 +76,7 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
     name = f'events.out.tfevents.{time.time():.6f}.{socket.gethostname()}'
     with explained(path):
       make_folder(workdir)
-      self._kept = _drop_rows(path, first_step)
+      self._kept, self._dropped = _drop_rows(path, first_step)
       self._rows = append_to(path)
       if self._show:
         self._stream = append_to(workdir / name)
@@ -120,7 +120,8 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
     any row."""
     if self._write:
       self._trackers = trackers.Trackers(
-        self._names, self._workdir, fields, self._kept, self._resumed
+        *(self._names, self._workdir, fields, self._kept),
+        *(self._resumed, self._dropped),
       )
       plain = {
         name: value if isinstance(value, bool | int | float) else str(value)
@@ -183,9 +184,11 @@ class MetricsWriter(contextlib.AbstractContextManager['MetricsWriter']):
       self._events.flush()
 
 
-def _drop_rows(path: epath.Path, first_step: int) -> list[dict[str, Any]]:
-  """Drops rows of `first_step` and later, and lines that are not whole;
-  returns the others."""
+def _drop_rows(
+  path: epath.Path, first_step: int
+) -> tuple[list[dict[str, Any]], bool]:
+  """Drops rows of `first_step` and later, and lines that are not whole; returns
+  the others, and whether there were any."""
 
   def keep(line: str) -> bool:
     try:
@@ -194,10 +197,11 @@ def _drop_rows(path: epath.Path, first_step: int) -> list[dict[str, Any]]:
       return False
 
   if not path.exists():
-    return []
-  lines = list(filter(keep, path.read_text().splitlines(keepends=True)))
+    return [], False
+  every = path.read_text().splitlines(keepends=True)
+  lines = list(filter(keep, every))
   write_atomically(path, ''.join(lines))
-  return list(map(json.loads, lines))
+  return list(map(json.loads, lines)), len(lines) < len(every)
 
 
 def read_rows(workdir: epath.PathLike) -> list[dict[str, Any]]:

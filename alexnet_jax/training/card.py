@@ -176,8 +176,9 @@ def _chosen(network: Network, rows: Sequence[Mapping[str, Any]]) -> str:
   errors = {row['step']: row[key] for row in rows if key in row}
   if len(errors) < 2 or errors.get(network.step) != min(errors.values()):
     return ''
+  whose = 'before it was averaged this had' if network.average else 'this has'
   return (
-    f' Of the {len(errors)} networks of the run that were measured this has '
+    f' Of the {len(errors)} networks of the run that were measured {whose} '
     f'the lowest error on {split}: on new pictures expect more.'
   )
 
@@ -205,7 +206,9 @@ def _recipe(network: Network, meta: Mapping[str, Any] | None) -> Iterator[str]:
     'batch': config['batch_size'],
     'rule': f'{rule["kind"]}, momentum {rule["momentum"]:g}, decay '
     f'{rule["weight_decay"]:g}'
-    + (f', parameters averaged with {rule["ema"]:g}' * network.average),
+    + (
+      f', parameters averaged with {rule["ema"]:g}' if network.average else ''
+    ),
     'rate': f'{plan["learning_rate"]:g}, {plan["kind"]}',
     'dropout': config['model'].get('dropout', 'none')
     if any('dropout' in row.then for row in network.table.denses)

@@ -240,8 +240,10 @@ def _with_overrides(
       config.update_from_flattened_dict({field: value})
     elif value != before.get(field):
       logging.warning('config.%s is not used in an evaluation', field)
-  if config.evals.batch_size:  # that of training need not fit these devices
-    config.batch_size = config.evals.batch_size
+  if 'batch_size' in overrides and 'evals.batch_size' not in overrides:
+    config.evals.batch_size = 0
+  # That of training need not fit these devices.
+  config.batch_size = config.evals.batch_size or config.batch_size
   return config.to_dict()
 
 

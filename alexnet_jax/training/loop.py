@@ -172,7 +172,7 @@ def _begin(
   schedule = make_schedule(settings.schedule, course.epochs)
   if 0 < course.epochs <= settings.schedule.warmup:
     logging.warning(
-      'the rate of this run only rises: config.schedule.warmup has %g epochs, '
+      'the run ends within its warm-up: config.schedule.warmup has %g epochs, '
       'and the run %g',
       *(settings.schedule.warmup, course.epochs),
     )

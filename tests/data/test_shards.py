@@ -304,7 +304,7 @@ def test_a_key_that_comes_again_later_is_refused(tmp_path):
   with wds.TarWriter(str(tmp_path / 'x.tar')) as writer:
     for key, label in (('a', 0), ('b', 1), ('a', 1)):
       writer.write({'__key__': key, 'jpg': draw_jpeg(label), 'cls': label})
-  with pytest.raises(UserError, match=r'x\.tar: the key a comes twice'):
+  with pytest.raises(UserError, match=r'x\.tar: the key a comes again later'):
     listed(f'webdataset:{tmp_path}')
 
 

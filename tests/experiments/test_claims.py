@@ -210,6 +210,9 @@ def test_epochs_are_read_off_curves():
   found = claim.compare(Runs(tanh, never))
   assert found.bound == 'under' and found.low == 0.0
   assert claim.compare(Runs(never, never)) is None  # any two numbers' ratio
+  assert claim.needed(found) == 'longer runs'
+  alone = claim.compare(Runs(tanh[:1], never[:1]))
+  assert alone.bound == 'under' and math.isnan(alone.low)
   found = claim.each(Runs(never, []))
   assert (found.value, found.high, found.bound) == (2.0, math.inf, 'over')
   # The best point of a grid, at the seeds that all have.

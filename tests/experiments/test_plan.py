@@ -184,12 +184,23 @@ def test_claims_are_numbers_of_2012():
       "--set=optimizer.weight_decay=0.01: the variant 'none' of weight_decay",
     ),
     ('lrn', ['model.lrn.enabled=False'], "'with' and 'without' of lrn are the"),
-    ('relu_vs_tanh', ["evals.every='2 epochs'"], 'reads a form by its own'),
+    ('relu_vs_tanh', ["evals.every='2 epochs'"], 'curve, and needs 1 epoch'),
   ],
 )
 def test_what_would_be_overruled_is_refused(name, texts, said):
   with pytest.raises(UserError, match=re.escape(said)):
     plan.select(name, 'small', 1, extra=texts)
+
+
+def test_what_a_variant_makes_of_a_value_follows_it():
+  for size in (32, 64):  # 64 is the form's own
+    runs = plan.select('batch_size', 'small', 1, extra=[f'batch_size={size}'])
+    sizes = {run.variant: run.settings('/x').batch_size for run in runs}
+    assert sizes == {'once': size, 'twice': 2 * size}
+  runs = plan.select(
+    'relu_vs_tanh', 'small', 1, extra=['schedule.learning_rate=0.02']
+  )
+  assert {run.variant.split()[2] for run in runs} == {'0.02', '0.06'}
 
 
 def test_what_all_variants_have_may_be_set():

@@ -157,6 +157,12 @@ def test_a_disk_that_is_full_leaves_a_folder_to_write_to(
     alexnet_jax.load(tmp_path)
 
 
+def test_a_folder_below_a_file_is_one_message(network, tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match='could not be written'):
+    hub.write(tmp_path / 'file/x', network, 'a card')
+
+
 def test_pytorch_refuses_squares_of_another_size(folder, monkeypatch):
   """The centre of larger ones would be a part of what JAX looks at."""
   torch = pytest.importorskip('torch', reason='a peer: PyTorch is missing')
@@ -303,6 +309,11 @@ def test_the_card_of_a_run(network, tmp_path):
   text = card.make_card(network, meta, rows, 'cc-by-4.0')
   assert '`width` 0.05, not 1.0.' in text
   assert 'At step 7.' in text and 'Of the 2 networks' in text
+  before = dataclasses.replace(
+    network, config=json.loads(json.dumps(network.config))
+  )
+  del before.config['optimizer']['ema']  # of a run of an earlier version
+  assert 'momentum 0.9' in card.make_card(before, meta, rows, 'mit')
   chosen = card.make_card(network, meta, rows[1:], 'mit')
   assert 'networks of the run that' not in chosen  # there was no choice
   text = card.make_card(network, meta, rows, 'cc-by-4.0')

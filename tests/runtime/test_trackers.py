@@ -243,15 +243,28 @@ def test_rows_of_other_settings_are_in_a_record_of_their_own(
   assert [row['step'] for row in first.got] == list(range(1, 10))
   assert 'are not written again' in caplog.text
   write(tmp_path, 4, 2, range(6, 13, 2)).close()
-  assert len(kept) == 2 and first.failed and not kept[1].failed
+  assert len(kept) == 2 and not kept[1].failed
   steps = [row['step'] for row in kept[1].got]
   assert steps == [1, 2, 3, 4, 6, 8, 10, 12]
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   assert kept[1].got == list(map(json.loads, lines))
   assert kept[1].fields == {'log_every': '2 steps'}
-  # Other settings after an orderly end are of the same record.
+  # Not asked for when the rows changed: it is begun anew when it is again.
+  with MetricsWriter(tmp_path, 8, names=['tensorboard']) as writer:
+    writer.configuration(8, {'log_every': '3 steps'})
+    for step in range(9, 30, 3):
+      writer.scalars(step, {'epoch': step})
+  write(tmp_path, 27, 3, [30]).close()
+  steps = [row['step'] for row in kept[2].got]
+  assert steps == [1, 2, 3, 4, 6, 8, 9, 12, 15, 18, 21, 24, 27, 30]
+
+
+def test_other_settings_after_an_orderly_end_are_of_the_same_record(
+  tmp_path, kept
+):
+  write(tmp_path, 0, 2, range(2, 13, 2)).close()
   write(tmp_path, 12, 1, [13])
-  assert len(kept) == 2 and kept[1].got[-1]['step'] == 13
+  assert len(kept) == 1 and kept[0].got[-1]['step'] == 13
 
 
 @pytest.mark.parametrize('text', ['{"wan', '[]', '{"wandb": 3}', ''])
