@@ -1,6 +1,7 @@
 """The page: whole, of the run's numbers, and in need of nothing else."""
 
 import base64
+import copy
 import dataclasses
 import html.parser
 import io
@@ -195,7 +196,7 @@ def by_hand():
       return [f'{split}/{index}.jpg' for index in indices]
 
   class Model:
-    config, step = default.get_config(), 1
+    config, stage = default.get_config(), 'step 1'
     class_names = readable_names = short_names = NAMES
     table = read_table(config.model.to_dict())
     kernels = np.zeros((2, 11, 11, 3, 4), np.float32)
@@ -314,7 +315,7 @@ def test_the_page_has_every_number_of_2012(run):
   def gone():
     raise UserError('run `prepare`')
 
-  model = types.SimpleNamespace(**vars(run.model))
+  model = copy.copy(run.model)
   model.class_names = [f'n{i:08}' for i in range(1000)]
   run = dataclasses.replace(run, model=model, open_data=gone)
   found = Page(run_report.make_report([run], 1, 1))
