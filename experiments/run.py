@@ -207,16 +207,16 @@ class Sweep:
     if self._keep_row(run):
       self._jobs[run] = None
       return
-    wanted = {r.reading for r in self._runs if r.key == run.key}
-    job = Job(
-      *(run, workdir.absolute(), _DATA_DIR.value, tuple(sorted(wanted))),
-      os.environ.get('CUDA_VISIBLE_DEVICES'),
-    )
     if left := self._queued(workdir):
       self._jobs[run] = left
       self._left.add(run)
       print(f'{run.experiment}: {run}: job {left.job_id} goes on', flush=True)
       return
+    wanted = {r.reading for r in self._runs if r.key == run.key}
+    job = Job(
+      *(run, workdir.absolute(), _DATA_DIR.value, tuple(sorted(wanted))),
+      os.environ.get('CUDA_VISIBLE_DEVICES'),
+    )
     executor = self._executor()
     if self._stop:  # asked since `_next`
       return
