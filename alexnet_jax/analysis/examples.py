@@ -11,7 +11,7 @@ from alexnet_jax.data import builders, imagenet
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.runtime.fingerprints import fingerprint
 from alexnet_jax.runtime.writers import Progress
-from alexnet_jax.training import saved
+from alexnet_jax.training import agreement
 from alexnet_jax.training.state import with_statistics
 
 BATCH = 32  # photographs looked at together
@@ -52,7 +52,7 @@ def open_data(model: Any, data_dir: str | None) -> Dataset:
   data = model.config.data
   decoder = data.get('decoder', 'pillow')
   dataset = builders.open_dataset(data.name, data_dir or data.dir, decoder)
-  saved.check_classes(
+  agreement.check_classes(
     'the network', model.class_names, dataset.class_names, model.step > 0
   )
   with_statistics(dataset, model.statistics)  # refuses, or warns

@@ -12,7 +12,7 @@ from alexnet_jax.analysis import examples, measures, pictures
 from alexnet_jax.data.builders import Dataset
 from alexnet_jax.drawing import canvas, charts, page, panels
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training import saved
+from alexnet_jax.training import settings
 
 # Errors in percent, ten views, ILSVRC-2012 validation: the paper's table 2,
 # and the runs of the authors' program that it is of.
@@ -323,7 +323,7 @@ def _neighbours(
 
 
 def _configuration(runs: Sequence[Run]) -> Iterator[str]:
-  flat = [saved.flat(run.meta['config']) for run in runs]
+  flat = [settings.flat(run.meta['config']) for run in runs]
   fields = list(dict.fromkeys(name for fields in flat for name in fields))
 
   def table(some: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from alexnet_jax.formats.hub import TORCH, in_torch
 from alexnet_jax.formats.names import Network
 from alexnet_jax.models.table import TABLES
 from alexnet_jax.runtime.metrics import format_error, prefix
-from alexnet_jax.training.saved import flat
+from alexnet_jax.training.settings import flat
 
 _HEAD = """---
 license: {licence}

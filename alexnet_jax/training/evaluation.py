@@ -25,16 +25,14 @@ from alexnet_jax.runtime.errors import UserError
 from alexnet_jax.runtime.metrics import Metrics, format_error
 from alexnet_jax.runtime.writers import Progress
 from alexnet_jax.training import feed, per_class
+from alexnet_jax.training.agreement import VIEWS, check_overrides
 from alexnet_jax.training.saved import (
   AVERAGE,
-  VIEWS,
-  check_overrides,
   choose,
-  flat,
   read_statistics,
   restore,
 )
-from alexnet_jax.training.settings import Data, Settings, configure
+from alexnet_jax.training.settings import Data, Settings, configure, flat
 from alexnet_jax.training.state import Setup, open_setup
 from alexnet_jax.training.views import PREPROCESSING, test_views
 

@@ -25,20 +25,19 @@ from alexnet_jax.runtime.metrics import Metrics
 from alexnet_jax.runtime.profile import Trace
 from alexnet_jax.runtime.writers import REPORT
 from alexnet_jax.training import notices, pretrained
+from alexnet_jax.training.agreement import with_views
 from alexnet_jax.training.bad_records import BadRecords
 from alexnet_jax.training.course import Course, Position
 from alexnet_jax.training.evaluation import Evaluator
 from alexnet_jax.training.run import Pictures, Run, Start
 from alexnet_jax.training.saved import (
   check_run,
-  flat,
   make_meta,
   read_statistics,
   restore,
-  with_views,
 )
 from alexnet_jax.training.schedules import make_schedule
-from alexnet_jax.training.settings import Settings, configure
+from alexnet_jax.training.settings import Settings, configure, flat
 from alexnet_jax.training.state import Setup, open_setup
 
 

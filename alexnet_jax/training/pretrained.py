@@ -21,8 +21,8 @@ from alexnet_jax.formats.names import Arrays, Network
 from alexnet_jax.runtime import files
 from alexnet_jax.runtime.checkpoint import Checkpointer
 from alexnet_jax.runtime.errors import UserError
-from alexnet_jax.training import saved
-from alexnet_jax.training.settings import Pretrained
+from alexnet_jax.training import agreement, saved
+from alexnet_jax.training.settings import Pretrained, flat
 from alexnet_jax.training.state import Setup, TrainState
 
 
@@ -99,7 +99,7 @@ def tell_differences(
     choice: names the layers that begin anew.
     model: `config.model` of the run that begins.
   """
-  before, now = saved.flat(network.config['model']), saved.flat(model)
+  before, now = flat(network.config['model']), flat(model)
   for field in sorted(before.keys() & now.keys()):
     layer, _, last = field.rpartition('.')
     kept = layer not in choice.fresh and not last.startswith('init_')
@@ -155,7 +155,7 @@ def start(
     ) from None
   if setup.table.logits.name not in choice.fresh:
     trained = network.step > 0
-    saved.check_classes(
+    agreement.check_classes(
       choice.source, network.class_names, class_names, trained
     )
   put = {

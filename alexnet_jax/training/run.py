@@ -24,9 +24,9 @@ from alexnet_jax.training import cache, feed, health
 from alexnet_jax.training.bad_records import BadRecords
 from alexnet_jax.training.course import Course, Position
 from alexnet_jax.training.evaluation import Evaluator
-from alexnet_jax.training.saved import STATISTICS, flat
+from alexnet_jax.training.saved import STATISTICS
 from alexnet_jax.training.schedules import UntilTarget, learning_rates
-from alexnet_jax.training.settings import Settings
+from alexnet_jax.training.settings import Settings, flat
 from alexnet_jax.training.state import Setup, TrainState
 from alexnet_jax.training.step import Batch, TrainStep
 

@@ -5,9 +5,11 @@ below it, functions take the part that they need.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from alexnet_jax.data.photographs import DECODERS
@@ -136,3 +138,9 @@ def _frozen(value: Any) -> Any:
   if isinstance(value, list | tuple):
     return tuple(map(_frozen, value))
   return value
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """{'a': {'b': (1,)}} as {'a.b': [1]}, as JSON has it."""
+  plain = json.loads(json.dumps(tree))
+  return traverse_util.flatten_dict(plain, sep='.')

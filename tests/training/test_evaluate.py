@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 from alexnet_jax.data import builders, stats
 from alexnet_jax.models.alexnet import AlexNet
 from alexnet_jax.runtime.errors import UserError
+from alexnet_jax.training import agreement, loop
 from alexnet_jax.training import evaluation as evaluate
-from alexnet_jax.training import loop, saved
 from alexnet_jax.training.settings import configure
 
 pytestmark = pytest.mark.usefixtures('cached')
@@ -208,11 +208,11 @@ def test_other_classes_are_refused(
 
 def test_only_an_imported_network_may_have_classes_without_names():
   numbers, names = ['0', '1'], ['cat', 'dog']
-  saved.check_classes('x', numbers, names, trained=False)
+  agreement.check_classes('x', numbers, names, trained=False)
   with pytest.raises(UserError, match='other classes than x'):
-    saved.check_classes('x', numbers, names, trained=True)
+    agreement.check_classes('x', numbers, names, trained=True)
   with pytest.raises(UserError, match='other classes than x'):
-    saved.check_classes('x', numbers, [*names, 'eel'], trained=False)
+    agreement.check_classes('x', numbers, [*names, 'eel'], trained=False)
 
 
 def test_pictures_of_another_size_are_refused(reference, monkeypatch):
